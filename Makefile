@@ -1,0 +1,54 @@
+# Everything runs in .venv, made with the python3 on the path; PYTHON=python3.12 chooses another.
+# A stamp remembers each set-up, which is repeated when pyproject.toml or pins.txt changes.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --quiet --constraint pins.txt
+WORKERS ?= 2
+
+# One torch thread in each test worker: more fight over the cores.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format speed clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.ready-demo  ## train, ablate and draw a stack on the bundled data
+	$(RUN) examples/demo.py
+
+test: $(VENV)/.ready-dev  ## run every test
+	$(TEST_ENV) $(RUN) -m pytest -n $(WORKERS)
+
+lint: $(VENV)/.ready-dev  ## check style, format, types and who imports whom
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.ready-dev  ## mend style and format
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+speed: $(VENV)/.ready-dev  ## time a training step against plain loops
+	$(RUN) benchmarks/speed.py
+
+clean:  ## remove the environment, builds and caches (not runs/)
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The pinned torch comes first, so that what follows finds it there and fetches no other.
+$(VENV)/.torch: pins.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet --requirement pins.txt
+	@touch $@
+
+$(VENV)/.ready-demo: $(VENV)/.torch pyproject.toml
+	$(INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.torch pyproject.toml
+	$(INSTALL) --editable '.[dev,demo,minari,oracles,logging]'
+	@touch $@

@@ -1,0 +1,14 @@
+"""Learners of the literature, one file each, written with the toolkit's public names alone.
+
+This folder stands at the top of the repository, beside ``src/``, and imports as ``adaptive_constraints.baselines``.
+"""
+
+if __name__ == "baselines":
+    raise ImportError(
+        "This folder is the package adaptive_constraints.baselines; the bare name would load its learners twice. "
+        "Write `from adaptive_constraints.baselines import TD3BC`, with the package installed or src/ on PYTHONPATH."
+    )
+
+from adaptive_constraints.baselines.td3_bc import TD3BC
+
+__all__ = ["TD3BC"]

@@ -1,0 +1,136 @@
+"""TD3+BC: TD3 whose actor also imitates the data (Fujimoto & Gu, 2021, arXiv 2106.06860).
+
+One tick, in the paper's order: a step of the twin critics; every second tick a step of the actor, then the Polyak
+averages of all three networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints import Average, Facts, Learner, Params, Phase, PreprocessSettings, Spec, Stage
+from adaptive_constraints import Terms, Update, View
+from adaptive_constraints.networks import init_mlp, mlp, torch_default, uniform
+
+
+@dataclass(frozen=True)
+class TD3BC(Learner):
+    """TD3+BC; the defaults are those of the paper and of CORL's reference implementation."""
+
+    alpha: float = 2.5
+    """Weight of the normalised value against the imitation term; larger trusts Q more. The trade-off."""
+    critic: Literal["plain", "robust"] = "plain"
+    """plain: two hidden ReLU layers. robust: three, each followed by a LayerNorm, small initial outputs
+    (arXiv 2508.19900, section 4); what ASPC recommends."""
+    hidden: int = 256
+    """Width of every hidden layer."""
+    actor_learning_rate: float = 3e-4
+    critic_learning_rate: float = 3e-4
+    polyak: float = 0.005
+    """Rate of the target networks."""
+    policy_noise: float = 0.2
+    """Standard deviation of the target policy's smoothing noise, in units of the action bound."""
+    noise_clip: float = 0.5
+    """Largest smoothing noise, in units of the action bound."""
+    policy_every: int = 2
+    """Ticks per actor step and per step of the target networks."""
+    normalize_observations: bool = True
+    """Shift and scale observations by the data's mean and standard deviation + 1e-3."""
+    reward_scale: float | str = 1.0
+    """Factor on rewards; "return_range" is 1000 over the range of episode returns."""
+    reward_shift: float | str = 0.0
+    """Added to scaled rewards (-1 on AntMaze); "dataset_mean" subtracts their mean. Not neutral where episodes
+    terminate."""
+
+    paper: ClassVar[str] = "arXiv 2106.06860"
+
+    def facts(self) -> Facts:
+        return Facts(
+            constrained="actor",
+            tradeoff=self.alpha,
+            scales="improvement",
+            distribution="point",
+            normalized_critic=self.critic == "robust",
+            seams=frozenset(
+                {
+                    "bootstrap",
+                    "td_weight",
+                    "critic_rows",
+                    "behavior_action",
+                    "sample_weight",
+                    "constraint",
+                    "constraint_weight",
+                    "constraint_scale",
+                    "tradeoff",
+                }
+            ),
+        )
+
+    def preprocess(self) -> PreprocessSettings:
+        return PreprocessSettings(self.normalize_observations, self.reward_scale, self.reward_shift)
+
+    def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
+        inputs, width = spec.observation_dim + spec.action_dim, self.hidden
+        actor = init_mlp((spec.observation_dim, width, width, spec.action_dim), generator)
+        if self.critic == "plain":
+            return {"actor": actor, "critic": init_mlp((inputs, width, width, 1), generator, ensemble=(2,))}
+        hidden = [uniform(inputs**-0.5, bias=0.1), *[uniform(width**-0.5, bias=0.1)] * 2]
+        critic = init_mlp(
+            (inputs, width, width, width, 1),
+            generator,
+            ensemble=(2,),
+            initializers=[*hidden, uniform(3e-3)],
+            norm="after",
+        )
+        return {"actor": actor, "critic": critic}
+
+    def stages(self, phase: Phase) -> tuple[Stage, ...]:
+        return (
+            Stage("critic", (Update("critic", self.regression, self.critic_learning_rate),)),
+            Stage(
+                "actor",
+                (Update("actor", self.constrained_loss, self.actor_learning_rate),),
+                every=self.policy_every,
+                averages=(Average("critic", self.polyak), Average("actor", self.polyak)),
+            ),
+        )
+
+    # -- networks -------------------------------------------------------------------------------------------------
+
+    def policy(self, p: Params, observation: Tensor) -> Tensor:
+        """pi(s): [N, D] -> [N, A]."""
+        return torch.tanh(mlp(p, observation))
+
+    def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
+        """Q_1, Q_2 at (s, a): [2, N], or of as many critics as ``p`` holds."""
+        norm = "after" if self.critic == "robust" else "none"
+        return mlp(p, torch.cat([observation, action], -1), norm=norm).squeeze(-1)
+
+    def sample(self, v: View, p: Params, observation: Tensor, site: str) -> Tensor:
+        """pi(s) + clipped noise, within the action bounds (target policy smoothing)."""
+        action = self.policy(p, observation)
+        noise = (self.policy_noise * v.normal(site, action.shape)).clamp(-self.noise_clip, self.noise_clip)
+        return (action + noise).clamp(-1, 1)
+
+    def act(self, v: View, observation: Tensor) -> Tensor:
+        return self.policy(v.p["actor"], observation)
+
+    # -- equations ------------------------------------------------------------------------------------------------
+
+    def bootstrap(self, v: View, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None) -> Tensor:
+        """min_j Q'_j(s', pi'(s') + noise)."""
+        action = self.sample(v, v.target["actor"], observation, site)
+        return self.q(v.target["critic"], observation, action).amin(0)
+
+    def terms(self, p: Params, v: View) -> Terms:
+        """Q_1(s, pi(s)); its negative over sg[mean |Q_1|]; the mean squared error of pi(s) to the data's action."""
+        action = self.policy(p, v.s)
+        first = {name: tensor[:1] for name, tensor in v.p["critic"].items()}
+        q = self.q(first, v.s, action)[0]
+        constraint = v.constraint(action, lambda: (action - v.behavior_action()).square().mean(-1))
+        return Terms(q, -q / q.detach().abs().mean(), constraint)

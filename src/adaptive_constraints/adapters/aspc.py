@@ -1,0 +1,135 @@
+"""ASPC: adaptive scaling of policy constraints (arXiv 2508.19900).
+
+The learner's trade-off becomes a learned scalar. Every few steps of the constrained group an outer loss asks whether
+that step, had the scalar been a little different, would have led to a policy that is better, whose value changes
+steadily, and whose distance to the data changes little; its gradient flows through the optimizer's step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from adaptive_constraints.adapter import Adapter, MetaLoss, MetaStep
+from adaptive_constraints.errors import StackError
+from adaptive_constraints.learner import Facts, Params, Spec, Terms
+from adaptive_constraints.view import View
+
+PUBLISHED_RATE = 2e-3
+"""The paper's learning rate of the raw scalar at an interval of 10."""
+PUBLISHED_STEPS = 500_000
+"""Constrained steps in the paper's runs: 10^6 ticks, one in two."""
+
+
+@dataclass(frozen=True)
+class ASPC(Adapter):
+    """Learn the trade-off, scale = softplus(rho), by descending L1 + L2 + L3 through the constrained step."""
+
+    initial: float | None = None
+    """Scale at the start, > 0; None: the learner's own trade-off (2.5 in TD3+BC, as in the paper)."""
+    interval: int = 10
+    """Steps of the constrained group per outer step (k_alpha)."""
+    rate: Literal["scaled", "published"] | float = "scaled"
+    """Learning rate of rho. published: 2e-3 * interval / 10, meant for 10^6 ticks. scaled: that times the paper's
+    run length over this run's, so that the scale can travel as far in a short run. A number: that rate. All three
+    decay exponentially to 1 % over the run."""
+    loss: Literal["auto", "L1", "L1+L2", "L1+L3", "L1+L2+L3"] = "auto"
+    """Parts of the outer loss; auto: all on a deterministic policy (the paper's method), L1+L2 otherwise (its
+    appendix D names no L3 there)."""
+    l3: Literal["D", "U*D", "W*D", "W*U*D", "mean"] = "W*U*D"
+    """Form of L3 (the paper's table 13): D the largest change of the constraint over the batch, U its largest value
+    before the step, W = L2; "mean" takes averages instead of largest values, times W."""
+    delta_q: Literal["auto", "ema", "step"] = "auto"
+    """Change of the mean value in L2. ema: of its moving average between outer steps (the released code). step: caused
+    by this step (the paper's text). auto: ema on a deterministic policy, step otherwise."""
+    ema: float = 0.995
+    """Decay of that moving average (mu)."""
+    meta_step: Literal["closed_form", "autograd", "torchopt", "higher"] = "closed_form"
+    """How the gradient passes through the optimizer; the last three are slow and exist to check the first."""
+
+    paper: ClassVar[str] = "arXiv 2508.19900"
+    tested_on: ClassVar[frozenset[str]] = frozenset({"TD3BC", "IQL", "CQL", "DiffusionQL", "FQL"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.initial is not None and not self.initial > 0:
+            raise StackError(f"{self.name}: initial must be > 0, not {self.initial}")
+        if self.interval < 1:
+            raise StackError(f"{self.name}: interval must be at least 1 step, not {self.interval}")
+        if not 0 <= self.ema < 1:
+            raise StackError(f"{self.name}: ema must lie in [0, 1), not {self.ema}")
+        if not isinstance(self.rate, str) and self.rate < 0:
+            raise StackError(f"{self.name}: rate must be >= 0, not {self.rate}")
+
+    def check(self, facts: Facts) -> Sequence[str]:
+        if facts.normalized_critic:
+            return ()
+        return ("the paper reports instability without LayerNorm in the critics; use the learner's robust critic",)
+
+    # -- the scale ------------------------------------------------------------------------------------------------
+
+    def init(self, spec: Spec, facts: Facts, generator: torch.Generator) -> dict[str, Params]:
+        """rho = ln(exp(initial) - 1), so that softplus(rho) = initial."""
+        initial = self.initial if self.initial is not None else facts.tradeoff
+        rho = 1.0 if initial is None else initial + math.log(-math.expm1(-initial))
+        return {"scale": {"rho": torch.tensor(rho)}}
+
+    def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
+        return softplus(v.p[self.group("scale")]["rho"])
+
+    def diagnostics(self, v: View) -> Mapping[str, Tensor]:
+        return {"scale": v.tradeoff()}
+
+    # -- learning it ----------------------------------------------------------------------------------------------
+
+    def meta(self, facts: Facts) -> MetaStep:
+        return MetaStep(self.group("scale"), self._learning_rate, self.interval, self.meta_step)
+
+    def _learning_rate(self, done: int, total: int) -> float:
+        decay: float = 0.01 ** (done / total)
+        if self.rate == "published":
+            return PUBLISHED_RATE * self.interval / 10 * decay
+        if self.rate == "scaled":
+            return PUBLISHED_RATE * self.interval / 10 * (PUBLISHED_STEPS / self.interval / total) * decay
+        return self.rate * decay
+
+    def buffers(self, spec: Spec, facts: Facts) -> Params:
+        return {"mean_value": torch.zeros(())}
+
+    def meta_loss(self, v: View, k: Tensor, before: Terms, after: Terms) -> MetaLoss:
+        """L1 + L2 + L3 at the terms before and after the step (equations of section 4.2; B.5 of their code)."""
+        facts = v.services.facts
+        point = facts.distribution == "point"
+        parts = ("L1+L2+L3" if point else "L1+L2") if self.loss == "auto" else self.loss
+        l1 = self._l1(v, k, after, facts)
+        average = (1 - self.ema) * after.value.mean() + self.ema * v.buffers[self.name]["mean_value"]
+        if self.delta_q == "ema" or (self.delta_q == "auto" and point):
+            l2 = (average - v.buffers[self.name]["mean_value"]).square()
+        else:
+            l2 = (after.value.mean() - before.value.mean()).square()
+        l3 = self._l3(before.constraint, after.constraint, l2.detach())
+        loss = l1 + (l2 if "L2" in parts else 0.0) + (l3 if "L3" in parts else 0.0)
+        return MetaLoss(loss, {"mean_value": average.detach()}, {"l1": l1, "l2": l2, "l3": l3})
+
+    def _l1(self, v: View, k: Tensor, after: Terms, facts: Facts) -> Tensor:
+        """The learner's own trade-off at the stepped policy: sg[scale] improvement + constraint."""
+        constraint = v.weighted(after.constraint)
+        if facts.scales == "constraint":
+            return (after.improvement + k * constraint).mean()
+        return (k * after.improvement + constraint).mean()
+
+    def _l3(self, before: Tensor, after: Tensor, w: Tensor) -> Tensor:
+        """How far the step moved the constraint of any row, weighted; ``before`` and ``w`` carry no gradient."""
+        change = (before - after).abs()
+        if self.l3 == "mean":
+            return w * before.mean() * change.mean()
+        largest = change.max()
+        if "U" in self.l3:
+            largest = before.max() * largest
+        return w * largest if "W" in self.l3 else largest

@@ -1,0 +1,54 @@
+"""Schedules of the trade-off that learn nothing: what ASPC is compared with (arXiv 2508.19900, section 5.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from adaptive_constraints.adapter import Adapter
+from adaptive_constraints.errors import StackError
+from adaptive_constraints.view import View
+
+
+@dataclass(frozen=True)
+class FixedScale(Adapter):
+    """The trade-off at one value throughout; with the value ASPC converged to, the paper's "converged" column."""
+
+    value: float | None = None
+    """> 0; None: the learner's own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self.name, "value", self.value)
+
+    def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
+        return default() if self.value is None else v.r.new_tensor(self.value)
+
+
+@dataclass(frozen=True)
+class LinearScale(Adapter):
+    """The trade-off on a straight line over the run, reaching ``end`` at the last planned tick."""
+
+    end: float = 10.0
+    """> 0."""
+    start: float | None = None
+    """> 0; None: the learner's own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self.name, "end", self.end)
+        _positive(self.name, "start", self.start)
+
+    def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
+        start = default() if self.start is None else v.r.new_tensor(self.start)
+        return start + (self.end - start) * (v.tick / v.horizon).to(start.dtype)
+
+    def diagnostics(self, v: View) -> Mapping[str, Tensor]:
+        return {"scale": v.tradeoff()}
+
+
+def _positive(name: str, setting: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise StackError(f"{name}: {setting} must be > 0, not {value}")

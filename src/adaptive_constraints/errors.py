@@ -1,0 +1,29 @@
+"""Every error this package raises on purpose; each message says what is wrong, where, and what to do."""
+
+
+class AdaptiveConstraintsError(Exception):
+    """Base class: catch this to catch everything the package raises on purpose."""
+
+
+class DatasetError(AdaptiveConstraintsError):
+    """A data reference cannot be loaded, or a data set cannot be trained on."""
+
+
+class StackError(AdaptiveConstraintsError):
+    """A learner and its adapters do not fit together, or one of them is misconfigured."""
+
+
+class CheckpointError(AdaptiveConstraintsError):
+    """A saved agent or checkpoint is damaged, unreadable, or belongs to another stack."""
+
+
+class TrainingError(AdaptiveConstraintsError):
+    """Training cannot start or cannot go on."""
+
+
+class EvaluationError(AdaptiveConstraintsError):
+    """An environment is unknown or does not fit the agent."""
+
+
+class DependencyError(AdaptiveConstraintsError, ImportError):
+    """An optional dependency is missing; the message names the extra that brings it."""

@@ -1,0 +1,241 @@
+"""What a learner says about itself: its groups of parameters, its stages, its services and its facts.
+
+A learner is a frozen dataclass of settings. Everything it computes is a pure function of *one seed*: it receives
+the parameters of the group being stepped (``p``) and a read-only view ``v`` of everything else, and returns values
+per sample. The engine maps these functions over seeds, differentiates and steps them; `stack.wrap` decides who
+answers when a learner asks a seam (``v.bootstrap(...)``, ``v.constraint_weight()``, ...).
+
+Shapes in docstrings: B rows of a minibatch, D observation dimensions, A action dimensions, K critics, N rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from adaptive_constraints.view import View
+
+Params = dict[str, Tensor]
+"""The tensors of one group of parameters, by name."""
+Schedule = float | Callable[[int, int], float]
+"""A learning rate: a number, or a function of (tick, horizon), ticks counted from 1."""
+Phase = Literal["offline", "online"]
+
+
+class Terms(NamedTuple):
+    """The parts of the constrained group's objective at some parameters; each [B]."""
+
+    value: Tensor
+    """Value estimate of the policy's action, in units of return; larger is better."""
+    improvement: Tensor
+    """What the learner minimises to improve the policy, usually the negative normalised value."""
+    constraint: Tensor
+    """Distance from the data (or from its model): the residual the constraint penalises, before any weight."""
+
+
+class Row(NamedTuple):
+    """Extra rows of the critic's regression, beside the data's own."""
+
+    weight: Tensor | float
+    """Weight of the mean squared error over these rows; scalar."""
+    observation: Tensor
+    """[N, D]"""
+    action: Tensor
+    """[N, A]"""
+    target: Tensor
+    """[N]"""
+
+
+class Update(NamedTuple):
+    """One gradient step of one group of parameters."""
+
+    group: str
+    loss: Callable[..., Tensor]
+    """``loss(p, v)``; of the constrained group ``loss(p, v, k)`` -> (loss, Terms), k the trade-off."""
+    learning_rate: Schedule = 3e-4
+    clip: float | None = None
+    """Largest Euclidean norm of the group's gradient, per seed; None leaves it alone."""
+
+
+class Average(NamedTuple):
+    """A Polyak average: target <- (1 - rate) target + rate * parameters."""
+
+    group: str
+    rate: float = 0.005
+    every: int = 1
+    """Runs when the tick is a multiple of this (and of its stage's interval)."""
+    start: int = 0
+    """First tick at which it may run."""
+
+
+class Stage(NamedTuple):
+    """Updates evaluated at the same parameters and then stepped together, followed by their averages."""
+
+    name: str
+    updates: tuple[Update, ...] = ()
+    every: int = 1
+    """Runs at ticks every, 2 * every, ..."""
+    averages: tuple[Average, ...] = ()
+
+
+class Spec(NamedTuple):
+    """What networks need to know of the data."""
+
+    observation_dim: int
+    action_dim: int
+
+
+class Gaussian(NamedTuple):
+    """A diagonal (tanh-)Gaussian policy at B states."""
+
+    mean: Tensor
+    """[B, A], before the tanh if there is one."""
+    std: Tensor
+    """[B, A], before the tanh if there is one."""
+    log_density: Callable[[Tensor], Tensor]
+    """Actions [B, A] -> log-density per dimension [B, A]."""
+
+
+@dataclass(frozen=True)
+class PreprocessSettings:
+    """How raw data becomes learner space; see `adaptive_constraints.data.Preprocessor.fit`."""
+
+    normalize_observations: bool = False
+    reward_scale: float | str = 1.0
+    reward_shift: float | str = 0.0
+    action_margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a configured learner tells adapters, so that nobody has to ask for its class."""
+
+    constrained: str
+    """The group whose update carries the constraint."""
+    seams: frozenset[str]
+    """The seams this learner asks."""
+    tradeoff: float | None
+    """The learner's own trade-off; None: there is nothing to scale."""
+    scales: Literal["improvement", "constraint", "exponent"] = "improvement"
+    """What the trade-off multiplies: a larger one loosens the constraint, unless it scales the constraint itself."""
+    learns_tradeoff: bool = False
+    """The learner adapts the trade-off itself (CQL's Lagrange multiplier)."""
+    distribution: Literal["point", "gaussian", "tanh-gaussian", "generative"] = "point"
+    owns_value: bool = False
+    """It trains a state value V itself, in the group ``value``."""
+    owns_behavior: bool = False
+    """It trains a model of the behaviour that `Learner.sample_behavior` draws from."""
+    exponential_weights: bool = False
+    """It imitates with weights exp(advantage)."""
+    imitation_is_constraint: bool = True
+    """Its constraint imitates the data, so per-row imitation weights belong in the constraint."""
+    normalized_critic: bool = False
+    """Its critics have LayerNorm."""
+    reads_policy_action: bool = True
+    """Its policy improves by reading Q at its own actions, off the data."""
+
+
+@dataclass(frozen=True)
+class Learner(ABC):
+    """Base class of learners: override the upper half; the page of defaults below it suits most."""
+
+    discount: float = 0.99
+    """Discount per environment step."""
+    batch_size: int = 256
+    """Rows per minibatch and seed."""
+    paper: ClassVar[str] = ""
+
+    # -- what every learner says ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What adapters may know of this configured learner."""
+
+    @abstractmethod
+    def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
+        """Initial parameters of one seed, by group; all randomness from ``generator``."""
+
+    @abstractmethod
+    def stages(self, phase: Phase) -> tuple[Stage, ...]:
+        """The stages of one tick in the paper's order."""
+
+    @abstractmethod
+    def bootstrap(self, v: View, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None) -> Tensor:
+        """Value [N] at states [N, D] inside a TD target; ``batch`` is None for states that are not in the data."""
+
+    @abstractmethod
+    def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
+        """Values [K, N] of K critics with parameters ``p`` at (observation [N, D], action [N, A])."""
+
+    @abstractmethod
+    def sample(self, v: View, p: Params, observation: Tensor, site: str) -> Tensor:
+        """Actions [N, A] of the policy with parameters ``p`` as it explores Q; noise from ``v`` under ``site``."""
+
+    @abstractmethod
+    def terms(self, p: Params, v: View) -> Terms:
+        """The parts of the objective at parameters ``p`` of the constrained group, on the batch."""
+
+    @abstractmethod
+    def act(self, v: View, observation: Tensor) -> Tensor:
+        """Actions [N, A] in learner space [-1, 1] for evaluation."""
+
+    # -- defaults ---------------------------------------------------------------------------------------------
+
+    def preprocess(self) -> PreprocessSettings:
+        """How raw data becomes learner space."""
+        return PreprocessSettings()
+
+    def policy_groups(self) -> tuple[str, ...]:
+        """The groups that `act` reads: what an exported policy must hold."""
+        return ("actor",)
+
+    def distribution(self, v: View, p: Params, observation: Tensor) -> Gaussian | None:
+        """The policy's density at states [N, D], where it has one in closed form."""
+        return None
+
+    def sample_behavior(self, v: View, observation: Tensor, site: str, count: int) -> Tensor | None:
+        """Draws [count, N, A] from the learner's own behaviour model, where it has one."""
+        return None
+
+    def value(self, p: Params, observation: Tensor) -> Tensor | None:
+        """The learner's own state value [N], where it has one."""
+        return None
+
+    def aggregate(self, q: Tensor) -> Tensor:
+        """One value [N] from those of the critics [K, N]."""
+        return q.amin(0)
+
+    def td_error(self, q: Tensor, target: Tensor) -> Tensor:
+        """Loss per row [N] of critics [K, N] against one target [N]."""
+        return (q - target).square().sum(0)
+
+    def target(self, v: View) -> Tensor:
+        """The in-data TD target [B]: r + discount * (1 - terminal) * bootstrap."""
+        return v.r + self.discount * (1 - v.d) * v.bootstrap(v.s2, "target", v.batch)
+
+    def regression(self, p: Params, v: View) -> Tensor:
+        """The critics' loss: the TD error on the data and on the rows that adapters add."""
+        loss = v.td_weight() * self.td_error(self.q(p, v.s, v.a), self.target(v)).mean()
+        for row in v.critic_rows():
+            loss = loss + row.weight * self.td_error(self.q(p, row.observation, row.action), row.target).mean()
+        v.log("critic/loss", loss)
+        return loss
+
+    def constrained_loss(self, p: Params, v: View, k: Tensor) -> tuple[Tensor, Terms]:
+        """The constrained group's loss at trade-off ``k`` [] and its terms; ``k`` may enter anywhere."""
+        terms = self.terms(p, v)
+        constraint = v.weighted(terms.constraint)
+        scales_improvement = self.facts().scales == "improvement"
+        rows = k * terms.improvement + constraint if scales_improvement else terms.improvement + k * constraint
+        loss = rows.mean()
+        group = self.facts().constrained
+        v.log(f"{group}/loss", loss)
+        v.log(f"{group}/value", terms.value.mean())
+        v.log(f"{group}/constraint", terms.constraint.mean())
+        return loss, terms

@@ -1,0 +1,85 @@
+"""Multilayer perceptrons as pure functions of a flat dict of tensors, with any leading ensemble dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Params = dict[str, Tensor]
+Activation = Callable[[Tensor], Tensor]
+Initializer = Callable[[tuple[int, ...], torch.Generator], tuple[Tensor, Tensor]]
+Norm = Literal["none", "before", "after"]
+
+
+def torch_default(shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """torch.nn.Linear's initial weight [..., I, O] and bias [..., O]: uniform in +-1/sqrt(I)."""
+    return uniform(shape[-2] ** -0.5)(shape, generator)
+
+
+def uniform(bound: float, bias: float | None = None) -> Initializer:
+    """Weights uniform in +-``bound``; biases likewise, or all equal to ``bias``."""
+
+    def initialize(shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        weight = torch.rand(shape, generator=generator).mul_(2 * bound).sub_(bound)
+        size = (*shape[:-2], shape[-1])
+        if bias is not None:
+            return weight, torch.full(size, bias)
+        return weight, torch.rand(size, generator=generator).mul_(2 * bound).sub_(bound)
+
+    return initialize
+
+
+def init_mlp(
+    sizes: Sequence[int],
+    generator: torch.Generator,
+    *,
+    ensemble: tuple[int, ...] = (),
+    initializers: Sequence[Initializer] | Initializer = torch_default,
+    norm: Norm = "none",
+) -> Params:
+    """Parameters of a perceptron of these layer sizes, ``weight0`` [*ensemble, sizes[0], sizes[1]] and so on.
+
+    ``norm`` gives each hidden layer a LayerNorm with learned gain and shift.
+    """
+    layers = len(sizes) - 1
+    each = [initializers] * layers if callable(initializers) else list(initializers)
+    params: Params = {}
+    for layer, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        weight, bias = each[layer]((*ensemble, inputs, outputs), generator)
+        params[f"weight{layer}"], params[f"bias{layer}"] = weight, bias
+        if norm != "none" and layer < layers - 1:
+            params[f"gain{layer}"] = torch.ones(*ensemble, outputs)
+            params[f"shift{layer}"] = torch.zeros(*ensemble, outputs)
+    return params
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [..., B, I] times weight [..., I, O] plus bias [..., O]; leading dimensions broadcast.
+
+    Every product of every network goes through here. A single output is a weighted sum over the inputs: matrix
+    kernels are several times slower at a width of one.
+    """
+    product = (x * weight.mT).sum(-1, keepdim=True) if weight.shape[-1] == 1 else x @ weight
+    return product + bias.unsqueeze(-2)
+
+
+def mlp(p: Params, x: Tensor, activation: Activation = torch.relu, norm: Norm = "none") -> Tensor:
+    """The perceptron's output [..., B, O] at x [..., B, I]; ``norm`` says on which side of the activation it acts."""
+    last = sum(name.startswith("weight") for name in p) - 1
+    for layer in range(last):
+        x = linear(x, p[f"weight{layer}"], p[f"bias{layer}"])
+        if norm == "before":
+            x = _layer_norm(p, layer, x)
+        x = activation(x)
+        if norm == "after":
+            x = _layer_norm(p, layer, x)
+    return linear(x, p[f"weight{last}"], p[f"bias{last}"])
+
+
+def _layer_norm(p: Params, layer: int, x: Tensor) -> Tensor:
+    normed = functional.layer_norm(x, x.shape[-1:])
+    return normed * p[f"gain{layer}"].unsqueeze(-2) + p[f"shift{layer}"].unsqueeze(-2)

@@ -1,0 +1,81 @@
+"""Learners and adapters by name: our own by import, third parties' through entry points or by being imported.
+
+A class counts as soon as it is defined, so an own learner needs no registration to be saved and loaded in the same
+program; a package that offers one to others declares it in the entry-point group ``adaptive_constraints.learners``
+or ``adaptive_constraints.adapters``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from adaptive_constraints.adapter import Adapter
+from adaptive_constraints.errors import StackError
+from adaptive_constraints.learner import Learner
+
+Part = TypeVar("Part", bound=Learner | Adapter)
+_OURS = ("adaptive_constraints.baselines", "adaptive_constraints.adapters")
+
+
+def learners() -> dict[str, type[Learner]]:
+    """Every known learner class by name."""
+    return _known(Learner, "adaptive_constraints.learners")
+
+
+def adapters() -> dict[str, type[Adapter]]:
+    """Every known adapter class by name."""
+    return _known(Adapter, "adaptive_constraints.adapters")
+
+
+def learner(name: str) -> type[Learner]:
+    """The learner class of this name."""
+    return _find("learner", name, learners())
+
+
+def adapter(name: str) -> type[Adapter]:
+    """The adapter class of this name."""
+    return _find("adapter", name, adapters())
+
+
+def to_spec(part: Learner | Adapter) -> dict[str, Any]:
+    """``{"type": class name, "settings": its fields}``; every field must be a plain value."""
+    settings = {field.name: getattr(part, field.name) for field in fields(part)}
+    for name, value in settings.items():
+        if callable(value):
+            raise StackError(
+                f"{type(part).__name__}.{name} is a function, which cannot be saved: "
+                "use a number, or a subclass that computes it"
+            )
+    return {"type": type(part).__name__, "settings": settings}
+
+
+def _known(base: type[Part], group: str) -> dict[str, type[Part]]:
+    for module in _OURS:
+        import_module(module)
+    for entry in entry_points(group=group):
+        entry.load()
+    return {cls.__name__: cls for cls in _descendants(base)}
+
+
+def _descendants(base: type[Part]) -> Iterator[type[Part]]:
+    for cls in base.__subclasses__():
+        if is_dataclass(cls) and not getattr(cls, "__abstractmethods__", None):
+            yield cls
+        yield from _descendants(cls)
+
+
+def _find(kind: str, name: str, known: dict[str, type[Part]]) -> type[Part]:
+    by_lower_case = {each.lower(): cls for each, cls in known.items()}
+    if name.lower() in by_lower_case:
+        return by_lower_case[name.lower()]
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    hint = f"did you mean {by_lower_case[close[0]].__name__}? " if close else ""
+    raise StackError(
+        f"unknown {kind} {name!r}: {hint}known are {', '.join(sorted(known)) or 'none'}. "
+        f"One that is defined elsewhere must be imported first, or installed with an entry point"
+    )

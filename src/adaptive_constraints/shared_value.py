@@ -1,0 +1,46 @@
+"""The state value that adapters share on learners that have none of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints.learner import Params, Spec, Stage, Update
+from adaptive_constraints.networks import init_mlp, mlp
+from adaptive_constraints.view import View
+
+
+def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
+    """|expectile - 1(difference < 0)| difference^2 per element; ``difference`` is target minus prediction."""
+    weight = torch.where(difference < 0, 1 - expectile, expectile)
+    return weight * difference.square()
+
+
+@dataclass(frozen=True)
+class SharedValue:
+    """V(s), the upper expectile of the target critics at the data's (or an adapter's) action; first in a tick."""
+
+    expectile: float
+    hidden: int = 256
+    learning_rate: float = 3e-4
+
+    def init(self, spec: Spec, generator: torch.Generator) -> Params:
+        """Parameters of one seed."""
+        return init_mlp((spec.observation_dim, self.hidden, self.hidden, 1), generator)
+
+    def stage(self) -> Stage:
+        """The stage that regresses V, in slot start."""
+        return Stage("value", (Update("value", self.loss, self.learning_rate),))
+
+    def value(self, p: Params, observation: Tensor) -> Tensor:
+        """V: [N, D] -> [N]."""
+        return mlp(p, observation).squeeze(-1)
+
+    def loss(self, p: Params, v: View) -> Tensor:
+        """Expectile regression of V on the aggregate of the target critics."""
+        q = v.services.aggregate(v.services.q(v.target["critic"], v.s, v.value_action()))
+        loss = expectile_loss(q - self.value(p, v.s), self.expectile).mean()
+        v.log("value/loss", loss)
+        return loss

@@ -1,0 +1,1 @@
+"""Training: the engine, noise, the meta step, checkpoints and records."""

@@ -1,0 +1,491 @@
+"""The engine: runs the ticks of a resolved stack for several seeds at once.
+
+Parameters of all seeds are stacked along a leading axis. ``torch.func.vmap`` maps the *forward* of a one-seed loss
+over that axis and ordinary automatic differentiation takes the gradient of the sum over seeds: seeds do not touch
+each other, so that is each seed's own gradient. At one seed the function is called as it is.
+
+The gradients of a stage are one pure function of the state. It is traced once into a straight list of tensor
+operations (``make_fx``) and replayed, so that a tick pays neither for the learner's Python nor for autograd's
+bookkeeping; ``traced=False`` runs it as written. Meta ticks are never traced. Stepping and averaging happen here,
+outside that function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from adaptive_constraints.adapter import MetaStep
+from adaptive_constraints.learner import Average, Params, Schedule, Stage, Terms, Update
+from adaptive_constraints.stack import Resolved
+from adaptive_constraints.training import meta
+from adaptive_constraints.training.batches import Batches
+from adaptive_constraints.training.initial import InitialState
+from adaptive_constraints.training.metrics import Metrics
+from adaptive_constraints.training.noise import NoiseTables
+from adaptive_constraints.view import Inputs, View
+
+Draw = tuple[str, str, tuple[int, ...]]
+"""(kind, site, shape) of one draw of noise."""
+Gradients = dict[str, Params]
+Scalars = dict[str, Tensor]
+Found = TypeVar("Found")
+
+MIXED = "d/dk"
+"""Where the gradients of a meta tick hold d(gradient of the constrained group)/d(trade-off)."""
+
+
+class MissingDraw(Exception):
+    """A function asked for noise that it had not asked for before: it is run again with it."""
+
+    def __init__(self, draw: Draw):
+        super().__init__(draw)
+        self.draw = draw
+
+
+@dataclass
+class _Running:
+    """A stage and what the engine knows of running it."""
+
+    stage: Stage
+    draws: dict[Draw, None] = field(default_factory=dict)
+    meta_draws: dict[Draw, None] = field(default_factory=dict)
+    graph: GraphModule | None = None
+    met: bool = False
+    """It has run once, so its draws are known and it can be traced."""
+
+
+class Engine:
+    """Trains all seeds of a stack; owns the whole state tree."""
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        initial: InitialState,
+        table: Mapping[str, Tensor],
+        *,
+        horizon: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        traced: bool = True,
+    ):
+        """``table`` holds the data's columns [N, ...] in learner space; ``horizon`` is the planned number of ticks."""
+        if resolved.meta is not None:
+            meta.check_backend(resolved.meta[1].backend)
+        self.resolved, self.seeds, self.horizon, self.traced = resolved, initial.seeds, horizon, traced
+        self.tick = 0
+
+        def place(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None, copy=True)
+
+        self.params, self.buffers, self.frozen, columns = pytree.tree_map(
+            place, (initial.params, initial.buffers, initial.frozen, initial.columns)
+        )
+        averaged = sorted({average.group for stage in resolved.stages for average in stage.averages})
+        self.targets = {group: {name: t.clone() for name, t in self.params[group].items()} for group in averaged}
+        self.optimizers = {group: _adam(params) for group, params in self.params.items()}
+        self.metrics = Metrics(len(self.seeds), torch.device(device))
+        self._noise = NoiseTables(self.seeds, torch.device(device), dtype)
+        self._batches = Batches(pytree.tree_map(place, dict(table)), columns, self._noise, resolved.learner.batch_size)
+        self._batch: dict[str, Tensor] = {}
+        self._stages = [_Running(stage) for stage in resolved.stages]
+        self._draws: dict[str, dict[Draw, None]] = {}
+        self._clock = {
+            "tick": torch.zeros((), dtype=torch.int64, device=device),
+            "phase_tick": torch.zeros((), dtype=torch.int64, device=device),
+            "horizon": torch.tensor(horizon, dtype=torch.int64, device=device),
+        }
+
+    # -- ticks ----------------------------------------------------------------------------------------------------
+
+    def run(self, ticks: int) -> None:
+        """Run this many ticks."""
+        for _ in range(ticks):
+            self._set_tick(self.tick + 1)
+            for running in self._stages:
+                if self.tick % running.stage.every == 0:
+                    self._run_stage(running)
+            self._advance_buffers()
+
+    def _set_tick(self, tick: int) -> None:
+        self.tick = tick
+        self._clock["tick"].fill_(tick)
+        self._clock["phase_tick"].fill_(tick)
+        self._batch = self._batches.at(tick)
+
+    def _run_stage(self, running: _Running) -> None:
+        stage, constrained = running.stage, self.resolved.facts.constrained
+        due = self._meta_due(stage)
+        gradients, scalars = self._gradients(running, due)
+        # The constrained group steps first and the trade-off at once, while every other group holds its old value.
+        for update in sorted(stage.updates, key=lambda update: update.group != constrained):
+            own = gradients[update.group]
+            factor = _clip(own, update.clip)
+            if due is not None and update.group == constrained:
+                mixed = _scale(gradients[MIXED], factor)
+                scalars |= self._meta_step(running, update, own, mixed, due)
+            else:
+                self._step(update.group, own, self._rate(update.learning_rate))
+        self._average(stage.averages)
+        self.metrics.add(stage.name if due is None else f"{stage.name}+meta", scalars, self.tick)
+
+    # -- gradients ------------------------------------------------------------------------------------------------
+
+    def _gradients(self, running: _Running, due: MetaStep | None) -> tuple[Gradients, Scalars]:
+        """Gradients [S, ...] of a stage's updates by group, and what their losses logged."""
+        stage = running.stage
+        if due is not None:
+            return self._with_draws(running.meta_draws, lambda x: self._stage_gradients(stage, x, meta_tick=True))
+        if not self.traced or not running.met:
+            running.met = True
+            return self._with_draws(running.draws, lambda x: self._stage_gradients(stage, x))
+        inputs = self._inputs(running.draws)
+        if running.graph is None:
+            running.graph = make_fx(lambda x: self._stage_gradients(stage, x))(inputs)
+            running.graph.graph.eliminate_dead_code()
+            running.graph.recompile()
+        with torch.no_grad():
+            found: tuple[Gradients, Scalars] = running.graph(inputs)
+        return found
+
+    @torch.enable_grad()
+    def _stage_gradients(self, stage: Stage, inputs: Inputs, meta_tick: bool = False) -> tuple[Gradients, Scalars]:
+        gradients: Gradients = {}
+        scalars: Scalars = {}
+        for update in stage.updates:
+            leaves = _leaves(inputs["params"][update.group])
+            if update.group == self.resolved.facts.constrained:
+                k = self._map(self._tradeoff, inputs).detach().requires_grad_(meta_tick)
+                loss, found = self._map(self._constrained_loss(update), leaves, k, inputs)
+                if meta_tick:
+                    # h = d(dL/dk)/dtheta, wherever in the loss the trade-off stands.
+                    (by_k,) = torch.autograd.grad(loss.sum(), k, create_graph=True)
+                    gradients[MIXED] = _gradient(by_k, leaves, retain_graph=True)
+            else:
+                loss, found = self._map(self._loss(update), leaves, inputs)
+            gradients[update.group] = _gradient(loss, leaves)
+            scalars |= found
+        return gradients, scalars
+
+    def _loss(self, update: Update) -> Callable[[Params, Inputs], tuple[Tensor, Scalars]]:
+        def loss(p: Params, inputs: Inputs) -> tuple[Tensor, Scalars]:
+            v = self._view(inputs)
+            return update.loss(p, v), v.metrics
+
+        return loss
+
+    def _constrained_loss(self, update: Update) -> Callable[[Params, Tensor, Inputs], tuple[Tensor, Scalars]]:
+        def loss(p: Params, k: Tensor, inputs: Inputs) -> tuple[Tensor, Scalars]:
+            v = self._view(inputs)
+            value, _ = update.loss(p, v, k)
+            return value, v.metrics
+
+        return loss
+
+    def _tradeoff(self, inputs: Inputs) -> Tensor:
+        return self._view(inputs).tradeoff()
+
+    # -- the meta step --------------------------------------------------------------------------------------------
+
+    def _meta_due(self, stage: Stage) -> MetaStep | None:
+        constrained = any(update.group == self.resolved.facts.constrained for update in stage.updates)
+        if self.resolved.meta is None or not constrained:
+            return None
+        step = self.resolved.meta[1]
+        return step if self.tick % (stage.every * step.interval) == 0 else None
+
+    def _meta_step(self, running: _Running, update: Update, g: Params, h: Params, step: MetaStep) -> Scalars:
+        """The real constrained step from gradient ``g``, then the outer step of the trade-off through it."""
+        assert self.resolved.meta is not None
+        adapter, group = self.resolved.meta[0], update.group
+        before = {name: tensor.clone() for name, tensor in self.params[group].items()}
+        moments = {key: {n: t.clone() for n, t in m.items()} for key, m in self._moments(group).items()}
+        rate = self._rate(update.learning_rate)
+        self._step(group, g, rate)
+        adam = meta.Adam(rate, step=self._steps(group))
+
+        def outer(inputs: Inputs) -> tuple[Tensor, Params, Scalars]:
+            inputs["params"][group] = before
+            if step.backend != "closed_form":
+                derivative = self._oracle(step.backend, update, moments, adam, inputs)
+            with torch.enable_grad():
+                theta = _leaves(self.params[group])
+                loss, buffers, scalars = self._map(self._outer_loss, theta, before, inputs)
+                by_theta = _gradient(loss, theta)
+            if step.backend == "closed_form":
+                derivative = self._along_tangent(group, adam, g, h, by_theta)
+            return derivative, buffers, {f"{adapter.name}/{name}": value for name, value in scalars.items()}
+
+        derivative, buffers, scalars = self._with_draws(running.meta_draws, outer)
+        period = running.stage.every * step.interval
+        outer_rate = step.learning_rate(self.tick // period - 1, max(1, self.horizon // period))
+        self._step(step.group, self._through_tradeoff(step.group, derivative), outer_rate)
+        self._assign(adapter.name, buffers)
+        return scalars | {f"{adapter.name}/gradient": derivative}
+
+    def _outer_loss(self, p: Params, before: Params, inputs: Inputs) -> tuple[Tensor, Params, Scalars]:
+        """The adapter's outer loss at parameters ``p`` after the step; the view is as it was before it."""
+        assert self.resolved.meta is not None
+        v, learner = self._view(inputs), self.resolved.learner
+        old, new = learner.terms(before, v), learner.terms(p, v)
+        result = self.resolved.meta[0].meta_loss(v, v.tradeoff(), old, new)
+        scalars = {"loss": result.loss, **result.metrics}
+        return result.loss, dict(result.buffers), {name: value.detach() for name, value in scalars.items()}
+
+    def _along_tangent(self, group: str, adam: meta.Adam, g: Params, h: Params, by_theta: Params) -> Tensor:
+        """dL/dk [S]: the outer gradient along the derivative of the real step."""
+        moments = self._moments(group)
+        products = [
+            by_theta[name] * meta.tangent(adam, moments["first"][name], moments["second"][name], g[name], h[name])
+            for name in g
+        ]
+        return torch.stack([product.flatten(1).sum(1) for product in products]).sum(0)
+
+    def _oracle(
+        self, backend: str, update: Update, moments: dict[str, Params], adam: meta.Adam, inputs: Inputs
+    ) -> Tensor:
+        """The same derivative [S] through a differentiable Adam, one seed after the other."""
+        names = list(inputs["params"][update.group])
+        constrained_loss = self._constrained_loss(update)
+
+        def derivative(seed: int) -> Tensor:
+            x = _one_seed(inputs, seed)
+            before = x["params"][update.group]
+
+            def gradient(theta: Sequence[Tensor], k: Tensor) -> list[Tensor]:
+                loss, _ = constrained_loss(dict(zip(names, theta, strict=True)), k, x)
+                found = torch.autograd.grad(loss, list(theta), create_graph=True, materialize_grads=True)
+                factor = _clip_factor([each.detach()[None] for each in found], update.clip)
+                return [each * factor[0] for each in found]
+
+            return meta.differentiate(
+                backend,
+                meta.InnerStep(
+                    gradient=gradient,
+                    outer=lambda theta: self._outer_loss(dict(zip(names, theta, strict=True)), before, x)[0],
+                    theta=list(before.values()),
+                    first=[moments["first"][name][seed] for name in names],
+                    second=[moments["second"][name][seed] for name in names],
+                    adam=adam,
+                    k=self._tradeoff(x),
+                ),
+            )
+
+        return torch.stack([derivative(seed) for seed in range(len(self.seeds))])
+
+    @torch.enable_grad()
+    def _through_tradeoff(self, group: str, derivative: Tensor) -> Params:
+        """Chain rule from the trade-off to the adapter's parameters that it is a function of."""
+        leaves = _leaves(self.params[group])
+        inputs = self._inputs({})
+
+        def tradeoff(p: Params, x: Inputs) -> Tensor:
+            return self._tradeoff(x | {"params": x["params"] | {group: p}})
+
+        return _gradient(self._map(tradeoff, leaves, inputs) * derivative, leaves)
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    def _rate(self, schedule: Schedule) -> float:
+        return schedule(self.tick, self.horizon) if callable(schedule) else schedule
+
+    def _step(self, group: str, gradients: Params, rate: float) -> None:
+        optimizer = self.optimizers[group]
+        for name, tensor in self.params[group].items():
+            tensor.grad = gradients[name].detach()
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+
+    def _steps(self, group: str) -> int:
+        """How many steps a group has taken."""
+        return int(next(iter(self.optimizers[group].state.values()))["step"])
+
+    def _moments(self, group: str) -> dict[str, Params]:
+        """Adam's first and second moments by parameter name, live."""
+        state = self.optimizers[group].state
+        return {
+            "first": {name: state[tensor]["exp_avg"] for name, tensor in self.params[group].items()},
+            "second": {name: state[tensor]["exp_avg_sq"] for name, tensor in self.params[group].items()},
+        }
+
+    @torch.no_grad()
+    def _average(self, averages: Sequence[Average]) -> None:
+        for average in averages:
+            if self.tick % average.every == 0 and self.tick >= average.start:
+                targets, source = self.targets[average.group], self.params[average.group]
+                torch._foreach_lerp_(list(targets.values()), list(source.values()), average.rate)
+
+    def _advance_buffers(self) -> None:
+        for adapter in self.resolved.adapters:
+            if self.buffers[adapter.name] and self.tick % adapter.advance_every(self.resolved.facts) == 0:
+                self._assign(adapter.name, self._ask(adapter.name, adapter.advance))
+
+    @torch.no_grad()
+    def _assign(self, name: str, values: Mapping[str, Tensor]) -> None:
+        for buffer, value in values.items():
+            self.buffers[name][buffer].copy_(value)
+
+    def diagnose(self) -> Scalars:
+        """What the adapters want logged at this tick, by 'adapter/quantity'; each [S]."""
+        return {
+            f"{adapter.name}/{name}": value
+            for adapter in self.resolved.adapters
+            for name, value in self._ask(adapter.name, adapter.diagnostics).items()
+        }
+
+    @torch.no_grad()
+    def _ask(self, name: str, answer: Callable[[View], Mapping[str, Tensor]]) -> Scalars:
+        draws = self._draws.setdefault(name, {})
+        return self._with_draws(draws, lambda inputs: self._map(lambda x: dict(answer(self._view(x))), inputs))
+
+    # -- acting ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, step: int) -> Tensor:
+        """Actions [S, N, A] of all seeds at observations [S, N, D], both in learner space.
+
+        A policy that draws noise draws it by (seed, site, ``step``), at sites apart from those of training.
+        """
+        draws = self._draws.setdefault("", {})
+
+        def inputs(wanted: Mapping[Draw, None]) -> Inputs:
+            noise = {(kind, site, shape): self._noise.at(step, kind, f"act/{site}", shape) for kind, site, shape in wanted}
+            return self._inputs({}) | {"noise": noise}
+
+        def policy(x: Inputs, observation: Tensor) -> Tensor:
+            return self.resolved.learner.act(self._view(x), observation)
+
+        return self._with_draws(draws, lambda x: self._map(policy, x, observations), inputs)
+
+    # -- views ----------------------------------------------------------------------------------------------------
+
+    def _inputs(self, draws: Mapping[Draw, None]) -> Inputs:
+        return {
+            "params": dict(self.params),
+            "targets": self.targets,
+            "buffers": self.buffers,
+            "frozen": self.frozen,
+            "batch": self._batch,
+            "noise": {draw: self._noise.at(self.tick, *draw) for draw in draws},
+            "clock": self._clock,
+        }
+
+    def _view(self, inputs: Inputs) -> View:
+        def draw(*wanted: Any) -> Tensor:
+            found: Tensor | None = inputs["noise"].get(wanted)
+            if found is None:
+                raise MissingDraw(wanted)
+            return found
+
+        return View(self.resolved, inputs, draw)
+
+    def _with_draws(
+        self,
+        draws: dict[Draw, None],
+        run: Callable[[Inputs], Found],
+        inputs: Callable[[Mapping[Draw, None]], Inputs] | None = None,
+    ) -> Found:
+        """``run`` a pure function of the state, again and again until every draw that it asks for is there."""
+        while True:
+            try:
+                return run((inputs or self._inputs)(draws))
+            except MissingDraw as missing:
+                draws[missing.draw] = None
+
+    def _map(self, function: Callable[..., Any], *trees: Any) -> Any:
+        """``function`` of one seed, mapped over all of them."""
+        if len(self.seeds) == 1:
+            return pytree.tree_map(lambda t: t[None], function(*(_one_seed(tree, 0) for tree in trees)))
+        return vmap(function, in_dims=tuple(_in_dims(tree) for tree in trees))(*trees)
+
+    # -- saving ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """The whole state by dotted name; the tensors are the live ones."""
+        return dict(self._entries()) | {f"metrics.{name}": tensor for name, tensor in self.metrics.state().items()}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor], tick: int) -> None:
+        """Take over a saved state of the same stack, seeds and data."""
+        self.metrics.load({name[8:]: tensor for name, tensor in state.items() if name.startswith("metrics.")})
+        for name, tensor in self._entries():
+            tensor.copy_(state[name])
+        self._set_tick(tick)
+
+    def _entries(self) -> Iterator[tuple[str, Tensor]]:
+        trees = {"params": self.params, "targets": self.targets, "buffers": self.buffers, "frozen": self.frozen}
+        for kind, tree in trees.items():
+            for group, tensors in tree.items():
+                yield from ((f"{kind}/{group}/{name}", tensor) for name, tensor in tensors.items())
+        for group, params in self.params.items():
+            for name, tensor in params.items():
+                for entry, value in self.optimizers[group].state[tensor].items():
+                    yield f"adam/{group}/{name}/{entry}", value
+
+
+def _adam(params: Params) -> torch.optim.Adam:
+    """torch's fused Adam over stacked tensors; its state exists at once, to be saved, restored and captured."""
+    optimizer = torch.optim.Adam(list(params.values()), fused=True)
+    for tensor in params.values():
+        optimizer.state[tensor] = {
+            "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
+            "exp_avg": torch.zeros_like(tensor),
+            "exp_avg_sq": torch.zeros_like(tensor),
+        }
+    return optimizer
+
+
+def _leaves(params: Params) -> Params:
+    return {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+
+
+def _gradient(per_seed: Tensor, leaves: Params, retain_graph: bool = False) -> Params:
+    """The gradient of each seed's own scalar, from [S] by the sum over seeds."""
+    found = torch.autograd.grad(
+        per_seed.sum(), list(leaves.values()), retain_graph=retain_graph, materialize_grads=True
+    )
+    return dict(zip(leaves, found, strict=True))
+
+
+def _clip_factor(gradients: Sequence[Tensor], largest: float | None) -> Tensor:
+    """The factor [S] that brings each seed's gradient norm down to ``largest``; 1 where it is below."""
+    seeds = gradients[0].shape[0]
+    if largest is None:
+        return gradients[0].new_ones(seeds)
+    norm = torch.stack([each.flatten(1).square().sum(1) for each in gradients]).sum(0).sqrt()
+    return (largest / (norm + 1e-6)).clamp(max=1.0)
+
+
+def _scale(gradients: Params, factor: Tensor | None) -> Params:
+    if factor is None:
+        return gradients
+    return {name: tensor * factor.view(-1, *[1] * (tensor.dim() - 1)) for name, tensor in gradients.items()}
+
+
+def _clip(gradients: Params, largest: float | None) -> Tensor | None:
+    """Clip in place, per seed; the factor [S], or None where there is no bound."""
+    if largest is None:
+        return None
+    factor = _clip_factor(list(gradients.values()), largest)
+    gradients.update(_scale(gradients, factor))
+    return factor
+
+
+def _one_seed(tree: Any, seed: int) -> Any:
+    """One seed's slice of a tree of stacked tensors; the clock is common to all."""
+    if isinstance(tree, dict) and "clock" in tree:
+        rest = {key: _one_seed(value, seed) for key, value in tree.items() if key != "clock"}
+        return rest | {"clock": tree["clock"]}
+    return pytree.tree_map(lambda t: t[seed], tree)
+
+
+def _in_dims(tree: Any) -> Any:
+    return {key: None if key == "clock" else 0 for key in tree} if isinstance(tree, dict) and "clock" in tree else 0

@@ -1,0 +1,95 @@
+"""Scalars of a run, summed on the device: averages at log points, and the first non-finite term of each seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Failure(NamedTuple):
+    """Where a seed was lost."""
+
+    tick: int
+    term: str
+    """The first logged quantity that was not finite, such as ``critic/loss``."""
+
+
+class _Group(NamedTuple):
+    names: tuple[str, ...]
+    sums: Tensor
+    """[M, S] float64"""
+    count: Tensor
+    """[] int64, on the host"""
+    first_bad: Tensor
+    """[M, S] int64, 0 = none"""
+
+
+class Metrics:
+    """Accumulates what stages log; reads nothing back to the host until asked."""
+
+    def __init__(self, seeds: int, device: torch.device):
+        self._seeds, self._device = seeds, device
+        self._groups: dict[str, _Group] = {}
+        self._restored: dict[str, Tensor] = {}
+
+    def add(self, group: str, values: Mapping[str, Tensor], tick: int) -> None:
+        """Add one value [S] per name; ``group`` always brings the same names."""
+        if group not in self._groups:
+            self._groups[group] = self._new(group, tuple(values))
+        held = self._groups[group]
+        stacked = torch.stack(list(values.values())).to(torch.float64)
+        bad = ~stacked.isfinite() & (held.first_bad == 0)
+        held.first_bad.masked_fill_(bad, tick)
+        held.sums.add_(stacked)
+        held.count.add_(1)
+
+    def flush(self) -> dict[str, list[float]]:
+        """The average [S] of each name since the last flush."""
+        totals: dict[str, tuple[Tensor, int]] = {}
+        for held in self._groups.values():
+            for row, name in enumerate(held.names):
+                total, count = totals.get(name, (torch.zeros(self._seeds, dtype=torch.float64), 0))
+                totals[name] = (total + held.sums[row].cpu(), count + int(held.count))
+            held.sums.zero_()
+            held.count.zero_()
+        return {name: (total / count).tolist() for name, (total, count) in totals.items() if count}
+
+    def failures(self) -> dict[int, Failure]:
+        """The first non-finite term of each lost seed, by position."""
+        found: dict[int, Failure] = {}
+        for held in self._groups.values():
+            for row, ticks in enumerate(held.first_bad.tolist()):
+                for seed, tick in enumerate(ticks):
+                    if tick and (seed not in found or tick < found[seed].tick):
+                        found[seed] = Failure(tick, held.names[row])
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint must hold, by name."""
+        live = {
+            f"{group}.{field}": getattr(held, field)
+            for group, held in self._groups.items()
+            for field in ("sums", "count", "first_bad")
+        }
+        return self._restored | live
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a saved state; each group finds its own when it is first added to."""
+        self._groups.clear()
+        self._restored = dict(state)
+
+    def _new(self, group: str, names: tuple[str, ...]) -> _Group:
+        size = (len(names), self._seeds)
+        fresh = {
+            "sums": torch.zeros(size, dtype=torch.float64, device=self._device),
+            "count": torch.zeros((), dtype=torch.int64),
+            "first_bad": torch.zeros(size, dtype=torch.int64, device=self._device),
+        }
+        for field, tensor in fresh.items():
+            restored = self._restored.pop(f"{group}.{field}", None)
+            if restored is not None:
+                tensor.copy_(restored)
+        return _Group(names, **fresh)

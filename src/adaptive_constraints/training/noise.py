@@ -1,0 +1,96 @@
+"""Noise as a pure function of (seed, site, tick, index): no generator state to save, shift or share.
+
+A counter hash (the finaliser of SplitMix64) on int64 tensors gives 64 random bits per index; Box-Muller makes them
+normal. Everything is computed in float64 and then rounded, so a draw is the same in every precision, on every
+device, alone or beside other seeds, and drawing many ticks ahead changes nothing.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 19
+"""Numbers drawn ahead at once and per site."""
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX1 = _signed(0xBF58476D1CE4E5B9)
+_MIX2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64 (torch's own shift keeps the sign)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64: a bijection of int64 whose output looks random."""
+    x = (x ^ _shift(x, 30)) * _MIX1
+    x = (x ^ _shift(x, 27)) * _MIX2
+    return x ^ _shift(x, 31)
+
+
+def bits(seeds: Tensor, site: str, ticks: Tensor, count: int) -> Tensor:
+    """Random int64 [T, S, count] for seeds [S] at ticks [T]."""
+    key = mix(mix(seeds * _GOLDEN + 1) ^ zlib.crc32(site.encode()))
+    state = mix(key[None, :] ^ mix(ticks[:, None] * _GOLDEN + 2))
+    index = torch.arange(count, device=seeds.device) * _GOLDEN
+    return mix(state[..., None] + index)
+
+
+def uniform(seeds: Tensor, site: str, ticks: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Uniform draws in [0, 1) with 24 bits (exact in float32); [T, S, *shape]."""
+    raw = bits(seeds, site, ticks, prod(shape))
+    return (_shift(raw, 40).to(torch.float64) * 2.0**-24).to(dtype).view(*raw.shape[:2], *shape)
+
+
+def normal(seeds: Tensor, site: str, ticks: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Standard normal draws; [T, S, *shape]."""
+    raw = bits(seeds, site, ticks, 2 * prod(shape))
+    unit = (_shift(raw, 11).to(torch.float64) + 0.5) * 2.0**-53
+    radius = torch.sqrt(-2 * torch.log(unit[..., 0::2]))
+    draws = radius * torch.cos(2 * torch.pi * unit[..., 1::2])
+    return draws.to(dtype).view(*raw.shape[:2], *shape)
+
+
+def indices(seeds: Tensor, site: str, ticks: Tensor, count: int, rows: int) -> Tensor:
+    """Row numbers uniform in [0, rows); int64 [T, S, count]."""
+    unit = _shift(bits(seeds, site, ticks, count), 11).to(torch.float64) * 2.0**-53
+    return (unit * rows).long()
+
+
+class NoiseTables:
+    """Draws ahead of time for all seeds, a chunk of ticks at once."""
+
+    def __init__(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype):
+        self._seeds = torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device)
+        self._dtype = dtype
+        self._chunks: dict[tuple[str, str, tuple[int, ...], int], tuple[int, Tensor]] = {}
+
+    def at(self, tick: int, kind: str, site: str, shape: tuple[int, ...], rows: int = 0) -> Tensor:
+        """The draw [S, *shape] of this tick; ``kind`` is normal, uniform or index (row numbers below ``rows``)."""
+        length = max(1, min(256, _CHUNK // max(1, prod(shape) * len(self._seeds))))
+        key, number = (kind, site, shape, rows), tick // length
+        cached = self._chunks.get(key)
+        if cached is None or cached[0] != number:
+            cached = (number, self._chunk(kind, site, shape, rows, number * length, length))
+            self._chunks[key] = cached
+        return cached[1][tick - number * length]
+
+    def _chunk(self, kind: str, site: str, shape: tuple[int, ...], rows: int, first: int, length: int) -> Tensor:
+        ticks = torch.arange(first, first + length, device=self._seeds.device)
+        if kind == "index":
+            return indices(self._seeds, site, ticks, prod(shape), rows).view(length, len(self._seeds), *shape)
+        draw = normal if kind == "normal" else uniform
+        return draw(self._seeds, site, ticks, shape, self._dtype)

@@ -1,0 +1,142 @@
+"""Learning curves as a picture. Matplotlib (extra ``plots``) is imported when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_constraints.errors import DependencyError, EvaluationError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Values: TypeAlias = NDArray[np.floating]
+Ticks: TypeAlias = NDArray[np.integer] | NDArray[np.floating]
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers; yellow is left out because it vanishes on white.
+# Dashes set apart what repeats a colour, and help where there is no colour at all.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+_DASHES = ("-", "--", ":", "-.")
+_PANELS_PER_COLUMN = 3
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What one stack did over a run of S seeds.
+
+    ticks: [T] the ticks of the evaluations.
+    scores: [T, S] scores or returns; NaN leaves a seed out from there on.
+    series: by name, an adaptive quantity over its own ticks: (ticks [T'], values [T', S]).
+    """
+
+    ticks: Ticks
+    scores: Values
+    series: Mapping[str, tuple[Ticks, Values]] = field(default_factory=dict)
+
+
+def learning_curves(
+    runs: Mapping[str, Curves], path: str | Path, *, title: str | None = None, ylabel: str = "normalised score"
+) -> Path:
+    """Draw scores over ticks and, in a panel each, every adaptive quantity any run has; write a PNG to ``path``.
+
+    runs: curves by the stack's name. Each is drawn as the mean over its seeds, in a band from the lowest seed to the
+        highest, with one thin line per seed.
+    ylabel: what the scores are, with their unit.
+    """
+    if not runs:
+        raise EvaluationError(f"{path}: there are no curves to draw; pass at least one run.")
+    names = list(dict.fromkeys(name for curves in runs.values() for name in curves.series))
+    figure, panels = _figure(len(names))
+    for (stack, curves), style in zip(runs.items(), _styles(len(runs)), strict=True):
+        _draw(panels[0], curves.ticks, curves.scores, style, stack)
+        for name, panel in zip(names, panels[1:], strict=True):
+            if name in curves.series:
+                _draw(panel, *curves.series[name], style, stack)
+    for panel, label in zip(panels, [ylabel, *names], strict=True):
+        _finish(panel, label)
+    for panel in panels[1:]:
+        _rescale(panel)
+    _annotate(figure, panels[0], title)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=150)
+    return path
+
+
+def _figure(quantities: int) -> tuple[Figure, list[Axes]]:
+    """A figure with a large panel at the left and ``quantities`` small ones at its right; pyplot is left alone."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DependencyError(
+            "Drawing needs matplotlib, which is not installed: pip install 'adaptive-constraints[plots]'."
+        ) from error
+    columns = ceil(quantities / _PANELS_PER_COLUMN)
+    rows = ceil(quantities / columns) if columns else 1
+    figure = Figure(figsize=(6.4 + 3.6 * columns, max(4.4, 2.1 * rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(rows, 1 + columns, width_ratios=[1.7, *[1.0] * columns])
+    score = figure.add_subplot(grid[:, 0])
+    cells = [(row, 1 + column) for column in range(columns) for row in range(rows)][:quantities]
+    return figure, [score, *(figure.add_subplot(grid[cell], sharex=score) for cell in cells)]
+
+
+def _styles(count: int) -> list[tuple[str, str]]:
+    """(colour, dashes) of each run; the colours run out first."""
+    styles = [(colour, dashes) for dashes, colour in product(_DASHES, _COLOURS)]
+    return [styles[i % len(styles)] for i in range(count)]
+
+
+def _draw(panel: Axes, ticks: Ticks, values: Values, style: tuple[str, str], label: str) -> None:
+    """One run in one panel: thin seeds, a band over them, their mean."""
+    colour, dashes = style
+    if values.shape[1] > 1:
+        low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
+        panel.fill_between(ticks, low, high, color=colour, alpha=0.12, linewidth=0)
+        panel.plot(ticks, values, color=colour, linewidth=0.6, alpha=0.45)
+    panel.plot(ticks, _mean(values), color=colour, linestyle=dashes, linewidth=2.0, label=label)
+
+
+def _mean(values: Values) -> Values:
+    """[T, S] -> [T], over the seeds that are finite at that tick; NaN where none is."""
+    finite = np.isfinite(values)
+    count = finite.sum(axis=1)
+    total = np.where(finite, values, 0.0).sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _finish(panel: Axes, label: str) -> None:
+    """Labels, a light grid, and no more frame than is read."""
+    from matplotlib.ticker import EngFormatter
+
+    panel.set_xlabel("training ticks (minibatches)")
+    panel.set_ylabel(label)
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.grid(alpha=0.25, linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.margins(x=0.01)
+
+
+def _rescale(panel: Axes) -> None:
+    """A logarithmic axis where the quantity is positive and runs over more than two decades."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in panel.get_lines()])
+    drawn = drawn[np.isfinite(drawn)]
+    if drawn.size and drawn.min() > 0 and drawn.max() > 100 * drawn.min():
+        panel.set_yscale("log")
+
+
+def _annotate(figure: Figure, panel: Axes, title: str | None) -> None:
+    """The title, and one legend for all panels below them."""
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    if title is not None:
+        figure.suptitle(title)

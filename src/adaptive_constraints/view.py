@@ -1,0 +1,216 @@
+"""The read-only view ``v`` that losses and answers receive: one seed's state, the learner's services, folded seams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from adaptive_constraints.learner import Gaussian, Params, Row
+
+if TYPE_CHECKING:
+    from adaptive_constraints.adapter import Adapter
+    from adaptive_constraints.stack import Resolved
+
+Inputs = dict[str, Any]
+"""The tree a view is made of: params, targets, buffers, frozen, batch, clock (and noise tables, where drawn ahead)."""
+
+
+class Services:
+    """The learner's pure functions that adapters may use; see the methods of `Learner` for shapes."""
+
+    def __init__(self, v: View):
+        learner = v.resolved.learner
+        self.facts = v.resolved.facts
+        self.discount = learner.discount
+        self.q = learner.q
+        self.aggregate = learner.aggregate
+        self.td_error = learner.td_error
+        self._learner, self._v = learner, v
+
+    def sample(self, p: Params, observation: Tensor, site: str) -> Tensor:
+        """Actions [N, A] of the policy with parameters ``p`` as it explores Q."""
+        return self._learner.sample(self._v, p, observation, site)
+
+    def distribution(self, p: Params, observation: Tensor) -> Gaussian | None:
+        """The policy's density at states [N, D], or None."""
+        return self._learner.distribution(self._v, p, observation)
+
+    def sample_behavior(self, observation: Tensor, site: str, count: int) -> Tensor | None:
+        """Draws [count, N, A] from the learner's own behaviour model, or None."""
+        return self._learner.sample_behavior(self._v, observation, site, count)
+
+
+class View:
+    """One seed's state as losses and answers see it. Nothing here carries gradient."""
+
+    def __init__(self, resolved: Resolved, inputs: Inputs, draw: Callable[[str, str, tuple[int, ...]], Tensor]):
+        self.resolved = resolved
+        self.p: Mapping[str, Params] = inputs["params"]
+        """Parameters of every group, as they stood when the stage began."""
+        self.target: Mapping[str, Params] = inputs["targets"]
+        """Polyak averages of the groups that have one."""
+        self.buffers: Mapping[str, Params] = inputs["buffers"]
+        """Adapters' non-gradient state, by adapter name."""
+        self.frozen: Mapping[str, Params] = inputs["frozen"]
+        """Models prepared before tick 1, by adapter name."""
+        self.batch: Mapping[str, Tensor] = inputs["batch"]
+        """Columns of the minibatch, in learner space."""
+        clock = inputs["clock"]
+        self.tick: Tensor = clock["tick"]
+        """This tick, from 1; [] int64."""
+        self.phase_tick: Tensor = clock["phase_tick"]
+        """This tick counted from the start of the phase; [] int64."""
+        self.horizon: Tensor = clock["horizon"]
+        """The planned number of ticks; [] int64."""
+        self.metrics: dict[str, Tensor] = {}
+        self._draw = draw
+        self.services = Services(self)
+
+    # -- the minibatch --------------------------------------------------------------------------------------------
+
+    @property
+    def s(self) -> Tensor:
+        """Observations [B, D]."""
+        return self.batch["observation"]
+
+    @property
+    def a(self) -> Tensor:
+        """Actions of the data [B, A]."""
+        return self.batch["action"]
+
+    @property
+    def r(self) -> Tensor:
+        """Rewards [B]."""
+        return self.batch["reward"]
+
+    @property
+    def s2(self) -> Tensor:
+        """Next observations [B, D]."""
+        return self.batch["next_observation"]
+
+    @property
+    def d(self) -> Tensor:
+        """1 where the episode truly ended, never at a time limit; [B]."""
+        return self.batch["terminal"]
+
+    # -- noise and records ----------------------------------------------------------------------------------------
+
+    def normal(self, site: str, shape: Sequence[int]) -> Tensor:
+        """Standard normal draws, a pure function of (seed, site, tick, index): the same site draws the same."""
+        return self._draw("normal", site, tuple(shape))
+
+    def uniform(self, site: str, shape: Sequence[int]) -> Tensor:
+        """Uniform draws in [0, 1); otherwise as `normal`."""
+        return self._draw("uniform", site, tuple(shape))
+
+    def log(self, name: str, value: Tensor) -> None:
+        """Record a scalar under ``name``; the engine averages it over the ticks between two log points."""
+        self.metrics[name] = value.detach()
+
+    # -- seams ----------------------------------------------------------------------------------------------------
+
+    def bootstrap(self, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The value [N] inside a TD target at states [N, D]."""
+        learner = self.resolved.learner
+        return self._compose(
+            "bootstrap",
+            lambda: learner.bootstrap(self, observation, site, batch),
+            lambda a, so_far: a.bootstrap(self, observation, site, batch, so_far),
+        )
+
+    def td_weight(self) -> Tensor | float:
+        """Weight of the in-data TD term; scalar."""
+        return self._product("td_weight")
+
+    def critic_rows(self) -> list[Row]:
+        """Extra rows of the critics' regression."""
+        return [row for adapter in self._answering("critic_rows") for row in adapter.critic_rows(self)]
+
+    def value_action(self) -> Tensor:
+        """The action [B, A] at which V regresses on the target critics."""
+        return self._compose("value_action", lambda: self.a, lambda a, so_far: a.value_action(self, so_far))
+
+    def behavior_action(self) -> Tensor:
+        """The action [B, A] that imitation takes for the data's."""
+        return self._compose("behavior_action", lambda: self.a, lambda a, so_far: a.behavior_action(self, so_far))
+
+    def sample_weight(self) -> Tensor | float:
+        """Weight of each row in the imitation term; [B] or 1."""
+        return self._product("sample_weight")
+
+    def query_action(self) -> list[Tensor]:
+        """Off-data actions [B, A] at which adapters read Q."""
+        return [action for adapter in self._answering("query_action") for action in adapter.query_action(self)]
+
+    def constraint(self, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
+        """The constraint term [B] at ``action`` [B, A]: an adapter's, or the learner's ``default()``."""
+        return self._compose("constraint", default, lambda a, so_far: a.constraint(self, action, so_far))
+
+    def constraint_weight(self) -> Tensor | float:
+        """Weight of the constraint at each state; [B] or 1.
+
+        Gauge: while an adapter learns the trade-off, the weights say where and not how much, so they are divided by
+        their mean over the rows with a positive weight.
+        """
+        weight = self._product("constraint_weight")
+        if self.resolved.meta is None or not isinstance(weight, Tensor):
+            return weight
+        positive = weight > 0
+        return weight * positive.sum().clamp(min=1) / weight.sum().clamp(min=1e-12)
+
+    def constraint_scale(self) -> Tensor | float:
+        """Annealing of the whole constraint; scalar."""
+        return self._product("constraint_scale")
+
+    def weighted(self, constraint: Tensor) -> Tensor:
+        """The constraint [B] under the weights of all seams."""
+        weight = self.constraint_scale() * self.constraint_weight()
+        if self.resolved.facts.imitation_is_constraint:
+            weight = self.sample_weight() * weight
+        return weight * constraint
+
+    def tradeoff(self) -> Tensor:
+        """The learner's one scalar; []."""
+        learned = self.resolved.facts.tradeoff
+        return self._compose(
+            "tradeoff",
+            lambda: self.r.new_tensor(float("nan") if learned is None else learned),
+            lambda a, so_far: a.tradeoff(self, so_far),
+        )
+
+    def value(self, observation: Tensor) -> Tensor:
+        """The state value [N] that the stack shares: the learner's own or the toolkit's."""
+        return self.resolved.value(self.p["value"], observation)
+
+    # -- folds ----------------------------------------------------------------------------------------------------
+
+    def _answering(self, seam: str) -> tuple[Adapter, ...]:
+        return self.resolved.answering[seam]
+
+    def _product(self, seam: str) -> Tensor | float:
+        return reduce(lambda so_far, a: so_far * getattr(a, seam)(self), self._answering(seam), 1.0)
+
+    def _compose(
+        self, seam: str, default: Callable[[], Tensor], answer: Callable[[Adapter, Callable[[], Tensor]], Tensor]
+    ) -> Tensor:
+        so_far = default
+        for adapter in self._answering(seam):
+            so_far = _bind(answer, adapter, so_far)
+        return so_far()
+
+
+def _bind(
+    answer: Callable[[Adapter, Callable[[], Tensor]], Tensor], adapter: Adapter, so_far: Callable[[], Tensor]
+) -> Callable[[], Tensor]:
+    return lambda: answer(adapter, so_far)
+
+
+def no_draw(kind: str, site: str, shape: tuple[int, ...]) -> Tensor:
+    """The draw of views in places where nothing may be random."""
+    raise RuntimeError(f"the {kind} draw {site!r} {shape} was asked for where no randomness is available")
+
+
+__all__ = ["Inputs", "Services", "View", "no_draw"]

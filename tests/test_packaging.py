@@ -1,0 +1,208 @@
+"""What is shipped, what importing it costs, and who may know whom."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "adaptive_constraints"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+#: What only extras bring; importing our modules must not load any of it.
+OPTIONAL = (
+    *("gymnasium", "mujoco", "minari", "h5py", "gymnasium_robotics", "ogbench", "stable_baselines3"),
+    *("torchopt", "higher", "tyro", "rich", "tensorboard", "matplotlib", "ray", "pytest", "hypothesis"),
+)
+#: Modules whose classes derive from an extra's; only functions import them.
+ON_DEMAND = ("adaptive_constraints.data.recording",)
+#: What a baseline may import from this package, as a stranger's learner would.
+PUBLIC = ("adaptive_constraints.networks", "adaptive_constraints.learner", "adaptive_constraints.adapter")
+
+
+def run_python(
+    *arguments: str, path: Path | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run this Python without the environment's PYTHONPATH, or with ``path`` as the whole of it."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if path is not None:
+        environment["PYTHONPATH"] = str(path)
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+
+
+def answer(code: str, path: Path, folder: Path) -> object:
+    """What ``code`` prints as JSON, run in ``folder`` with ``path`` on the import path."""
+    done = run_python("-c", code, path=path, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def modules(top: Path = SOURCE, name: str = "adaptive_constraints") -> Iterator[tuple[str, Path]]:
+    """(dotted name, file) of every module in the tree, through the link to the baselines."""
+    for path in sorted(top.iterdir()):
+        if path.is_dir() and path.name != "__pycache__":
+            yield from modules(path, f"{name}.{path.name}")
+        elif path.suffix == ".py":
+            yield (name if path.stem == "__init__" else f"{name}.{path.stem}"), path
+
+
+def test_packages_are_those_of_the_tree() -> None:
+    packages = {name if path.stem == "__init__" else name.rpartition(".")[0] for name, path in modules()}
+    assert PROJECT["tool"]["setuptools"]["packages"] == sorted(packages)
+    for name in packages:
+        folder = SOURCE.parent / name.replace(".", "/")
+        assert (folder / "__init__.py").is_file(), f"{name} has no __init__.py"
+
+
+def test_the_baselines_are_reached_by_a_relative_link() -> None:
+    link = SOURCE / "baselines"
+    assert os.readlink(link) == "../../baselines"
+    assert link.resolve() == ROOT / "baselines"
+
+
+def test_the_bare_name_of_the_baselines_is_refused() -> None:
+    done = run_python("-c", "import baselines", path=SOURCE.parent, folder=ROOT)
+    assert done.returncode != 0
+    assert "ImportError: This folder is the package adaptive_constraints.baselines" in done.stderr
+    assert "from adaptive_constraints.baselines import TD3BC" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the sdist, built offline from a copy of the tree."""
+    copy, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("src", "baselines"):
+        unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=unwanted)
+    backend = f"import setuptools.build_meta as b; b.build_sdist({str(out)!r})"
+    for arguments in (
+        ("-c", backend),
+        ("-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index", "-w", str(out), "."),
+    ):
+        done = run_python(*arguments, folder=copy)
+        assert done.returncode == 0, done.stderr
+    return out
+
+
+def wanted_files() -> set[str]:
+    """Every module and data file, as the wheel must name them."""
+    files = {path.relative_to(SOURCE.parent).as_posix() for _, path in modules()}
+    bundled = [path for pattern in ("*.npz", "*.json") for path in (SOURCE / "data" / "bundled").glob(pattern)]
+    assert any(path.suffix == ".npz" for path in bundled)
+    return files | {path.relative_to(SOURCE.parent).as_posix() for path in bundled} | {"adaptive_constraints/py.typed"}
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert shipped == wanted_files()
+    assert "adaptive_constraints/baselines/td3_bc.py" in shipped
+
+
+def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        shipped = {name.partition("/")[2] for name in archive.getnames()}
+    link = "adaptive_constraints/baselines/"
+    wanted = {name.replace(link, "baselines/") if link in name else f"src/{name}" for name in wanted_files()}
+    assert wanted <= shipped
+    assert {"pyproject.toml", "README.md", "LICENSE"} <= shipped
+
+
+def test_the_wheel_works_where_it_is_unpacked(built: Path, tmp_path: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        "import json, adaptive_constraints as a\n"
+        "from adaptive_constraints import load_dataset\n"
+        "from adaptive_constraints.baselines import TD3BC\n"
+        "print(json.dumps([a.__file__, a.__version__, TD3BC.__module__, len(load_dataset('bundled:hopper'))]))"
+    )
+    file, version, module, rows = answer(code, tmp_path / "site", tmp_path)  # type: ignore[misc]
+    assert file == str(tmp_path / "site" / "adaptive_constraints" / "__init__.py")
+    assert module == "adaptive_constraints.baselines.td3_bc"
+    assert version in wheel.name
+    assert rows > 0
+
+
+def test_importing_costs_little_more_than_torch(tmp_path: Path) -> None:
+    code = (
+        "import json, time, torch, numpy\n"
+        "start = time.perf_counter()\n"
+        "import adaptive_constraints, adaptive_constraints.baselines\n"
+        "print(json.dumps(time.perf_counter() - start))"
+    )
+    seconds = [answer(code, SOURCE.parent, tmp_path) for _ in range(3)]
+    assert min(seconds) < 0.3, seconds  # type: ignore[type-var,operator]
+
+
+def test_no_module_imports_an_extra(tmp_path: Path) -> None:
+    names = [name for name, _ in modules() if name not in ON_DEMAND and not name.endswith("__main__")]
+    code = (
+        "import importlib, json, sys, torch, numpy\n"
+        "before = set(sys.modules)\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"print(json.dumps(sorted(set({OPTIONAL!r}) & (set(sys.modules) - before))))"
+    )
+    assert answer(code, SOURCE.parent, tmp_path) == []
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every ``module`` of ``import module``, and ``module.name`` of ``from module import name``, in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def allowed_to_baselines(imported: str) -> bool:
+    """Whether a baseline may import this: other packages, each other, public modules, and top-level public names."""
+    if imported.partition(".")[0] != "adaptive_constraints":
+        return True
+    if any(part.startswith("_") for part in imported.split(".")):
+        return False
+    package, _, name = imported.rpartition(".")
+    if package == "adaptive_constraints":
+        import adaptive_constraints
+
+        return imported in PUBLIC or name in adaptive_constraints.__all__
+    return imported.startswith((*(f"{module}." for module in PUBLIC), "adaptive_constraints.baselines."))
+
+
+def test_baselines_import_only_public_names() -> None:
+    foreign = {
+        f"{path.name}: {name}"
+        for path in sorted((ROOT / "baselines").glob("*.py"))
+        for name in imports(path)
+        if not allowed_to_baselines(name)
+    }
+    assert not foreign
+
+
+def test_extras_carry_what_is_optional() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    always = {requirement.partition(">")[0] for requirement in PROJECT["project"]["dependencies"]}
+    assert always == {"torch", "numpy"}
+    assert set(extras) == {
+        *("mujoco", "minari", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots", "ray"),
+        *("demo", "dev"),
+    }
+    assert not any("functorch" in requirement for extra in extras.values() for requirement in extra)
