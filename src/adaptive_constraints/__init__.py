@@ -1,6 +1,18 @@
-"""Composable adapters that balance offline reinforcement learning between Bellman update and constraint."""
+"""Composable adapters that balance offline reinforcement learning between Bellman update and constraint.
 
+    from adaptive_constraints import ASPC, load_dataset, wrap
+    from adaptive_constraints.baselines import TD3BC
+
+    agent = wrap(TD3BC(critic="robust"), ASPC())
+    agent.fit(load_dataset("bundled:hopper"), steps=20_000, seeds=4, eval_env="auto")
+"""
+
+from adaptive_constraints._version import __version__
 from adaptive_constraints.adapter import Adapter, AdapterStage, MetaLoss, MetaStep, Prepared
+from adaptive_constraints.adapters import ASPC, FixedScale, LinearScale
+from adaptive_constraints.agent import Agent, load_agent, wrap
+from adaptive_constraints.data import Dataset, doctor, load_dataset
+from adaptive_constraints.errors import AdaptiveConstraintsError
 from adaptive_constraints.learner import (
     Average,
     Facts,
@@ -17,5 +29,36 @@ from adaptive_constraints.learner import (
     Update,
 )
 from adaptive_constraints.view import View
-from adaptive_constraints.data import Dataset, doctor, load_dataset
-from adaptive_constraints.adapters import ASPC, FixedScale, LinearScale
+
+__all__ = [
+    "ASPC",
+    "AdaptiveConstraintsError",
+    "Adapter",
+    "AdapterStage",
+    "Agent",
+    "Average",
+    "Dataset",
+    "Facts",
+    "FixedScale",
+    "Gaussian",
+    "Learner",
+    "LinearScale",
+    "MetaLoss",
+    "MetaStep",
+    "Params",
+    "Phase",
+    "Prepared",
+    "PreprocessSettings",
+    "Row",
+    "Schedule",
+    "Spec",
+    "Stage",
+    "Terms",
+    "Update",
+    "View",
+    "__version__",
+    "doctor",
+    "load_agent",
+    "load_dataset",
+    "wrap",
+]

@@ -82,4 +82,4 @@ def mlp(p: Params, x: Tensor, activation: Activation = torch.relu, norm: Norm = 
 
 def _layer_norm(p: Params, layer: int, x: Tensor) -> Tensor:
     normed = functional.layer_norm(x, x.shape[-1:])
-    return normed * p[f"gain{layer}"].unsqueeze(-2) + p[f"shift{layer}"].unsqueeze(-2)
+    return torch.addcmul(p[f"shift{layer}"].unsqueeze(-2), normed, p[f"gain{layer}"].unsqueeze(-2))

@@ -70,14 +70,15 @@ class Engine:
         self,
         resolved: Resolved,
         initial: InitialState,
-        table: Mapping[str, Tensor],
+        table: Mapping[str, Tensor] | None,
         *,
         horizon: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         traced: bool = True,
     ):
-        """``table`` holds the data's columns [N, ...] in learner space; ``horizon`` is the planned number of ticks."""
+        """``table`` holds the data's columns [N, ...] in learner space (None: it can act but not train);
+        ``horizon`` is the planned number of ticks."""
         if resolved.meta is not None:
             meta.check_backend(resolved.meta[1].backend)
         self.resolved, self.seeds, self.horizon, self.traced = resolved, initial.seeds, horizon, traced
@@ -94,7 +95,10 @@ class Engine:
         self.optimizers = {group: _adam(params) for group, params in self.params.items()}
         self.metrics = Metrics(len(self.seeds), torch.device(device))
         self._noise = NoiseTables(self.seeds, torch.device(device), dtype)
-        self._batches = Batches(pytree.tree_map(place, dict(table)), columns, self._noise, resolved.learner.batch_size)
+        self._batches = None
+        if table is not None:
+            placed = {name: place(tensor) for name, tensor in table.items()}
+            self._batches = Batches(placed, columns, self._noise, resolved.learner.batch_size)
         self._batch: dict[str, Tensor] = {}
         self._stages = [_Running(stage) for stage in resolved.stages]
         self._draws: dict[str, dict[Draw, None]] = {}
@@ -119,7 +123,8 @@ class Engine:
         self.tick = tick
         self._clock["tick"].fill_(tick)
         self._clock["phase_tick"].fill_(tick)
-        self._batch = self._batches.at(tick)
+        if self._batches is not None:
+            self._batch = self._batches.at(tick)
 
     def _run_stage(self, running: _Running) -> None:
         stage, constrained = running.stage, self.resolved.facts.constrained

@@ -1,0 +1,281 @@
+"""The agent: a stack that can be explained, trained, evaluated, saved, and taken apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from adaptive_constraints.adapter import Adapter
+from adaptive_constraints.data import Dataset, check_trainable, load_dataset
+from adaptive_constraints.errors import CheckpointError, EvaluationError, TrainingError
+from adaptive_constraints.evaluation import Evaluation, Evaluator
+from adaptive_constraints.learner import Learner
+from adaptive_constraints.stack import Stack
+from adaptive_constraints.training import fitting
+from adaptive_constraints.training.history import History
+from adaptive_constraints.training.trained import Identity, Trained
+
+EnvSource = str | Callable[[], Any]
+AUTO = "auto"
+"""As an environment: the one that the data was recorded in."""
+
+
+def wrap(learner: Learner | Agent, *adapters: Adapter) -> Agent:
+    """Compose adapters onto a learner: ``wrap(TD3BC(), ASPC())``.
+
+    Settings only: nothing is trained yet, and the learner and the adapters stay as they are. Wrapping an agent adds
+    to its adapters: ``wrap(wrap(L, A), B)`` is ``wrap(L, A, B)``. Raises `StackError` where parts do not fit.
+    """
+    if isinstance(learner, Agent):
+        return Agent(Stack(learner.learner, learner.adapters + adapters))
+    return Agent(Stack(learner, adapters))
+
+
+def load_agent(path: str | Path, device: str | None = None) -> Agent:
+    """The agent that `Agent.save` wrote to ``path``, or the newest checkpoint of a run folder.
+
+    It acts at once; ``fit`` with the same data and settings takes its training up where it stood. Reading never
+    executes anything from the file. Raises `CheckpointError` if the file is damaged or not an agent, `StackError` if
+    its learner or one of its adapters is not known here.
+    """
+    path = Path(path)
+    file = path / fitting.CHECKPOINT if path.is_dir() else path
+    trained = Trained.read(file, _device(device))
+    agent = Agent(trained.stack)
+    agent._trained = trained
+    return agent
+
+
+class Agent:
+    """A stack and, once fitted, its trained state. `wrap` makes one."""
+
+    def __init__(self, stack: Stack):
+        self._stack = stack
+        self._trained: Trained | None = None
+
+    # -- description ----------------------------------------------------------------------------------------------
+
+    @property
+    def learner(self) -> Learner:
+        """The wrapped learner."""
+        return self._stack.learner
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The adapters, in the order in which they were given."""
+        return self._stack.adapters
+
+    @property
+    def name(self) -> str:
+        """Such as ``TD3BC + aspc``."""
+        return self._stack.name
+
+    def explain(self) -> str:
+        """What one tick does, stage by stage, and who answers at each seam."""
+        return self._stack.explain()
+
+    def without(self, *names: str) -> Agent:
+        """An untrained twin less the adapters of these names: the ablation."""
+        return Agent(self._stack.without(*names))
+
+    def untrained(self) -> Agent:
+        """An untrained twin."""
+        return Agent(self._stack)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(repr(part) for part in (self.learner, *self.adapters))
+        return f"wrap({parts})" + (f", at tick {self.tick} of {self._trained.steps}" if self._trained else "")
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        dataset: Dataset | str,
+        *,
+        steps: int,
+        seeds: int | Sequence[int] = 1,
+        device: str | None = None,
+        eval_env: EnvSource | None = None,
+        eval_every: int = 5_000,
+        eval_episodes: int = 10,
+        eval_seed: int = 0,
+        stop_after: int | None = None,
+        out: str | Path | None = None,
+        log_every: int = 1_000,
+        checkpoint_every: int = 10_000,
+        tensorboard: bool = False,
+        progress: bool = True,
+        traced: bool = True,
+    ) -> History:
+        """Train on a data set, or go on with a training that was interrupted.
+
+        dataset: a `Dataset`, or a reference such as ``"bundled:hopper"``.
+        steps: the planned length in ticks (one minibatch per seed each). Schedules depend on it, so it is part of
+            what the run is; to end early, use ``stop_after``.
+        seeds: how many (0, 1, ...), or which; they train together and do not touch each other.
+        device: such as ``"cpu"`` or ``"cuda"``; None takes CUDA where there is one.
+        eval_env: a Gymnasium id or a function that makes an environment, rolled out every ``eval_every`` ticks and at
+            the end for ``eval_episodes`` episodes per seed; ``"auto"`` is the one the data was recorded in; None: never.
+        stop_after: stop at this tick of ``steps``.
+        out: a run folder for configuration, logs, checkpoints and curves. If it already holds this run, training goes
+            on from its checkpoint, bit for bit; if it holds another, that is an error.
+        traced: trace each stage once and replay it (faster); False runs it as written (for a debugger).
+
+        Returns the history. Raises `DatasetError` for data that cannot be trained on, `TrainingError` where this
+        agent or folder already holds another training or when all seeds are lost.
+        """
+        data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+        check_trainable(data)
+        chosen = _seeds(seeds)
+        last = _stop(steps, stop_after)
+        for name, interval in {"eval_every": eval_every, "log_every": log_every, "checkpoint_every": checkpoint_every,
+                               "eval_episodes": eval_episodes}.items():
+            if interval < 1:
+                raise TrainingError(f"{name} must be at least 1, not {interval}")
+        wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint)
+        folder = Path(out) if out is not None else None
+        before = self._started(wanted, folder, device)
+        if before is None:
+            trained = Trained.fresh(self._stack, data, steps=steps, seeds=chosen, device=_device(device), traced=traced)
+        else:
+            trained = before.with_data(data, traced)
+        plan = fitting.Plan(
+            stop_after=last,
+            eval_env=_environment(eval_env, data.env_id),
+            eval_every=eval_every,
+            eval_episodes=eval_episodes,
+            eval_seed=eval_seed,
+            log_every=log_every,
+            checkpoint_every=checkpoint_every,
+            out=folder,
+            tensorboard=tensorboard,
+            progress=progress,
+        )
+        fitting.fit(trained, plan)
+        self._trained = trained
+        return trained.history
+
+    def _started(self, wanted: Identity, folder: Path | None, device: str | None) -> Trained | None:
+        """The training to go on with, if there is one; it must be the wanted one."""
+        if self._trained is not None:
+            _refuse_other(self._trained, wanted, "this agent", "train a twin: agent.untrained().fit(...)")
+            return self._trained
+        file = folder / fitting.CHECKPOINT if folder is not None else None
+        if file is None or not file.is_file():
+            return None
+        found = Trained.read(file, _device(device))
+        _refuse_other(found, wanted, str(file), "use another folder, or remove this one")
+        return found
+
+    # -- use ------------------------------------------------------------------------------------------------------
+
+    @property
+    def history(self) -> History:
+        """What happened during training."""
+        return self._need().history
+
+    @property
+    def tick(self) -> int:
+        """How far training is; 0 before."""
+        return self._trained.engine.tick if self._trained else 0
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds it was trained with."""
+        return self._need().engine.seeds
+
+    def act(self, observations: ArrayLike, *, seed: int | None = None, step: int = 0) -> NDArray[np.float32]:
+        """Actions [A] or [N, A] at observations [D] or [N, D], both in the environment's own units.
+
+        seed: whose policy acts; None: that of the first seed that is not lost.
+        step: number of the step in its episode; policies that draw noise key it by this.
+        """
+        trained = self._need()
+        raw = np.asarray(observations, np.float32)
+        if raw.ndim not in (1, 2) or raw.shape[-1] != trained.spec.observation_dim:
+            raise EvaluationError(
+                f"observations of shape {raw.shape}: this agent takes [{trained.spec.observation_dim}] or "
+                f"[N, {trained.spec.observation_dim}]"
+            )
+        position = self._position(seed)
+        rows = raw.reshape(1, -1, raw.shape[-1]).repeat(len(trained.engine.seeds), axis=0)
+        actions = trained.act(rows, step)[position]
+        return actions[0] if raw.ndim == 1 else actions
+
+    def evaluate(self, env: EnvSource | None = None, *, episodes: int = 10, seed: int = 0) -> Evaluation:
+        """Roll every seed's policy out: returns [S, episodes] and, where the task is known, normalised scores.
+
+        env: a Gymnasium id or a function that makes one; None: the one the data was recorded in.
+        """
+        trained = self._need()
+        source = _environment(env or AUTO, trained.data.env_id)
+        assert source is not None
+        with Evaluator(source, episodes, seed) as evaluator:
+            evaluator.check(trained.spec.observation_dim, trained.spec.action_dim)
+            return fitting.evaluate(trained, evaluator)
+
+    def save(self, path: str | Path) -> None:
+        """Write policy, training state and history to one file, in one step; `load_agent` reads it."""
+        self._need().write(path)
+
+    def _need(self) -> Trained:
+        if self._trained is None:
+            raise TrainingError(f"{self.name} is not trained yet: call fit(dataset, steps=...) or use load_agent(path)")
+        return self._trained
+
+    def _position(self, seed: int | None) -> int:
+        trained = self._need()
+        seeds = trained.engine.seeds
+        if seed is None:
+            return next((i for i, each in enumerate(seeds) if each not in trained.history.failures), 0)
+        if seed not in seeds:
+            raise EvaluationError(f"no seed {seed} in this agent; it was trained with the seeds {list(seeds)}")
+        return seeds.index(seed)
+
+
+def _refuse_other(trained: Trained, wanted: Identity, where: str, remedy: str) -> None:
+    differences = trained.identity.differences(wanted)
+    if differences:
+        raise CheckpointError(f"{where} holds another training ({'; '.join(differences)}): {remedy}")
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
+    return device
+
+
+def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise TrainingError(f"seeds must be a count of at least 1 or a list of different numbers, not {seeds!r}")
+    return chosen
+
+
+def _stop(steps: int, stop_after: int | None) -> int:
+    if steps < 1:
+        raise TrainingError(f"steps must be at least 1, not {steps}")
+    if stop_after is not None and not 1 <= stop_after <= steps:
+        raise TrainingError(f"stop_after must lie between 1 and steps = {steps}, not {stop_after}")
+    return steps if stop_after is None else stop_after
+
+
+def _environment(source: EnvSource | None, recorded: str | None) -> EnvSource | None:
+    if source != AUTO:
+        return source
+    if recorded is None:
+        raise EvaluationError("the data does not say which environment it comes from: name one, such as 'Hopper-v5'")
+    return recorded
+
+
+__all__ = ["Agent", "load_agent", "wrap"]

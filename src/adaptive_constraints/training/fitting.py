@@ -1,0 +1,211 @@
+"""The loop around the engine: when to log, evaluate, save and stop."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from adaptive_constraints.errors import TrainingError
+from adaptive_constraints.evaluation import Evaluation, Evaluator
+from adaptive_constraints.training.cpu import tuned
+from adaptive_constraints.training.history import History
+from adaptive_constraints.training.progress import Progress
+from adaptive_constraints.training.records import MetricsLog, commit, device_name, versions, write_json
+from adaptive_constraints.training.trained import Trained
+
+CHECKPOINT = "checkpoint.npz"
+ACTING_STEPS_PER_TICK = 1 << 20
+"""Room for the steps of one evaluation between the noise of one tick's policy and of the next."""
+
+
+class LostSeedWarning(UserWarning):
+    """A seed's losses are no longer finite; the others go on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is watched and kept; nothing here changes what is learned."""
+
+    stop_after: int
+    """Stop at this tick."""
+    eval_env: str | Callable[[], Any] | None = None
+    eval_every: int = 5_000
+    eval_episodes: int = 10
+    eval_seed: int = 0
+    log_every: int = 1_000
+    checkpoint_every: int = 10_000
+    out: Path | None = None
+    tensorboard: bool = False
+    progress: bool = True
+
+
+def fit(trained: Trained, plan: Plan) -> None:
+    """Run ``trained`` on to ``plan.stop_after``, keeping its history and the run folder up to date."""
+    evaluator = Evaluator(plan.eval_env, plan.eval_episodes, plan.eval_seed) if plan.eval_env else None
+    try:
+        if evaluator is not None:
+            evaluator.check(trained.spec.observation_dim, trained.spec.action_dim)
+        log = None
+        if plan.out is not None:
+            write_json(plan.out / "config.json", _config(trained, plan))
+            log = MetricsLog(plan.out, resumed_tick=trained.engine.tick, tensorboard=plan.tensorboard)
+        progress = Progress(trained.stack.name, trained.steps, trained.engine.tick, plan.progress)
+        try:
+            with progress, tuned(trained.device):
+                _Loop(trained, plan, evaluator, log, progress).run()
+        finally:
+            if log is not None:
+                log.close()
+    finally:
+        if evaluator is not None:
+            evaluator.close()
+    if plan.out is not None:
+        _results(trained, plan.out)
+
+
+class _Loop:
+    def __init__(
+        self, trained: Trained, plan: Plan, evaluator: Evaluator | None, log: MetricsLog | None, progress: Progress
+    ):
+        self._trained, self._plan, self._evaluator = trained, plan, evaluator
+        self._log, self._progress = log, progress
+
+    def run(self) -> None:
+        engine, plan, history = self._trained.engine, self._plan, self._trained.history
+        while engine.tick < plan.stop_after:
+            target = self._next_stop(engine.tick)
+            started = time.perf_counter()
+            self._ticks(target)
+            history.seconds += time.perf_counter() - started
+            history.ticks = engine.tick
+            self._note_failures()
+            if engine.tick % plan.log_every == 0 or engine.tick == self._trained.steps:
+                self._log_metrics()
+            if self._evaluator is not None and self._due(plan.eval_every):
+                self._evaluate(self._evaluator)
+            if plan.out is not None and (self._due(plan.checkpoint_every) or engine.tick == plan.stop_after):
+                self._trained.write(plan.out / CHECKPOINT)
+
+    def _next_stop(self, tick: int) -> int:
+        intervals = [self._plan.log_every, self._plan.eval_every, self._plan.checkpoint_every]
+        return min([self._plan.stop_after, self._trained.steps, *((tick // i + 1) * i for i in intervals)])
+
+    def _ticks(self, target: int) -> None:
+        """Up to ``target``, in portions small enough for a smooth bar."""
+        engine = self._trained.engine
+        while engine.tick < target:
+            engine.run(min(100, target - engine.tick))
+            self._progress.update(engine.tick)
+
+    def _due(self, interval: int) -> bool:
+        tick = self._trained.engine.tick
+        return tick % interval == 0 or tick == self._trained.steps
+
+    def _note_failures(self) -> None:
+        engine, history = self._trained.engine, self._trained.history
+        for position, failure in engine.metrics.failures().items():
+            seed = engine.seeds[position]
+            if seed not in history.failures:
+                history.failures[seed] = failure
+                text = f"seed {seed} is lost: {failure.term} was not finite at tick {failure.tick}; it no longer counts"
+                warnings.warn(text, LostSeedWarning, stacklevel=2)
+                self._progress.say(text)
+        if len(history.failures) == len(engine.seeds):
+            raise TrainingError(self._all_lost())
+
+    def _all_lost(self) -> str:
+        first = min(self._trained.history.failures.values())
+        out = self._plan.out
+        kept = out is not None and (out / CHECKPOINT).is_file()
+        where = f"the last good checkpoint is {out / CHECKPOINT}" if out and kept else "no checkpoint had been written"
+        return (
+            f"all seeds of {self._trained.stack.name} are lost, the first at tick {first.tick}, where {first.term} was "
+            f"not finite; {where}. Try a smaller learning rate, or a larger weight on the constraint"
+        )
+
+    def _log_metrics(self) -> None:
+        engine, history = self._trained.engine, self._trained.history
+        diagnosed = {name: values.tolist() for name, values in engine.diagnose().items()}
+        history.adaptive = list(diagnosed)
+        row = engine.metrics.flush() | diagnosed
+        history.metrics.append({"tick": engine.tick, **row})
+        if self._log is not None:
+            self._log.append(engine.tick, row | {"ticks_per_second": history.ticks_per_second})
+
+    def _evaluate(self, evaluator: Evaluator) -> None:
+        trained, tick = self._trained, self._trained.engine.tick
+        evaluation = evaluate(trained, evaluator)
+        trained.history.evaluations.append(evaluation)
+        values = evaluation.mean_return if evaluation.score is None else evaluation.score
+        what = "return" if evaluation.score is None else "score"
+        self._progress.note(f"{what} {values.mean():.1f}")
+        if self._log is not None:
+            self._log.append(tick, {f"eval/{what}": values.tolist(), "eval/returns": evaluation.mean_return.tolist()})
+
+
+def evaluate(trained: Trained, evaluator: Evaluator) -> Evaluation:
+    """Roll all seeds' policies out, on noise of their own."""
+    first = trained.engine.tick * ACTING_STEPS_PER_TICK
+    rollout = evaluator.run(lambda observations, step: trained.act(observations, first + step), len(trained.engine.seeds))
+    return Evaluation(trained.engine.tick, rollout.returns, trained.data.reference)
+
+
+def _config(trained: Trained, plan: Plan) -> dict[str, Any]:
+    data = trained.data
+    return {
+        "stack": trained.stack.to_spec(),
+        "steps": trained.steps,
+        "seeds": list(trained.engine.seeds),
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "rows": data.rows, "episodes": data.episodes},
+        "evaluation": {
+            "env": plan.eval_env if isinstance(plan.eval_env, str | None) else "a factory",
+            "every": plan.eval_every,
+            "episodes": plan.eval_episodes,
+            "seed": plan.eval_seed,
+        },
+        "device": device_name(trained.device),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def _results(trained: Trained, out: Path) -> None:
+    """The numbers of a run in one file, and its curves as a picture where matplotlib is there."""
+    history = trained.history
+    result: dict[str, Any] = {
+        "stack": trained.stack.name,
+        "tick": trained.engine.tick,
+        "steps": trained.steps,
+        "seeds": list(trained.engine.seeds),
+        "failures": {str(seed): failure._asdict() for seed, failure in history.failures.items()},
+        "ticks_per_second": history.ticks_per_second,
+        "seconds": history.seconds,
+    }
+    if history.evaluations:
+        found = history.summary()
+        result["measure"] = found.measure
+        result |= {name: getattr(found, name).tolist() for name in ("last", "best", "last_ten")}
+        result["evaluations"] = history.to_json()["evaluations"]
+    write_json(out / "result.json", result)
+    if len(history.evaluations) > 1:
+        picture({trained.stack.name: history}, out / "curves.png")
+
+
+def picture(runs: Mapping[str, History], path: Path) -> bool:
+    """Draw runs' scores and adaptive quantities over ticks to a PNG; False where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        return False
+    from adaptive_constraints.training.plots import Curves, learning_curves
+
+    measures = {history.summary().measure for history in runs.values()}
+    curves = {
+        name: Curves(*history.scores(), {each: history.series(each) for each in history.adaptive})
+        for name, history in runs.items()
+    }
+    learning_curves(curves, path, ylabel="normalised score" if measures == {"score"} else "episode return")
+    return True

@@ -1,0 +1,82 @@
+"""What happened during a run, kept with the agent and in its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_constraints.data.references import ReferenceScore
+from adaptive_constraints.evaluation import Evaluation, Summary, summary
+from adaptive_constraints.training.metrics import Failure
+
+
+@dataclass
+class History:
+    """Metrics at log points, evaluations, lost seeds, and the time that training took."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """Rows {"tick": t, name: [S] averages since the row before}."""
+    evaluations: list[Evaluation] = field(default_factory=list)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    """By seed: the tick and the term that was the first not to be finite. Such a seed no longer counts."""
+    adaptive: list[str] = field(default_factory=list)
+    """Names of the metrics that adapters diagnose: their adaptive quantities."""
+    seconds: float = 0.0
+    """Spent in ticks, evaluations apart."""
+    ticks: int = 0
+
+    @property
+    def ticks_per_second(self) -> float:
+        """Ticks of all seeds together, per second."""
+        return self.ticks / self.seconds if self.seconds else float("nan")
+
+    def series(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Ticks [T] and values [T, S] of one metric, such as ``aspc/scale``."""
+        rows = [row for row in self.metrics if name in row]
+        return np.array([row["tick"] for row in rows]), np.array([row[name] for row in rows], dtype=np.float64)
+
+    def scores(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Ticks [T] and normalised scores [T, S] (mean returns where the task has no reference)."""
+        values = [e.mean_return if e.score is None else e.score for e in self.evaluations]
+        return np.array([e.tick for e in self.evaluations]), np.array(values, dtype=np.float64)
+
+    def summary(self) -> Summary:
+        """Last score, best score, mean of the last ten, per seed."""
+        return summary(self.evaluations)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain tree that `from_json` reads."""
+        return {
+            "metrics": self.metrics,
+            "evaluations": [
+                {"tick": e.tick, "returns": e.returns.tolist(), "reference": e.reference and asdict(e.reference)}
+                for e in self.evaluations
+            ],
+            "failures": {str(seed): list(failure) for seed, failure in self.failures.items()},
+            "adaptive": self.adaptive,
+            "seconds": self.seconds,
+            "ticks": self.ticks,
+        }
+
+    @staticmethod
+    def from_json(tree: Mapping[str, Any]) -> History:
+        """The history that `to_json` described."""
+        return History(
+            metrics=list(tree["metrics"]),
+            evaluations=[
+                Evaluation(
+                    each["tick"],
+                    np.array(each["returns"], dtype=np.float64),
+                    ReferenceScore(**each["reference"]) if each["reference"] else None,
+                )
+                for each in tree["evaluations"]
+            ],
+            failures={int(seed): Failure(*failure) for seed, failure in tree["failures"].items()},
+            adaptive=list(tree["adaptive"]),
+            seconds=tree["seconds"],
+            ticks=tree["ticks"],
+        )
