@@ -13,9 +13,20 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from adaptive_constraints import Average, Facts, Learner, Params, Phase, PreprocessSettings, Spec, Stage
-from adaptive_constraints import Terms, Update, View
-from adaptive_constraints.networks import init_mlp, mlp, torch_default, uniform
+from adaptive_constraints import (
+    Average,
+    Facts,
+    Learner,
+    Params,
+    Phase,
+    PreprocessSettings,
+    Spec,
+    Stage,
+    Terms,
+    Update,
+    View,
+)
+from adaptive_constraints.networks import init_mlp, mlp, uniform
 
 
 @dataclass(frozen=True)
@@ -108,8 +119,8 @@ class TD3BC(Learner):
 
     def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
         """Q_1, Q_2 at (s, a): [2, N], or of as many critics as ``p`` holds."""
-        norm = "after" if self.critic == "robust" else "none"
-        return mlp(p, torch.cat([observation, action], -1), norm=norm).squeeze(-1)
+        inputs = torch.cat([observation, action], -1)
+        return mlp(p, inputs, norm="after" if self.critic == "robust" else "none").squeeze(-1)
 
     def sample(self, v: View, p: Params, observation: Tensor, site: str) -> Tensor:
         """pi(s) + clipped noise, within the action bounds (target policy smoothing)."""

@@ -28,7 +28,7 @@ def test_bundled_manifest_describes_the_bundled_set() -> None:
     assert manifest["return_mean"] == round(float(data.episode_returns().mean()), 2)
     assert len((folder / "hopper.npz").read_bytes()) < 5_000_000
     early, late = manifest["return_mean_by_tenth_of_collection"][0], manifest["return_mean_by_tenth_of_collection"][-1]
-    assert late > 5 * early
+    assert late > 3 * early
 
 
 def test_evenly_spaced_takes_whole_episodes_from_the_whole_run() -> None:

@@ -1,10 +1,10 @@
 """Composable adapters that balance offline reinforcement learning between Bellman update and constraint.
 
-    from adaptive_constraints import ASPC, load_dataset, wrap
-    from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints import ASPC, load_dataset, wrap
+from adaptive_constraints.baselines import TD3BC
 
-    agent = wrap(TD3BC(critic="robust"), ASPC())
-    agent.fit(load_dataset("bundled:hopper"), steps=20_000, seeds=4, eval_env="auto")
+agent = wrap(TD3BC(critic="robust"), ASPC())
+agent.fit(load_dataset("bundled:hopper"), steps=20_000, seeds=4, eval_env="auto")
 """
 
 from adaptive_constraints._version import __version__
@@ -32,9 +32,9 @@ from adaptive_constraints.view import View
 
 __all__ = [
     "ASPC",
-    "AdaptiveConstraintsError",
     "Adapter",
     "AdapterStage",
+    "AdaptiveConstraintsError",
     "Agent",
     "Average",
     "Dataset",

@@ -54,7 +54,7 @@ def load_agent(path: str | Path, device: str | None = None) -> Agent:
 class Agent:
     """A stack and, once fitted, its trained state. `wrap` makes one."""
 
-    def __init__(self, stack: Stack):
+    def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._trained: Trained | None = None
 
@@ -120,7 +120,7 @@ class Agent:
         seeds: how many (0, 1, ...), or which; they train together and do not touch each other.
         device: such as ``"cpu"`` or ``"cuda"``; None takes CUDA where there is one.
         eval_env: a Gymnasium id or a function that makes an environment, rolled out every ``eval_every`` ticks and at
-            the end for ``eval_episodes`` episodes per seed; ``"auto"`` is the one the data was recorded in; None: never.
+            the end for ``eval_episodes`` episodes per seed; ``"auto"``: the one the data was recorded in; None: never.
         stop_after: stop at this tick of ``steps``.
         out: a run folder for configuration, logs, checkpoints and curves. If it already holds this run, training goes
             on from its checkpoint, bit for bit; if it holds another, that is an error.
@@ -133,10 +133,9 @@ class Agent:
         check_trainable(data)
         chosen = _seeds(seeds)
         last = _stop(steps, stop_after)
-        for name, interval in {"eval_every": eval_every, "log_every": log_every, "checkpoint_every": checkpoint_every,
-                               "eval_episodes": eval_episodes}.items():
-            if interval < 1:
-                raise TrainingError(f"{name} must be at least 1, not {interval}")
+        _at_least_one(
+            eval_every=eval_every, eval_episodes=eval_episodes, log_every=log_every, checkpoint_every=checkpoint_every
+        )
         wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint)
         folder = Path(out) if out is not None else None
         before = self._started(wanted, folder, device)
@@ -260,6 +259,12 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     if not chosen or len(set(chosen)) < len(chosen):
         raise TrainingError(f"seeds must be a count of at least 1 or a list of different numbers, not {seeds!r}")
     return chosen
+
+
+def _at_least_one(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise TrainingError(f"{name} must be at least 1, not {number}")
 
 
 def _stop(steps: int, stop_after: int | None) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class Update(NamedTuple):
     """One gradient step of one group of parameters."""
 
     group: str
-    loss: Callable[..., Tensor]
+    loss: Callable[..., Any]
     """``loss(p, v)``; of the constrained group ``loss(p, v, k)`` -> (loss, Terms), k the trade-off."""
     learning_rate: Schedule = 3e-4
     clip: float | None = None

@@ -24,7 +24,7 @@ _OURS = ("adaptive_constraints.baselines", "adaptive_constraints.adapters")
 
 def learners() -> dict[str, type[Learner]]:
     """Every known learner class by name."""
-    return _known(Learner, "adaptive_constraints.learners")
+    return _known(Learner, "adaptive_constraints.learners")  # type: ignore[type-abstract]
 
 
 def adapters() -> dict[str, type[Adapter]]:
@@ -63,7 +63,8 @@ def _known(base: type[Part], group: str) -> dict[str, type[Part]]:
 
 
 def _descendants(base: type[Part]) -> Iterator[type[Part]]:
-    for cls in base.__subclasses__():
+    subclasses: list[Any] = base.__subclasses__()
+    for cls in subclasses:
         if is_dataclass(cls) and not getattr(cls, "__abstractmethods__", None):
             yield cls
         yield from _descendants(cls)

@@ -130,7 +130,7 @@ def _label(part: Learner | Adapter) -> str:
     return f"{kind} (name {part.name!r})" if isinstance(part, Adapter) else kind
 
 
-def _check_kinds(learner: Learner, adapters: Sequence[Adapter]) -> None:
+def _check_kinds(learner: object, adapters: Sequence[object]) -> None:
     if not isinstance(learner, Learner):
         what = f"the class {learner.__name__}; write {learner.__name__}()" if isinstance(learner, type) else learner
         raise StackError(f"the first argument of wrap must be a learner such as TD3BC(), not {what}")

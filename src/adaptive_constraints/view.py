@@ -21,7 +21,7 @@ Inputs = dict[str, Any]
 class Services:
     """The learner's pure functions that adapters may use; see the methods of `Learner` for shapes."""
 
-    def __init__(self, v: View):
+    def __init__(self, v: View) -> None:
         learner = v.resolved.learner
         self.facts = v.resolved.facts
         self.discount = learner.discount
@@ -46,7 +46,7 @@ class Services:
 class View:
     """One seed's state as losses and answers see it. Nothing here carries gradient."""
 
-    def __init__(self, resolved: Resolved, inputs: Inputs, draw: Callable[[str, str, tuple[int, ...]], Tensor]):
+    def __init__(self, resolved: Resolved, inputs: Inputs, draw: Callable[[str, str, tuple[int, ...]], Tensor]) -> None:
         self.resolved = resolved
         self.p: Mapping[str, Params] = inputs["params"]
         """Parameters of every group, as they stood when the stage began."""

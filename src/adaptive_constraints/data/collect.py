@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from adaptive_constraints._files import replacing
 from adaptive_constraints._version import __version__
 from adaptive_constraints.data.dataset import Dataset
-from adaptive_constraints.data.loaders import save_npz, write_atomically
+from adaptive_constraints.data.loaders import save_npz
 from adaptive_constraints.data.references import TABLE_VERSION, normalized_score, task_of_env
 from adaptive_constraints.errors import DatasetError, DependencyError
 
@@ -68,7 +69,8 @@ def collect(
     manifest = _manifest(dataset, kept, env.steps, command, seed, licence)
     save_npz(dataset, out)
     text = json.dumps(manifest, indent=2) + "\n"
-    write_atomically(out.with_suffix(".json"), lambda file: file.write(text.encode()))
+    with replacing(out.with_suffix(".json")) as file:
+        file.write(text)
     return dataset
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.resources
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints._files import replacing
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.references import task_of_env, task_of_file
 from adaptive_constraints.errors import DatasetError, DependencyError
@@ -67,24 +66,8 @@ def save_npz(dataset: Dataset, path: str | Path) -> None:
         "provenance": dict(dataset.provenance),
     }
     arrays["metadata"] = np.array(json.dumps(metadata))
-    write_atomically(Path(path), lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
-
-
-def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
-    """Call `write` with a binary file that takes `path`'s place only once it is complete."""
-    if not path.parent.is_dir():
-        raise DatasetError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _is_next_row(dataset: Dataset) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -48,7 +49,7 @@ def init_mlp(
     layers = len(sizes) - 1
     each = [initializers] * layers if callable(initializers) else list(initializers)
     params: Params = {}
-    for layer, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         weight, bias = each[layer]((*ensemble, inputs, outputs), generator)
         params[f"weight{layer}"], params[f"bias{layer}"] = weight, bias
         if norm != "none" and layer < layers - 1:

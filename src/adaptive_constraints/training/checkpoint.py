@@ -36,7 +36,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the path of a saved agent or of a run folder")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             header = json.loads(archive[_HEADER].tobytes())
             tensors = {name: torch.from_numpy(archive[name]) for name in archive.files if name != _HEADER}
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
@@ -45,8 +45,9 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "use an older checkpoint or train again"
         ) from error
     if header.get("format") != FORMAT:
+        written_by = header.get("versions", {}).get("adaptive_constraints", "unknown")
         raise CheckpointError(
             f"{path}: saved in format {header.get('format')}, this version reads format {FORMAT}; "
-            f"load it with the version that wrote it ({header.get('versions', {}).get('adaptive_constraints', 'unknown')})"
+            f"load it with the version that wrote it ({written_by})"
         )
     return header, tensors

@@ -24,7 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from adaptive_constraints.adapter import MetaStep
-from adaptive_constraints.learner import Average, Params, Schedule, Stage, Terms, Update
+from adaptive_constraints.learner import Average, Params, Schedule, Stage, Update
 from adaptive_constraints.stack import Resolved
 from adaptive_constraints.training import meta
 from adaptive_constraints.training.batches import Batches
@@ -46,7 +46,7 @@ MIXED = "d/dk"
 class MissingDraw(Exception):
     """A function asked for noise that it had not asked for before: it is run again with it."""
 
-    def __init__(self, draw: Draw):
+    def __init__(self, draw: Draw) -> None:
         super().__init__(draw)
         self.draw = draw
 
@@ -76,9 +76,11 @@ class Engine:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         traced: bool = True,
-    ):
-        """``table`` holds the data's columns [N, ...] in learner space (None: it can act but not train);
-        ``horizon`` is the planned number of ticks."""
+    ) -> None:
+        """``table`` holds the data's columns [N, ...] in learner space; without one it can act but not train.
+
+        ``horizon`` is the planned number of ticks.
+        """
         if resolved.meta is not None:
             meta.check_backend(resolved.meta[1].backend)
         self.resolved, self.seeds, self.horizon, self.traced = resolved, initial.seeds, horizon, traced
@@ -362,7 +364,9 @@ class Engine:
         draws = self._draws.setdefault("", {})
 
         def inputs(wanted: Mapping[Draw, None]) -> Inputs:
-            noise = {(kind, site, shape): self._noise.at(step, kind, f"act/{site}", shape) for kind, site, shape in wanted}
+            noise = {
+                (kind, site, shape): self._noise.at(step, kind, f"act/{site}", shape) for kind, site, shape in wanted
+            }
             return self._inputs({}) | {"noise": noise}
 
         def policy(x: Inputs, observation: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.training.cpu import tuned
@@ -71,7 +73,7 @@ def fit(trained: Trained, plan: Plan) -> None:
 class _Loop:
     def __init__(
         self, trained: Trained, plan: Plan, evaluator: Evaluator | None, log: MetricsLog | None, progress: Progress
-    ):
+    ) -> None:
         self._trained, self._plan, self._evaluator = trained, plan, evaluator
         self._log, self._progress = log, progress
 
@@ -143,7 +145,8 @@ class _Loop:
         trained.history.evaluations.append(evaluation)
         values = evaluation.mean_return if evaluation.score is None else evaluation.score
         what = "return" if evaluation.score is None else "score"
-        self._progress.note(f"{what} {values.mean():.1f}")
+        living = [values[i] for i, seed in enumerate(trained.engine.seeds) if seed not in trained.history.failures]
+        self._progress.note(f"{what} {np.mean(living):.1f}")
         if self._log is not None:
             self._log.append(tick, {f"eval/{what}": values.tolist(), "eval/returns": evaluation.mean_return.tolist()})
 
@@ -151,7 +154,9 @@ class _Loop:
 def evaluate(trained: Trained, evaluator: Evaluator) -> Evaluation:
     """Roll all seeds' policies out, on noise of their own."""
     first = trained.engine.tick * ACTING_STEPS_PER_TICK
-    rollout = evaluator.run(lambda observations, step: trained.act(observations, first + step), len(trained.engine.seeds))
+    rollout = evaluator.run(
+        lambda observations, step: trained.act(observations, first + step), len(trained.engine.seeds)
+    )
     return Evaluation(trained.engine.tick, rollout.returns, trained.data.reference)
 
 

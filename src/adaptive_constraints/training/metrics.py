@@ -21,7 +21,7 @@ class _Group(NamedTuple):
     names: tuple[str, ...]
     sums: Tensor
     """[M, S] float64"""
-    count: Tensor
+    added: Tensor
     """[] int64, on the host"""
     first_bad: Tensor
     """[M, S] int64, 0 = none"""
@@ -30,7 +30,7 @@ class _Group(NamedTuple):
 class Metrics:
     """Accumulates what stages log; reads nothing back to the host until asked."""
 
-    def __init__(self, seeds: int, device: torch.device):
+    def __init__(self, seeds: int, device: torch.device) -> None:
         self._seeds, self._device = seeds, device
         self._groups: dict[str, _Group] = {}
         self._restored: dict[str, Tensor] = {}
@@ -44,7 +44,7 @@ class Metrics:
         bad = ~stacked.isfinite() & (held.first_bad == 0)
         held.first_bad.masked_fill_(bad, tick)
         held.sums.add_(stacked)
-        held.count.add_(1)
+        held.added.add_(1)
 
     def flush(self) -> dict[str, list[float]]:
         """The average [S] of each name since the last flush."""
@@ -52,9 +52,9 @@ class Metrics:
         for held in self._groups.values():
             for row, name in enumerate(held.names):
                 total, count = totals.get(name, (torch.zeros(self._seeds, dtype=torch.float64), 0))
-                totals[name] = (total + held.sums[row].cpu(), count + int(held.count))
+                totals[name] = (total + held.sums[row].cpu(), count + int(held.added))
             held.sums.zero_()
-            held.count.zero_()
+            held.added.zero_()
         return {name: (total / count).tolist() for name, (total, count) in totals.items() if count}
 
     def failures(self) -> dict[int, Failure]:
@@ -72,7 +72,7 @@ class Metrics:
         live = {
             f"{group}.{field}": getattr(held, field)
             for group, held in self._groups.items()
-            for field in ("sums", "count", "first_bad")
+            for field in ("sums", "added", "first_bad")
         }
         return self._restored | live
 
@@ -85,7 +85,7 @@ class Metrics:
         size = (len(names), self._seeds)
         fresh = {
             "sums": torch.zeros(size, dtype=torch.float64, device=self._device),
-            "count": torch.zeros((), dtype=torch.int64),
+            "added": torch.zeros((), dtype=torch.int64),
             "first_bad": torch.zeros(size, dtype=torch.int64, device=self._device),
         }
         for field, tensor in fresh.items():

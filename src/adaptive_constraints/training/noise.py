@@ -73,7 +73,7 @@ def indices(seeds: Tensor, site: str, ticks: Tensor, count: int, rows: int) -> T
 class NoiseTables:
     """Draws ahead of time for all seeds, a chunk of ticks at once."""
 
-    def __init__(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype):
+    def __init__(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:
         self._seeds = torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device)
         self._dtype = dtype
         self._chunks: dict[tuple[str, str, tuple[int, ...], int], tuple[int, Tensor]] = {}

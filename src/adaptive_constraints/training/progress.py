@@ -14,11 +14,14 @@ _LINE_EVERY = 15.0
 class Progress:
     """Ticks done, ticks per second, time left, and the latest scores; silent where ``shown`` is False."""
 
-    def __init__(self, title: str, total: int, done: int, shown: bool):
+    def __init__(self, title: str, total: int, done: int, shown: bool) -> None:
         self._title, self._total, self._first, self._shown = title, total, done, shown
         self._started = self._last_line = time.monotonic()
         self._note = ""
-        self._bar, self._task = _bar(title, total, done) if shown else (None, None)
+        self._bar: Any = None
+        self._task: Any = None
+        if shown:
+            self._bar, self._task = _bar(title, total, done)
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -37,7 +40,10 @@ class Progress:
         elif self._shown and (time.monotonic() - self._last_line > _LINE_EVERY or tick == self._total):
             self._last_line = time.monotonic()
             left = (self._total - tick) / max(rate, 1e-9)
-            print(f"{self._title}: tick {tick}/{self._total}, {rate:.0f} ticks/s, {left:.0f} s left{self._note}", flush=True)
+            print(
+                f"{self._title}: tick {tick}/{self._total}, {rate:.0f} ticks/s, {left:.0f} s left{self._note}",
+                flush=True,
+            )
 
     def note(self, text: str) -> None:
         """Show this beside the bar from now on."""
