@@ -42,7 +42,7 @@ def make_data(rows: int = 400, seed: int = 0) -> Dataset:
 
 def fit(agent, steps=60, **options):
     """A short quiet training."""
-    options = {"seeds": 2, "device": "cpu", "log_every": 20, "checkpoint_every": 20, "progress": False} | options
+    options = {"seeds": 2, "device": "cpu", "log_every": 20, "checkpoint_every": 20, "progress": False, "traced": False} | options
     return agent.fit(options.pop("dataset", None) or make_data(), steps=steps, **options)
 
 
@@ -166,12 +166,12 @@ def test_aspc_refuses_settings_out_of_range(settings):
 
 def test_stop_save_load_go_on_equals_an_undisturbed_run(stack, tmp_path):
     whole, half = stack.untrained(), stack.untrained()
-    history = fit(whole, eval_every=10_000)
-    fit(half, stop_after=31)
+    history = fit(whole, traced=True)
+    fit(half, stop_after=31, traced=True)
     half.save(tmp_path / "half.npz")
     rest = load_agent(tmp_path / "half.npz", device="cpu")
     assert rest.tick == 31
-    assert fit(rest).metrics == history.metrics
+    assert fit(rest, traced=True).metrics == history.metrics
     assert_same(whole, rest)
 
 
@@ -194,7 +194,7 @@ sys.path.insert(0, {tests!r})
 from test_agent import SMALL, fit
 from adaptive_constraints import ASPC, wrap
 from adaptive_constraints.baselines import TD3BC
-fit(wrap(TD3BC(critic="robust", **SMALL), ASPC(interval=3)), steps=100_000, checkpoint_every=20, out={out!r})
+fit(wrap(TD3BC(critic="robust", **SMALL), ASPC(interval=3)), steps=100_000, checkpoint_every=20, out={out!r}, traced=True)
 """
 
 
@@ -211,7 +211,7 @@ def test_a_killed_run_goes_on_bit_for_bit(stack, tmp_path):
     tick = load_agent(out, device="cpu").tick
     assert tick >= 20
     killed, whole = stack.untrained(), stack.untrained()
-    stop = {"steps": 100_000, "stop_after": tick + 25}
+    stop = {"steps": 100_000, "stop_after": tick + 25, "traced": True}
     fit(killed, out=out, **stop)
     fit(whole, **stop)
     assert_same(killed, whole)

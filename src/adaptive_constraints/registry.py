@@ -42,6 +42,11 @@ def adapter(name: str) -> type[Adapter]:
     return _find("adapter", name, adapters())
 
 
+def part(name: str) -> type[Learner] | type[Adapter]:
+    """The learner or adapter class of this name."""
+    return _find("learner or adapter", name, {**learners(), **adapters()})
+
+
 def to_spec(part: Learner | Adapter) -> dict[str, Any]:
     """``{"type": class name, "settings": its fields}``; every field must be a plain value."""
     settings = {field.name: getattr(part, field.name) for field in fields(part)}
@@ -63,19 +68,24 @@ def _known(base: type[Part], group: str) -> dict[str, type[Part]]:
 
 
 def _descendants(base: type[Part]) -> Iterator[type[Part]]:
-    subclasses: list[Any] = base.__subclasses__()
+    subclasses: list[type[Part]] = list(base.__subclasses__())  # type: ignore[arg-type]
     for cls in subclasses:
         if is_dataclass(cls) and not getattr(cls, "__abstractmethods__", None):
             yield cls
         yield from _descendants(cls)
 
 
+def _plain(name: str) -> str:
+    """TD3BC, td3bc and td3_bc are one name."""
+    return name.lower().replace("_", "").replace("-", "")
+
+
 def _find(kind: str, name: str, known: dict[str, type[Part]]) -> type[Part]:
-    by_lower_case = {each.lower(): cls for each, cls in known.items()}
-    if name.lower() in by_lower_case:
-        return by_lower_case[name.lower()]
-    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
-    hint = f"did you mean {by_lower_case[close[0]].__name__}? " if close else ""
+    by_plain_name = {_plain(each): cls for each, cls in known.items()}
+    if _plain(name) in by_plain_name:
+        return by_plain_name[_plain(name)]
+    close = difflib.get_close_matches(_plain(name), by_plain_name, n=1)
+    hint = f"did you mean {by_plain_name[close[0]].__name__}? " if close else ""
     raise StackError(
         f"unknown {kind} {name!r}: {hint}known are {', '.join(sorted(known)) or 'none'}. "
         f"One that is defined elsewhere must be imported first, or installed with an entry point"

@@ -24,7 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from adaptive_constraints.adapter import MetaStep
-from adaptive_constraints.learner import Average, Params, Schedule, Stage, Update
+from adaptive_constraints.learner import Average, Params, Schedule, Stage, Terms, Update
 from adaptive_constraints.stack import Resolved
 from adaptive_constraints.training import meta
 from adaptive_constraints.training.batches import Batches
@@ -37,7 +37,8 @@ Draw = tuple[str, str, tuple[int, ...]]
 """(kind, site, shape) of one draw of noise."""
 Gradients = dict[str, Params]
 Scalars = dict[str, Tensor]
-Found = TypeVar("Found")
+Found = tuple[Gradients, tuple[Tensor, ...], Scalars]
+Result = TypeVar("Result")
 
 MIXED = "d/dk"
 """Where the gradients of a meta tick hold d(gradient of the constrained group)/d(trade-off)."""
@@ -131,14 +132,14 @@ class Engine:
     def _run_stage(self, running: _Running) -> None:
         stage, constrained = running.stage, self.resolved.facts.constrained
         due = self._meta_due(stage)
-        gradients, scalars = self._gradients(running, due)
+        gradients, before, scalars = self._gradients(running, due)
         # The constrained group steps first and the trade-off at once, while every other group holds its old value.
         for update in sorted(stage.updates, key=lambda update: update.group != constrained):
             own = gradients[update.group]
             factor = _clip(own, update.clip)
             if due is not None and update.group == constrained:
                 mixed = _scale(gradients[MIXED], factor)
-                scalars |= self._meta_step(running, update, own, mixed, due)
+                scalars |= self._meta_step(running, update, own, mixed, before, due)
             else:
                 self._step(update.group, own, self._rate(update.learning_rate))
         self._average(stage.averages)
@@ -146,8 +147,8 @@ class Engine:
 
     # -- gradients ------------------------------------------------------------------------------------------------
 
-    def _gradients(self, running: _Running, due: MetaStep | None) -> tuple[Gradients, Scalars]:
-        """Gradients [S, ...] of a stage's updates by group, and what their losses logged."""
+    def _gradients(self, running: _Running, due: MetaStep | None) -> Found:
+        """Gradients [S, ...] of a stage's updates by group, the constrained group's terms, and what losses logged."""
         stage = running.stage
         if due is not None:
             return self._with_draws(running.meta_draws, lambda x: self._stage_gradients(stage, x, meta_tick=True))
@@ -160,18 +161,19 @@ class Engine:
             running.graph.graph.eliminate_dead_code()
             running.graph.recompile()
         with torch.no_grad():
-            found: tuple[Gradients, Scalars] = running.graph(inputs)
+            found: Found = running.graph(inputs)
         return found
 
     @torch.enable_grad()
-    def _stage_gradients(self, stage: Stage, inputs: Inputs, meta_tick: bool = False) -> tuple[Gradients, Scalars]:
+    def _stage_gradients(self, stage: Stage, inputs: Inputs, meta_tick: bool = False) -> Found:
         gradients: Gradients = {}
+        terms: tuple[Tensor, ...] = ()
         scalars: Scalars = {}
         for update in stage.updates:
             leaves = _leaves(inputs["params"][update.group])
             if update.group == self.resolved.facts.constrained:
                 k = self._map(self._tradeoff, inputs).detach().requires_grad_(meta_tick)
-                loss, found = self._map(self._constrained_loss(update), leaves, k, inputs)
+                loss, terms, found = self._map(self._constrained_loss(update), leaves, k, inputs)
                 if meta_tick:
                     # h = d(dL/dk)/dtheta, wherever in the loss the trade-off stands.
                     (by_k,) = torch.autograd.grad(loss.sum(), k, create_graph=True)
@@ -180,7 +182,7 @@ class Engine:
                 loss, found = self._map(self._loss(update), leaves, inputs)
             gradients[update.group] = _gradient(loss, leaves)
             scalars |= found
-        return gradients, scalars
+        return gradients, terms, scalars
 
     def _loss(self, update: Update) -> Callable[[Params, Inputs], tuple[Tensor, Scalars]]:
         def loss(p: Params, inputs: Inputs) -> tuple[Tensor, Scalars]:
@@ -189,11 +191,13 @@ class Engine:
 
         return loss
 
-    def _constrained_loss(self, update: Update) -> Callable[[Params, Tensor, Inputs], tuple[Tensor, Scalars]]:
-        def loss(p: Params, k: Tensor, inputs: Inputs) -> tuple[Tensor, Scalars]:
+    def _constrained_loss(
+        self, update: Update
+    ) -> Callable[[Params, Tensor, Inputs], tuple[Tensor, tuple[Tensor, ...], Scalars]]:
+        def loss(p: Params, k: Tensor, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...], Scalars]:
             v = self._view(inputs)
-            value, _ = update.loss(p, v, k)
-            return value, v.metrics
+            value, terms = update.loss(p, v, k)
+            return value, tuple(term.detach() for term in terms), v.metrics
 
         return loss
 
@@ -209,12 +213,16 @@ class Engine:
         step = self.resolved.meta[1]
         return step if self.tick % (stage.every * step.interval) == 0 else None
 
-    def _meta_step(self, running: _Running, update: Update, g: Params, h: Params, step: MetaStep) -> Scalars:
+    def _meta_step(
+        self, running: _Running, update: Update, g: Params, h: Params, terms: tuple[Tensor, ...], step: MetaStep
+    ) -> Scalars:
         """The real constrained step from gradient ``g``, then the outer step of the trade-off through it."""
         assert self.resolved.meta is not None
         adapter, group = self.resolved.meta[0], update.group
         before = {name: tensor.clone() for name, tensor in self.params[group].items()}
-        moments = {key: {n: t.clone() for n, t in m.items()} for key, m in self._moments(group).items()}
+        moments: dict[str, Params] = {}
+        if step.backend != "closed_form":
+            moments = {key: {n: t.clone() for n, t in m.items()} for key, m in self._moments(group).items()}
         rate = self._rate(update.learning_rate)
         self._step(group, g, rate)
         adam = meta.Adam(rate, step=self._steps(group))
@@ -222,10 +230,10 @@ class Engine:
         def outer(inputs: Inputs) -> tuple[Tensor, Params, Scalars]:
             inputs["params"][group] = before
             if step.backend != "closed_form":
-                derivative = self._oracle(step.backend, update, moments, adam, inputs)
+                derivative = self._oracle(step.backend, update, moments, adam, terms, inputs)
             with torch.enable_grad():
                 theta = _leaves(self.params[group])
-                loss, buffers, scalars = self._map(self._outer_loss, theta, before, inputs)
+                loss, buffers, scalars = self._map(self._outer_loss, theta, terms, inputs)
                 by_theta = _gradient(loss, theta)
             if step.backend == "closed_form":
                 derivative = self._along_tangent(group, adam, g, h, by_theta)
@@ -238,12 +246,12 @@ class Engine:
         self._assign(adapter.name, buffers)
         return scalars | {f"{adapter.name}/gradient": derivative}
 
-    def _outer_loss(self, p: Params, before: Params, inputs: Inputs) -> tuple[Tensor, Params, Scalars]:
+    def _outer_loss(self, p: Params, before: tuple[Tensor, ...], inputs: Inputs) -> tuple[Tensor, Params, Scalars]:
         """The adapter's outer loss at parameters ``p`` after the step; the view is as it was before it."""
         assert self.resolved.meta is not None
-        v, learner = self._view(inputs), self.resolved.learner
-        old, new = learner.terms(before, v), learner.terms(p, v)
-        result = self.resolved.meta[0].meta_loss(v, v.tradeoff(), old, new)
+        v = self._view(inputs)
+        after = self.resolved.learner.terms(p, v)
+        result = self.resolved.meta[0].meta_loss(v, v.tradeoff(), Terms(*before), after)
         scalars = {"loss": result.loss, **result.metrics}
         return result.loss, dict(result.buffers), {name: value.detach() for name, value in scalars.items()}
 
@@ -257,18 +265,24 @@ class Engine:
         return torch.stack([product.flatten(1).sum(1) for product in products]).sum(0)
 
     def _oracle(
-        self, backend: str, update: Update, moments: dict[str, Params], adam: meta.Adam, inputs: Inputs
+        self,
+        backend: str,
+        update: Update,
+        moments: dict[str, Params],
+        adam: meta.Adam,
+        terms: tuple[Tensor, ...],
+        inputs: Inputs,
     ) -> Tensor:
         """The same derivative [S] through a differentiable Adam, one seed after the other."""
         names = list(inputs["params"][update.group])
         constrained_loss = self._constrained_loss(update)
 
         def derivative(seed: int) -> Tensor:
-            x = _one_seed(inputs, seed)
-            before = x["params"][update.group]
+            x, before = _one_seed(inputs, seed), _one_seed(terms, seed)
+            theta_before = list(x["params"][update.group].values())
 
             def gradient(theta: Sequence[Tensor], k: Tensor) -> list[Tensor]:
-                loss, _ = constrained_loss(dict(zip(names, theta, strict=True)), k, x)
+                loss, _, _ = constrained_loss(dict(zip(names, theta, strict=True)), k, x)
                 found = torch.autograd.grad(loss, list(theta), create_graph=True, materialize_grads=True)
                 factor = _clip_factor([each.detach()[None] for each in found], update.clip)
                 return [each * factor[0] for each in found]
@@ -278,7 +292,7 @@ class Engine:
                 meta.InnerStep(
                     gradient=gradient,
                     outer=lambda theta: self._outer_loss(dict(zip(names, theta, strict=True)), before, x)[0],
-                    theta=list(before.values()),
+                    theta=theta_before,
                     first=[moments["first"][name][seed] for name in names],
                     second=[moments["second"][name][seed] for name in names],
                     adam=adam,
@@ -399,9 +413,9 @@ class Engine:
     def _with_draws(
         self,
         draws: dict[Draw, None],
-        run: Callable[[Inputs], Found],
+        run: Callable[[Inputs], Result],
         inputs: Callable[[Mapping[Draw, None]], Inputs] | None = None,
-    ) -> Found:
+    ) -> Result:
         """``run`` a pure function of the state, again and again until every draw that it asks for is there."""
         while True:
             try:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapter import Prepared
+from adaptive_constraints.adapter import Adapter, Prepared
 from adaptive_constraints.data import Dataset, Preprocessor
-from adaptive_constraints.learner import Params, Spec
+from adaptive_constraints.learner import Facts, Params, Spec
 from adaptive_constraints.stack import Resolved
 
 Groups = dict[str, Params]
@@ -38,11 +38,15 @@ def generator(seed: int, component: str) -> torch.Generator:
 
 
 def initial_state(
-    resolved: Resolved, spec: Spec, seeds: Sequence[int], data: Dataset, preprocessor: Preprocessor
+    resolved: Resolved,
+    spec: Spec,
+    seeds: Sequence[int],
+    data: Dataset | None = None,
+    preprocessor: Preprocessor | None = None,
 ) -> InitialState:
-    """Initialise and prepare every seed."""
+    """Initialise every seed, and let the adapters prepare what they make of the data, where there is any."""
     prepared = {
-        adapter.name: [adapter.prepare(data, preprocessor, seed, resolved.facts) or Prepared() for seed in seeds]
+        adapter.name: [_prepared(adapter, data, preprocessor, seed, resolved.facts) for seed in seeds]
         for adapter in resolved.adapters
     }
     return InitialState(
@@ -56,6 +60,14 @@ def initial_state(
             for column in each[0].columns
         },
     )
+
+
+def _prepared(
+    adapter: Adapter, data: Dataset | None, preprocessor: Preprocessor | None, seed: int, facts: Facts
+) -> Prepared:
+    if data is None or preprocessor is None:
+        return Prepared()
+    return adapter.prepare(data, preprocessor, seed, facts) or Prepared()
 
 
 def _params(resolved: Resolved, spec: Spec, seed: int) -> Groups:
