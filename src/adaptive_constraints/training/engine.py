@@ -262,7 +262,7 @@ class Engine:
             by_theta[name] * meta.tangent(adam, moments["first"][name], moments["second"][name], g[name], h[name])
             for name in g
         ]
-        return torch.stack([product.flatten(1).sum(1) for product in products]).sum(0)
+        return torch.stack([product.reshape(len(product), -1).sum(1) for product in products]).sum(0)
 
     def _oracle(
         self,
@@ -306,12 +306,12 @@ class Engine:
     def _through_tradeoff(self, group: str, derivative: Tensor) -> Params:
         """Chain rule from the trade-off to the adapter's parameters that it is a function of."""
         leaves = _leaves(self.params[group])
-        inputs = self._inputs({})
 
         def tradeoff(p: Params, x: Inputs) -> Tensor:
             return self._tradeoff(x | {"params": x["params"] | {group: p}})
 
-        return _gradient(self._map(tradeoff, leaves, inputs) * derivative, leaves)
+        k = self._with_draws(self._draws.setdefault(group, {}), lambda x: self._map(tradeoff, leaves, x))
+        return _gradient(k * derivative, leaves)
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
@@ -483,7 +483,7 @@ def _clip_factor(gradients: Sequence[Tensor], largest: float | None) -> Tensor:
     seeds = gradients[0].shape[0]
     if largest is None:
         return gradients[0].new_ones(seeds)
-    norm = torch.stack([each.flatten(1).square().sum(1) for each in gradients]).sum(0).sqrt()
+    norm = torch.stack([each.reshape(seeds, -1).square().sum(1) for each in gradients]).sum(0).sqrt()
     return (largest / (norm + 1e-6)).clamp(max=1.0)
 
 
