@@ -23,6 +23,8 @@ from adaptive_constraints.view import View
 
 PUBLISHED_RATE = 2e-3
 """The paper's learning rate of the raw scalar at an interval of 10."""
+LARGEST_SCALED_RATE = 0.05
+"""Adam moves rho by about its rate per outer step, whatever the gradient."""
 PUBLISHED_STEPS = 500_000
 """Constrained steps in the paper's runs: 10^6 ticks, one in two."""
 
@@ -37,8 +39,9 @@ class ASPC(Adapter):
     """Steps of the constrained group per outer step (k_alpha)."""
     rate: Literal["scaled", "published"] | float = "scaled"
     """Learning rate of rho. published: 2e-3 * interval / 10, meant for 10^6 ticks. scaled: that times the paper's
-    run length over this run's, so that the scale can travel as far in a short run. A number: that rate. All three
-    decay exponentially to 1 % over the run."""
+    run length over this run's, so that the scale can travel as far in a short run, but at most 0.05 (reached below
+    40,000 ticks), so that it does not run away while the critics know nothing. A number: that rate. All three decay
+    exponentially to 1 % over the run."""
     loss: Literal["auto", "L1", "L1+L2", "L1+L3", "L1+L2+L3"] = "auto"
     """Parts of the outer loss; auto: all on a deterministic policy (the paper's method), L1+L2 otherwise (its
     appendix D names no L3 there)."""
@@ -93,10 +96,12 @@ class ASPC(Adapter):
 
     def _learning_rate(self, done: int, total: int) -> float:
         decay: float = 0.01 ** (done / total)
+        published = PUBLISHED_RATE * self.interval / 10
         if self.rate == "published":
-            return PUBLISHED_RATE * self.interval / 10 * decay
+            return published * decay
         if self.rate == "scaled":
-            return PUBLISHED_RATE * self.interval / 10 * (PUBLISHED_STEPS / self.interval / total) * decay
+            longer = PUBLISHED_STEPS / (self.interval * total)
+            return min(published * longer, LARGEST_SCALED_RATE) * decay
         return self.rate * decay
 
     def buffers(self, spec: Spec, facts: Facts) -> Params:
