@@ -58,7 +58,8 @@ def main() -> None:
     result = json.loads((out / "result.json").read_text())
     series = {each: [values.tolist() for values in history.series(each)] for each in history.adaptive}
     command = f"python benchmarks/aspc_on_td3bc.py {' '.join(sys.argv[1:])}"
-    write_json(options.results / f"{name}.json", {"command": command, **config, **result, "series": series})
+    record = {"command": command, "label": options.stack, **config, **result, "series": series}
+    write_json(options.results / f"{name}.json", record)
     print(f"{agent.name}: {result['measure']} last {result['last']}, best {result['best']}")
 
 
