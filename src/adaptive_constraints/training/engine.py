@@ -148,7 +148,7 @@ class Engine:
     # -- gradients ------------------------------------------------------------------------------------------------
 
     def _gradients(self, running: _Running, due: MetaStep | None) -> Found:
-        """Gradients [S, ...] of a stage's updates by group, the constrained group's terms, and what losses logged."""
+        """Gradients [S, ...] of a stage's updates by group, the constrained group's terms, and scalars to log."""
         stage = running.stage
         if due is not None:
             return self._with_draws(running.meta_draws, lambda x: self._stage_gradients(stage, x, meta_tick=True))
@@ -174,6 +174,12 @@ class Engine:
             if update.group == self.resolved.facts.constrained:
                 k = self._map(self._tradeoff, inputs).detach().requires_grad_(meta_tick)
                 loss, terms, found = self._map(self._constrained_loss(update), leaves, k, inputs)
+                value, _, constraint = terms
+                found = {
+                    f"{update.group}/value": value.mean(-1),
+                    f"{update.group}/constraint": constraint.mean(-1),
+                    **found,
+                }
                 if meta_tick:
                     # h = d(dL/dk)/dtheta, wherever in the loss the trade-off stands.
                     (by_k,) = torch.autograd.grad(loss.sum(), k, create_graph=True)
@@ -181,7 +187,7 @@ class Engine:
             else:
                 loss, found = self._map(self._loss(update), leaves, inputs)
             gradients[update.group] = _gradient(loss, leaves)
-            scalars |= found
+            scalars |= {f"{update.group}/loss": loss.detach(), **found}
         return gradients, terms, scalars
 
     def _loss(self, update: Update) -> Callable[[Params, Inputs], tuple[Tensor, Scalars]]:

@@ -183,7 +183,7 @@ def _results(trained: Trained, out: Path) -> None:
     """The numbers of a run in one file, and its curves as a picture where matplotlib is there."""
     history = trained.history
     result: dict[str, Any] = {
-        "stack": trained.stack.name,
+        "name": trained.stack.name,
         "tick": trained.engine.tick,
         "steps": trained.steps,
         "seeds": list(trained.engine.seeds),
