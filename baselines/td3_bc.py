@@ -41,7 +41,9 @@ class TD3BC(Learner):
     hidden: int = 256
     """Width of every hidden layer."""
     actor_learning_rate: float = 3e-4
+    """Adam's learning rate of the actor."""
     critic_learning_rate: float = 3e-4
+    """Adam's learning rate of the critics."""
     polyak: float = 0.005
     """Rate of the target networks."""
     policy_noise: float = 0.2
@@ -59,6 +61,13 @@ class TD3BC(Learner):
     terminate."""
 
     paper: ClassVar[str] = "arXiv 2106.06860"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.alpha > 0, f"alpha must be > 0, not {self.alpha}")
+        self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
+        self.require(self.policy_every >= 1, f"policy_every must be at least 1, not {self.policy_every}")
+        self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
 
     def facts(self) -> Facts:
         return Facts(

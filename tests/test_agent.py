@@ -42,7 +42,14 @@ def make_data(rows: int = 400, seed: int = 0) -> Dataset:
 
 def fit(agent, steps=60, **options):
     """A short quiet training."""
-    options = {"seeds": 2, "device": "cpu", "log_every": 20, "checkpoint_every": 20, "progress": False, "traced": False} | options
+    options = {
+        "seeds": 2,
+        "device": "cpu",
+        "log_every": 20,
+        "checkpoint_every": 20,
+        "progress": False,
+        "traced": False,
+    } | options
     return agent.fit(options.pop("dataset", None) or make_data(), steps=steps, **options)
 
 
@@ -143,6 +150,9 @@ def test_explain_names_stages_seams_evidence_and_warnings():
         ((TD3BC(), ASPC(), ASPC()), "share one name"),
         ((TD3BC(), ASPC(), FixedScale()), r"ASPC \(name 'aspc'\) and FixedScale .* both decide 'tradeoff'"),
         ((TD3BC(), ASPC(name="No good")), "lower-case"),
+        ((TD3BC(critic="robus"),), "TD3BC: critic must be 'plain' or 'robust', not 'robus'"),
+        ((TD3BC(hidden=2.5),), "hidden must be a whole number, not 2.5"),
+        ((TD3BC(), ASPC(rate="fast")), "ASPC: rate must be 'scaled', 'published' or a number, not 'fast'"),
     ],
 )
 def test_stacks_that_cannot_be(parts, message):
@@ -153,6 +163,15 @@ def test_stacks_that_cannot_be(parts, message):
 def test_taking_off_what_is_not_there(stack):
     with pytest.raises(StackError, match=r"no adapter named 'anq'.*\['aspc'\]"):
         stack.without("anq")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"alpha": 0.0}, {"hidden": 0}, {"policy_every": 0}, {"polyak": 1.5}, {"discount": 1.1}, {"batch_size": 0}],
+)
+def test_td3_bc_refuses_settings_out_of_range(settings):
+    with pytest.raises(StackError, match=f"TD3BC: {next(iter(settings))} must"):
+        TD3BC(**settings)
 
 
 @pytest.mark.parametrize("settings", [{"initial": -1.0}, {"interval": 0}, {"ema": 1.0}, {"rate": -1.0}])
@@ -194,7 +213,8 @@ sys.path.insert(0, {tests!r})
 from test_agent import SMALL, fit
 from adaptive_constraints import ASPC, wrap
 from adaptive_constraints.baselines import TD3BC
-fit(wrap(TD3BC(critic="robust", **SMALL), ASPC(interval=3)), steps=100_000, checkpoint_every=20, out={out!r}, traced=True)
+agent = wrap(TD3BC(critic="robust", **SMALL), ASPC(interval=3))
+fit(agent, steps=100_000, checkpoint_every=20, out={out!r}, traced=True)
 """
 
 
@@ -360,8 +380,8 @@ def test_an_untrained_agent_says_so(stack):
 
 
 def test_oracles_that_are_missing_or_unknown(monkeypatch):
-    with pytest.raises(StackError, match="unknown back-end 'magic'.*closed_form"):
-        fit(wrap(TD3BC(**SMALL), ASPC(meta_step="magic")))
+    with pytest.raises(StackError, match="ASPC: meta_step must be 'closed_form', .* or 'higher', not 'magic'"):
+        wrap(TD3BC(**SMALL), ASPC(meta_step="magic"))
     monkeypatch.setitem(sys.modules, "higher", None)
     with pytest.raises(ImportError, match="oracles"):
         fit(wrap(TD3BC(**SMALL), ASPC(meta_step="higher")))

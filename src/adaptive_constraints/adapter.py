@@ -99,6 +99,7 @@ class Adapter:
     """Base class of adapters. Two adapters of one class need different names: they key state, noise and logs."""
 
     name: str = ""
+    """Keys its state, noise and logs; left empty, it is the class's name in lower case."""
     paper: ClassVar[str] = ""
     tested_on: ClassVar[frozenset[str]] = frozenset()
     """Names of the learners that the adapter's paper tested it on."""

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from adaptive_constraints.errors import StackError
+
 if TYPE_CHECKING:
     from adaptive_constraints.view import View
 
@@ -151,6 +153,15 @@ class Learner(ABC):
     """Rows per minibatch and seed."""
     paper: ClassVar[str] = ""
 
+    def __post_init__(self) -> None:
+        self.require(0 <= self.discount <= 1, f"discount must lie in [0, 1], not {self.discount}")
+        self.require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
+
+    def require(self, condition: bool, text: str) -> None:
+        """Refuse a setting: raise `StackError` with ``text`` unless ``condition`` holds."""
+        if not condition:
+            raise StackError(f"{type(self).__name__}: {text}")
+
     # -- what every learner says ------------------------------------------------------------------------------
 
     @abstractmethod
@@ -224,7 +235,6 @@ class Learner(ABC):
         loss = v.td_weight() * self.td_error(self.q(p, v.s, v.a), self.target(v)).mean()
         for row in v.critic_rows():
             loss = loss + row.weight * self.td_error(self.q(p, row.observation, row.action), row.target).mean()
-        v.log("critic/loss", loss)
         return loss
 
     def constrained_loss(self, p: Params, v: View, k: Tensor) -> tuple[Tensor, Terms]:
@@ -233,9 +243,4 @@ class Learner(ABC):
         constraint = v.weighted(terms.constraint)
         scales_improvement = self.facts().scales == "improvement"
         rows = k * terms.improvement + constraint if scales_improvement else terms.improvement + k * constraint
-        loss = rows.mean()
-        group = self.facts().constrained
-        v.log(f"{group}/loss", loss)
-        v.log(f"{group}/value", terms.value.mean())
-        v.log(f"{group}/constraint", terms.constraint.mean())
-        return loss, terms
+        return rows.mean(), terms

@@ -8,7 +8,7 @@ or ``adaptive_constraints.adapters``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -49,7 +49,7 @@ def part(name: str) -> type[Learner] | type[Adapter]:
 
 def to_spec(part: Learner | Adapter) -> dict[str, Any]:
     """``{"type": class name, "settings": its fields}``; every field must be a plain value."""
-    settings = {field.name: getattr(part, field.name) for field in fields(part)}
+    settings = {field.name: _plain(getattr(part, field.name)) for field in fields(part)}
     for name, value in settings.items():
         if callable(value):
             raise StackError(
@@ -57,6 +57,17 @@ def to_spec(part: Learner | Adapter) -> dict[str, Any]:
                 "use a number, or a subclass that computes it"
             )
     return {"type": type(part).__name__, "settings": settings}
+
+
+def from_spec(spec: Mapping[str, Any], known: Callable[[str], type[Part]]) -> Part:
+    """The learner or adapter that `to_spec` described; ``known`` finds its class by name."""
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in spec["settings"].items()}
+    return known(spec["type"])(**settings)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it, so that a saved description equals a fresh one."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _known(base: type[Part], group: str) -> dict[str, type[Part]]:

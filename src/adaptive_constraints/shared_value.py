@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class SharedValue:
     expectile: float
     hidden: int = 256
     learning_rate: float = 3e-4
+    seams: ClassVar[frozenset[str]] = frozenset({"value_action"})
+    """The seams that its regression asks, beside the learner's."""
 
     def init(self, spec: Spec, generator: torch.Generator) -> Params:
         """Parameters of one seed."""
@@ -41,6 +44,4 @@ class SharedValue:
     def loss(self, p: Params, v: View) -> Tensor:
         """Expectile regression of V on the aggregate of the target critics."""
         q = v.services.aggregate(v.services.q(v.target["critic"], v.s, v.value_action()))
-        loss = expectile_loss(q - self.value(p, v.s), self.expectile).mean()
-        v.log("value/loss", loss)
-        return loss
+        return expectile_loss(q - self.value(p, v.s), self.expectile).mean()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from adaptive_constraints import registry
+from adaptive_constraints import registry, settings
 from adaptive_constraints.adapter import SEAMS, Adapter, AdapterStage, MetaStep
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Facts, Learner, Params, Phase, Stage
@@ -75,8 +75,10 @@ class Stack:
         """Work out who answers where; raises `StackError` where parts do not fit."""
         facts = self.learner.facts()
         warnings = [f"{adapter.name}: {text}" for adapter in self.adapters for text in adapter.check(facts)]
-        answering = _answering(self.learner, self.adapters, facts, phase)
         shared = _shared_value(self.learner, self.adapters, facts)
+        if shared is not None:
+            facts = replace(facts, seams=facts.seams | shared.seams)
+        answering = _answering(self.learner, self.adapters, facts, phase)
         return Resolved(
             learner=self.learner,
             adapters=self.adapters,
@@ -99,9 +101,8 @@ class Stack:
     @staticmethod
     def from_spec(spec: Mapping[str, Any]) -> Stack:
         """The stack that `to_spec` described."""
-        learner = registry.learner(spec["learner"]["type"])(**spec["learner"]["settings"])
-        adapters = (registry.adapter(each["type"])(**each["settings"]) for each in spec["adapters"])
-        return Stack(learner, tuple(adapters))
+        adapters = (registry.from_spec(each, registry.adapter) for each in spec["adapters"])
+        return Stack(registry.from_spec(spec["learner"], registry.learner), tuple(adapters))
 
     def explain(self) -> str:
         """What one tick does, stage by stage, and who answers at each seam, as text."""
@@ -147,6 +148,8 @@ def _check_kinds(learner: object, adapters: Sequence[object]) -> None:
                 f"give one of them another, such as {type(adapter).__name__}(name='{adapter.name}_2')"
             )
         seen[adapter.name] = adapter
+    for part in (learner, *seen.values()):
+        settings.check(part)
 
 
 def _answering(
@@ -192,8 +195,7 @@ def _check_asked(learner: Learner, adapter: Adapter, seam: str, facts: Facts) ->
 
 
 def _shared_value(learner: Learner, adapters: Sequence[Adapter], facts: Facts) -> SharedValue | None:
-    asked = {adapter: adapter.expectile(facts) for adapter in adapters}
-    wanted = [(adapter, expectile) for adapter, expectile in asked.items() if expectile is not None]
+    wanted = [(adapter, wish) for adapter in adapters if (wish := adapter.expectile(facts)) is not None]
     if not wanted or facts.owns_value:
         return None
     (first, expectile), *others = wanted
@@ -217,7 +219,10 @@ def _stages(
     own = learner.stages(phase)
     _only(own, facts.constrained, learner)
     added: list[AdapterStage] = [AdapterStage("start", shared.stage())] if shared else []
-    added += [entry for adapter in adapters for entry in adapter.stages(facts, phase)]
+    for adapter in adapters:
+        for entry in adapter.stages(facts, phase):
+            _check_slot(learner, adapter, entry, own)
+            added.append(entry)
     in_slot: Callable[[str], list[Stage]] = lambda slot: [entry.stage for entry in added if entry.slot == slot]  # noqa: E731
     stages = in_slot("start")
     for stage in own:
@@ -241,6 +246,20 @@ def _only(stages: Sequence[Stage], constrained: str, learner: Learner) -> None:
     if count != 1:
         raise StackError(
             f"{_label(learner)} must step its constrained group {constrained!r} in exactly one update, not {count}"
+        )
+
+
+def _check_slot(learner: Learner, adapter: Adapter, entry: AdapterStage, own: Sequence[Stage]) -> None:
+    if entry.slot == "critic" and not any(update.group == "critic" for stage in own for update in stage.updates):
+        raise StackError(
+            f"{_label(adapter)} has a stage {entry.stage.name!r} in the slot 'critic', but {_label(learner)} steps no "
+            "group of that name: let stages() use another slot on such learners"
+        )
+    if entry.slot == "with" and entry.stage.every != 1:
+        raise StackError(
+            f"{_label(adapter)} has a stage {entry.stage.name!r} in the slot 'with' every {entry.stage.every} ticks, "
+            f"but that slot runs with the constrained stage of {_label(learner)}: leave the interval at 1, or use "
+            "another slot"
         )
 
 

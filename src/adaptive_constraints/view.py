@@ -107,7 +107,7 @@ class View:
         return self._draw("uniform", site, tuple(shape))
 
     def log(self, name: str, value: Tensor) -> None:
-        """Record a scalar under ``name``; the engine averages it over the ticks between two log points."""
+        """Record a scalar under ``name``, averaged over the ticks between two log points; losses need no call."""
         self.metrics[name] = value.detach()
 
     # -- seams ----------------------------------------------------------------------------------------------------
@@ -156,8 +156,10 @@ class View:
         their mean over the rows with a positive weight.
         """
         weight = self._product("constraint_weight")
-        if self.resolved.meta is None or not isinstance(weight, Tensor):
+        if self.resolved.meta is None:
             return weight
+        if not isinstance(weight, Tensor):
+            return 1.0 if weight > 0 else 0.0
         positive = weight > 0
         return weight * positive.sum().clamp(min=1) / weight.sum().clamp(min=1e-12)
 
@@ -172,6 +174,14 @@ class View:
             weight = self.sample_weight() * weight
         return weight * constraint
 
+    def tempered(self, exponent: Tensor) -> Tensor:
+        """The exponent [B] of imitation weights exp(exponent): a larger weight of the constraint flattens it.
+
+        The weight, floored at 1e-3, divides the exponent: what `weighted` is to constraints that are multiplied.
+        """
+        weight = self.constraint_scale() * self.constraint_weight()
+        return exponent / (weight.clamp(min=1e-3) if isinstance(weight, Tensor) else max(weight, 1e-3))
+
     def tradeoff(self) -> Tensor:
         """The learner's one scalar; []."""
         learned = self.resolved.facts.tradeoff
@@ -183,7 +193,7 @@ class View:
 
     def value(self, observation: Tensor) -> Tensor:
         """The state value [N] that the stack shares: the learner's own or the toolkit's."""
-        return self.resolved.value(self.p["value"], observation)
+        return self.resolved.value(self.p.get("value", {}), observation)
 
     # -- folds ----------------------------------------------------------------------------------------------------
 

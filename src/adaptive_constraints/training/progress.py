@@ -48,6 +48,8 @@ class Progress:
     def note(self, text: str) -> None:
         """Show this beside the bar from now on."""
         self._note = f"  {text}" if text else ""
+        if self._bar is not None:
+            self._bar.update(self._task, note=self._note)
 
     def say(self, text: str) -> None:
         """A line of its own, for what must not be missed."""

@@ -1,0 +1,221 @@
+"""Learners and adapters as text: read from ``NAME setting=value ...``, and their settings described."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import math
+import textwrap
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, fields
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from adaptive_constraints import registry
+from adaptive_constraints.adapter import Adapter
+from adaptive_constraints.errors import StackError
+from adaptive_constraints.learner import Learner
+
+Part = TypeVar("Part", bound=Learner | Adapter)
+
+
+class Setting(NamedTuple):
+    """One setting of a learner or an adapter, in words."""
+
+    name: str
+    default: str
+    values: str
+    """What it may be, such as "'plain' or 'robust'"."""
+    help: str
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+def read_learner(words: Sequence[str]) -> Learner:
+    """The learner of ``["TD3BC", "critic=robust", ...]``; raises `StackError` for what is unknown or misplaced."""
+    grouped = _grouped(words, "learner", "TD3BC")
+    if len(grouped) != 1:
+        names = ", ".join(name for name, _ in grouped) or "none"
+        raise StackError(f"one learner is needed, not {names}; adapters are named apart from it")
+    name, texts = grouped[0]
+    return _make(registry.learner(name), texts)
+
+
+def read_adapters(words: Sequence[str]) -> tuple[Adapter, ...]:
+    """The adapters of ``["ASPC", "interval=5", "FixedScale", ...]``: a setting belongs to the name before it."""
+    grouped = _grouped(words, "adapter", "ASPC")
+    return tuple(_make(registry.adapter(name), texts) for name, texts in grouped)
+
+
+def _grouped(words: Sequence[str], kind: str, example: str) -> list[tuple[str, dict[str, str]]]:
+    """Each name with the texts of the settings that follow it."""
+    grouped: list[tuple[str, dict[str, str]]] = []
+    for word in words:
+        setting, equals, text = word.partition("=")
+        if not equals:
+            grouped.append((word, {}))
+        elif not setting or not text:
+            raise StackError(f"{word!r}: write setting=value without spaces around the sign")
+        elif not grouped:
+            raise StackError(f"{word!r} stands before any {kind}: name it first, such as {example} {word}")
+        elif setting in grouped[-1][1]:
+            raise StackError(f"{grouped[-1][0]}: {setting} is given twice")
+        else:
+            grouped[-1][1][setting] = text
+    return grouped
+
+
+def _make(cls: type[Part], texts: dict[str, str]) -> Part:
+    known: dict[str, Any] = _annotations(cls)
+    settings = {}
+    for name, text in texts.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise StackError(f"{cls.__name__} has no setting {name!r}: {hint}it has {', '.join(known)}")
+        try:
+            settings[name] = parse(text, known[name])
+        except ValueError as error:
+            raise StackError(f"{cls.__name__}: {name} must be {error}, not {text!r}") from error
+    return cls(**settings)
+
+
+def parse(text: str, annotation: Any) -> Any:
+    """The value that ``text`` stands for where ``annotation`` says what is allowed; `ValueError` names that."""
+    for option in _options(annotation):
+        try:
+            return _READERS[option](text) if option in _READERS else _choice(text, option)
+        except ValueError:
+            continue
+    raise ValueError(words(annotation))
+
+
+def _choice(text: str, option: Any) -> Any:
+    for choice in get_args(option):
+        if str(choice) == text:
+            return choice
+    raise ValueError(text)
+
+
+def _none(text: str) -> None:
+    if text.lower() != "none":
+        raise ValueError(text)
+
+
+def _bool(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _refuse(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(text)
+
+
+_READERS: dict[Any, Callable[[str], Any]] = {type(None): _none, bool: _bool, int: int, float: _float, str: str}
+"""By type, in the order in which they are tried."""
+_WORDS = {type(None): "none", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _options(annotation: Any) -> list[Any]:
+    """The alternatives that text can stand for: listed values first, then from the narrowest type to the widest."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    order = [Literal, *_READERS]
+    ranked = [(order.index(kind), option) for option in options if (kind := _kind(option)) in order]
+    return [option for _, option in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _kind(option: Any) -> Any:
+    return option if option in _READERS else get_origin(option)
+
+
+def words(annotation: Any) -> str:
+    """What an annotation allows, such as "'scaled', 'published' or a number"."""
+    named: list[str] = []
+    for option in sorted(_options(annotation), key=lambda option: option is type(None)):
+        named += [_WORDS[option]] if option in _WORDS else [repr(choice) for choice in get_args(option)]
+    if not named:
+        return "set in Python"
+    return " or ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
+
+
+# -- checking -----------------------------------------------------------------------------------------------------
+
+
+def check(part: Learner | Adapter) -> None:
+    """Raise `StackError` where a setting is not what its annotation allows, such as a misspelled choice."""
+    try:
+        annotations = _annotations(type(part))
+    except NameError:  # an annotation that only its own module's type checker can resolve
+        return
+    for name, annotation in annotations.items():
+        value, options = getattr(part, name), _options(annotation)
+        if options and not any(_fits(value, option) for option in options):
+            raise StackError(f"{type(part).__name__}: {name} must be {words(annotation)}, not {value!r}")
+
+
+def _fits(value: object, option: Any) -> bool:
+    if option is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if option is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, option) if option in _READERS else value in get_args(option)
+
+
+# -- describing ---------------------------------------------------------------------------------------------------
+
+
+def describe(cls: type[Learner | Adapter]) -> list[Setting]:
+    """The settings of a learner or an adapter, its own first."""
+    annotations, docs = _annotations(cls), _docs(cls)
+    inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__annotations__", {})}
+    described = []
+    for field in sorted(fields(cls), key=lambda field: field.name in inherited):
+        default = "(required)" if field.default is MISSING else _plain(field.default)
+        described.append(Setting(field.name, default, words(annotations[field.name]), docs.get(field.name, "")))
+    return described
+
+
+def summary(cls: type) -> str:
+    """The first paragraph of a class's docstring, as one line."""
+    return _one_line((inspect.getdoc(cls) or "").split("\n\n")[0])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("``", "").split())
+
+
+def _plain(value: object) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value) or "(empty)"
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    """The annotation of each setting."""
+    found = get_type_hints(cls)
+    return {field.name: found[field.name] for field in fields(cls)}
+
+
+def _docs(cls: type) -> dict[str, str]:
+    """The string under each field, by field name, as one line."""
+    return {name: text for base in reversed(cls.__mro__[:-1]) for name, text in _docs_of(base)}
+
+
+def _docs_of(cls: type) -> Iterator[tuple[str, str]]:
+    try:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError):  # no source: made at run time
+        return
+    for field, following in pairwise(tree.body if isinstance(tree, ast.ClassDef) else ()):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(following, ast.Expr):
+            text = following.value.value if isinstance(following.value, ast.Constant) else None
+            if isinstance(text, str):
+                yield field.target.id, _one_line(text)
+
+
+__all__ = ["Setting", "check", "describe", "parse", "read_adapters", "read_learner", "summary", "words"]

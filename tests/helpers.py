@@ -1,0 +1,74 @@
+"""Small builders that several tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptive_constraints import Adapter, Dataset, Learner, Spec
+from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.stack import Stack
+from adaptive_constraints.training.engine import Engine
+from adaptive_constraints.training.initial import initial_state
+
+
+def random_data(rows: int = 200, observation: int = 3, action: int = 2) -> Dataset:
+    """Random transitions in episodes of 20 steps, every second of which truly ends."""
+    draw, number = np.random.default_rng(0), np.arange(rows)
+    last = number % 20 == 19
+    return Dataset.from_arrays(
+        observations=draw.normal(size=(rows, observation)),
+        actions=draw.uniform(-0.9, 0.9, size=(rows, action)),
+        rewards=draw.normal(size=rows),
+        next_observations=draw.normal(size=(rows, observation)),
+        terminals=last & (number % 40 < 20),
+        timeouts=last & (number % 40 >= 20),
+        name="random",
+    )
+
+
+def build(
+    learner: Learner,
+    *adapters: Adapter,
+    seeds: Sequence[int] = (0,),
+    horizon: int = 100,
+    data: Dataset | None = None,
+    dtype: torch.dtype = torch.float32,
+    traced: bool = False,
+) -> Engine:
+    """An engine at tick 0; eager, because short runs are quicker so."""
+    data = data or random_data()
+    resolved = Stack(learner, adapters).resolve()
+    preprocessor = Preprocessor.fit(data)
+    spec = Spec(data.observation_dim, data.action_dim)
+    initial = initial_state(resolved, spec, seeds, data, preprocessor)
+    table = preprocessor.table(data)
+    return Engine(resolved, initial, table, horizon=horizon, dtype=dtype, traced=traced)
+
+
+def trained(learner: Learner, *adapters: Adapter, ticks: int = 4, **options) -> Engine:
+    """An engine that has run."""
+    engine = build(learner, *adapters, **options)
+    engine.run(ticks)
+    return engine
+
+
+def learned(engine: Engine, seed: int | None = None) -> dict[str, Tensor]:
+    """Clones of all parameters, targets and buffers, of one seed (by position) or of all."""
+    state = engine.state()
+    kept = {name: tensor for name, tensor in state.items() if name.startswith(("params", "targets", "buffers"))}
+    return {name: (tensor if seed is None else tensor[seed]).clone() for name, tensor in kept.items()}
+
+
+def different(one: dict[str, Tensor], two: dict[str, Tensor]) -> list[str]:
+    """The names that only one holds, or whose tensors differ in any bit."""
+    return [name for name in one | two if name not in one or name not in two or not torch.equal(one[name], two[name])]
+
+
+def largest_difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
+    """Over all tensors of two trees of the same names."""
+    assert one.keys() == two.keys()
+    return max(float((one[name] - two[name]).abs().max()) for name in one)

@@ -1,0 +1,139 @@
+"""The derivative of the real Adam step by the trade-off: closed form against four other ways to have it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from adaptive_constraints import ASPC, Adapter, MetaLoss, MetaStep
+from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.training.engine import Engine
+
+from .helpers import build
+from .sketches import TinyCQL, TinyFQL, TinyIQL
+
+LEARNERS = {
+    "on the improvement": TD3BC(hidden=8, batch_size=16, policy_every=1),
+    "on the improvement, LayerNorm": TD3BC(hidden=8, batch_size=16, policy_every=1, critic="robust"),
+    "in an exponent": TinyIQL(),
+    "on the constraint": TinyFQL(),
+    "on the critics' constraint": TinyCQL(),
+}
+CLIPPED = {
+    "in an exponent, clipped": TinyIQL(clip=0.4),
+    "on the constraint, clipped": TinyFQL(clip=1.0),
+    "on the critics' constraint, clipped": TinyCQL(clip=0.5),
+}
+SEEDS = [(0,), (0, 1, 2)]
+TOLERANCES = {"autograd": 1e-10, "torchopt": 2e-5, "higher": 1e-3}
+"""TorchOpt's fused operator has its betas in float32, and higher's Adam adds eps before the bias correction."""
+STEP = 1e-4
+"""Of the trade-off, for differences."""
+
+
+def outer_step(engine: Engine, key: str = "aspc/gradient") -> Tensor:
+    """One tick, which must hold an outer step; d(outer loss)/d(trade-off) [S]."""
+    engine.metrics.flush()
+    engine.run(1)
+    return torch.tensor(engine.metrics.flush()[key], dtype=torch.float64)
+
+
+def put(engine: Engine, other: Engine) -> Engine:
+    """``engine`` at the state of ``other``."""
+    engine.load({name: tensor.clone() for name, tensor in other.state().items()}, other.tick)
+    return engine
+
+
+def deviation(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest, relative to the largest expected."""
+    one, two = torch.stack(found), torch.stack(expected)
+    return float((one - two).abs().max() / two.abs().max())
+
+
+# -- against differentiable optimizers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+@pytest.mark.parametrize("learner", LEARNERS | CLIPPED)
+def test_back_ends_agree(learner, seeds):
+    """From the second step on (the first loses its digits by cancellation), with the optimizer's state carried."""
+    settings = {"seeds": seeds, "horizon": 10, "dtype": torch.float64}
+    learner = (LEARNERS | CLIPPED)[learner]
+    engine = build(learner, ASPC(interval=1), **settings)
+    others = {name: build(learner, ASPC(interval=1, meta_step=name), **settings) for name in TOLERANCES}
+    found: dict[str, list[Tensor]] = {name: [] for name in others}
+    expected = []
+    outer_step(engine)
+    for _ in range(2):
+        for name, other in others.items():
+            found[name].append(outer_step(put(other, engine)))
+        expected.append(outer_step(engine))
+    for name, tolerance in TOLERANCES.items():
+        assert deviation(found[name], expected) < tolerance, name
+
+
+@pytest.mark.parametrize("learner", CLIPPED)
+def test_the_clipped_learners_are_clipped(learner):
+    clipped = CLIPPED[learner]
+    free = type(clipped)()
+    one, two = (build(each, ASPC(interval=1), dtype=torch.float64) for each in (clipped, free))
+    outer_step(one), outer_step(two)
+    assert abs(float(outer_step(one) / outer_step(two)) - 1) > 0.01
+
+
+# -- against finite differences ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Smooth(Adapter):
+    """Sets the trade-off to a parameter that stays, under an outer loss with nothing detached in it."""
+
+    def init(self, spec, facts, generator):
+        return {"scale": {"k": torch.tensor(facts.tradeoff)}}
+
+    def tradeoff(self, v, default):
+        return v.p[self.group("scale")]["k"]
+
+    def meta(self, facts):
+        return MetaStep(self.group("scale"), lambda done, total: 0.0, 1)
+
+    def meta_loss(self, v, k, before, after):
+        change = after.constraint - before.constraint
+        return MetaLoss(after.value.sin().mean() + (after.constraint / 3).tanh().mean() + change.square().mean())
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_central_differences_agree(learner, seeds):
+    engine, other = (build(LEARNERS[learner], Smooth(), seeds=seeds, dtype=torch.float64) for _ in range(2))
+    outer_step(engine, "smooth/loss")
+    found, expected = [], []
+    for _ in range(2):
+        ends = []
+        for sign in (-1, 1):
+            k = put(other, engine).params["smooth.scale"]["k"]
+            k += sign * STEP
+            ends.append(outer_step(other, "smooth/loss"))
+        found.append((ends[1] - ends[0]) / (2 * STEP))
+        expected.append(outer_step(engine, "smooth/gradient"))
+    assert deviation(found, expected) < 1e-6
+
+
+# -- where Adam has no derivative -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["closed_form", *TOLERANCES])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_finite_in_float32_from_the_first_tick_with_dead_units(learner, backend):
+    """Units that are never active leave second moments of exactly 0, where the root has no derivative."""
+    engine = build(LEARNERS[learner], ASPC(interval=1, meta_step=backend), seeds=(0, 1))
+    group = engine.resolved.facts.constrained
+    engine.params[group]["bias0"][..., :3] = -100.0
+    for _ in range(3):
+        assert outer_step(engine).isfinite().all()
+        second = engine.state()[f"adam/{group}/weight0/exp_avg_sq"]
+        assert (second[..., :3] == 0).all() and (second[..., 3:] > 0).any()
+    assert not engine.metrics.failures()
