@@ -49,7 +49,7 @@ def part(name: str) -> type[Learner] | type[Adapter]:
 
 def to_spec(part: Learner | Adapter) -> dict[str, Any]:
     """``{"type": class name, "settings": its fields}``; every field must be a plain value."""
-    settings = {field.name: _plain(getattr(part, field.name)) for field in fields(part)}
+    settings = {field.name: _as_json(getattr(part, field.name)) for field in fields(part)}
     for name, value in settings.items():
         if callable(value):
             raise StackError(
@@ -65,7 +65,7 @@ def from_spec(spec: Mapping[str, Any], known: Callable[[str], type[Part]]) -> Pa
     return known(spec["type"])(**settings)
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """As JSON has it, so that a saved description equals a fresh one."""
     return list(value) if isinstance(value, tuple) else value
 
