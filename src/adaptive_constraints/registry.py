@@ -61,7 +61,8 @@ def to_spec(part: Learner | Adapter) -> dict[str, Any]:
 
 def from_spec(spec: Mapping[str, Any], known: Callable[[str], type[Part]]) -> Part:
     """The learner or adapter that `to_spec` described; ``known`` finds its class by name."""
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in spec["settings"].items()}
+    stored: Mapping[str, Any] = spec["settings"]
+    settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in stored.items()}
     return known(spec["type"])(**settings)
 
 

@@ -148,8 +148,9 @@ def _check_kinds(learner: object, adapters: Sequence[object]) -> None:
                 f"give one of them another, such as {type(adapter).__name__}(name='{adapter.name}_2')"
             )
         seen[adapter.name] = adapter
-    for part in (learner, *seen.values()):
-        settings.check(part)
+    settings.check(learner)
+    for each in seen.values():
+        settings.check(each)
 
 
 def _answering(
