@@ -99,7 +99,10 @@ class View:
     # -- noise and records ----------------------------------------------------------------------------------------
 
     def normal(self, site: str, shape: Sequence[int]) -> Tensor:
-        """Standard normal draws, a pure function of (seed, site, tick, index): the same site draws the same."""
+        """Standard normal draws, a pure function of (seed, site, tick, index): the same site draws the same.
+
+        An adapter begins its sites with its name, lest it share draws with somebody else's site.
+        """
         return self._draw("normal", site, tuple(shape))
 
     def uniform(self, site: str, shape: Sequence[int]) -> Tensor:

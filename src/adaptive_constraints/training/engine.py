@@ -182,7 +182,7 @@ class Engine:
                 }
                 if meta_tick:
                     # h = d(dL/dk)/dtheta, wherever in the loss the trade-off stands.
-                    (by_k,) = torch.autograd.grad(loss.sum(), k, create_graph=True)
+                    (by_k,) = torch.autograd.grad(loss.sum(), k, create_graph=True, materialize_grads=True)
                     gradients[MIXED] = _gradient(by_k, leaves, retain_graph=True)
             else:
                 loss, found = self._map(self._loss(update), leaves, inputs)
@@ -477,7 +477,9 @@ def _leaves(params: Params) -> Params:
 
 
 def _gradient(per_seed: Tensor, leaves: Params, retain_graph: bool = False) -> Params:
-    """The gradient of each seed's own scalar, from [S] by the sum over seeds."""
+    """The gradient of each seed's own scalar, from [S] by the sum over seeds; 0 where nothing leads there."""
+    if not per_seed.requires_grad:
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     found = torch.autograd.grad(
         per_seed.sum(), list(leaves.values()), retain_graph=retain_graph, materialize_grads=True
     )

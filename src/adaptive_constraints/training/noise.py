@@ -51,13 +51,13 @@ def bits(seeds: Tensor, site: str, ticks: Tensor, count: int) -> Tensor:
 
 def uniform(seeds: Tensor, site: str, ticks: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Uniform draws in [0, 1) with 24 bits (exact in float32); [T, S, *shape]."""
-    raw = bits(seeds, site, ticks, prod(shape))
+    raw = bits(seeds, f"uniform/{site}", ticks, prod(shape))
     return (_shift(raw, 40).to(torch.float64) * 2.0**-24).to(dtype).view(*raw.shape[:2], *shape)
 
 
 def normal(seeds: Tensor, site: str, ticks: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Standard normal draws; [T, S, *shape]."""
-    raw = bits(seeds, site, ticks, 2 * prod(shape))
+    raw = bits(seeds, f"normal/{site}", ticks, 2 * prod(shape))
     unit = (_shift(raw, 11).to(torch.float64) + 0.5) * 2.0**-53
     radius = torch.sqrt(-2 * torch.log(unit[..., 0::2]))
     draws = radius * torch.cos(2 * torch.pi * unit[..., 1::2])
@@ -66,7 +66,7 @@ def normal(seeds: Tensor, site: str, ticks: Tensor, shape: Sequence[int], dtype:
 
 def indices(seeds: Tensor, site: str, ticks: Tensor, count: int, rows: int) -> Tensor:
     """Row numbers uniform in [0, rows); int64 [T, S, count]."""
-    unit = _shift(bits(seeds, site, ticks, count), 11).to(torch.float64) * 2.0**-53
+    unit = _shift(bits(seeds, f"index/{site}", ticks, count), 11).to(torch.float64) * 2.0**-53
     return (unit * rows).long()
 
 
