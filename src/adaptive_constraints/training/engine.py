@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
@@ -26,7 +25,7 @@ from torch.utils import _pytree as pytree
 from adaptive_constraints.adapter import MetaStep
 from adaptive_constraints.learner import Average, Params, Schedule, Stage, Terms, Update
 from adaptive_constraints.stack import Resolved
-from adaptive_constraints.training import meta
+from adaptive_constraints.training import meta, stacked
 from adaptive_constraints.training.batches import Batches
 from adaptive_constraints.training.initial import InitialState
 from adaptive_constraints.training.metrics import Metrics
@@ -95,7 +94,7 @@ class Engine:
         )
         averaged = sorted({average.group for stage in resolved.stages for average in stage.averages})
         self.targets = {group: {name: t.clone() for name, t in self.params[group].items()} for group in averaged}
-        self.optimizers = {group: _adam(params) for group, params in self.params.items()}
+        self.optimizers = {group: stacked.adam(params) for group, params in self.params.items()}
         self.metrics = Metrics(len(self.seeds), torch.device(device))
         self._noise = NoiseTables(self.seeds, torch.device(device), dtype)
         self._batches = None
@@ -136,9 +135,9 @@ class Engine:
         # The constrained group steps first and the trade-off at once, while every other group holds its old value.
         for update in sorted(stage.updates, key=lambda update: update.group != constrained):
             own = gradients[update.group]
-            factor = _clip(own, update.clip)
+            factor = stacked.clip(own, update.clip)
             if due is not None and update.group == constrained:
-                mixed = _scale(gradients[MIXED], factor)
+                mixed = stacked.scale(gradients[MIXED], factor)
                 scalars |= self._meta_step(running, update, own, mixed, before, due)
             else:
                 self._step(update.group, own, self._rate(update.learning_rate))
@@ -170,7 +169,7 @@ class Engine:
         terms: tuple[Tensor, ...] = ()
         scalars: Scalars = {}
         for update in stage.updates:
-            leaves = _leaves(inputs["params"][update.group])
+            leaves = stacked.leaves(inputs["params"][update.group])
             if update.group == self.resolved.facts.constrained:
                 k = self._map(self._tradeoff, inputs).detach().requires_grad_(meta_tick)
                 loss, terms, found = self._map(self._constrained_loss(update), leaves, k, inputs)
@@ -183,10 +182,10 @@ class Engine:
                 if meta_tick:
                     # h = d(dL/dk)/dtheta, wherever in the loss the trade-off stands.
                     (by_k,) = torch.autograd.grad(loss.sum(), k, create_graph=True, materialize_grads=True)
-                    gradients[MIXED] = _gradient(by_k, leaves, retain_graph=True)
+                    gradients[MIXED] = stacked.gradient(by_k, leaves, retain_graph=True)
             else:
                 loss, found = self._map(self._loss(update), leaves, inputs)
-            gradients[update.group] = _gradient(loss, leaves)
+            gradients[update.group] = stacked.gradient(loss, leaves)
             scalars |= {f"{update.group}/loss": loss.detach(), **found}
         return gradients, terms, scalars
 
@@ -238,9 +237,9 @@ class Engine:
             if step.backend != "closed_form":
                 derivative = self._oracle(step.backend, update, moments, adam, terms, inputs)
             with torch.enable_grad():
-                theta = _leaves(self.params[group])
+                theta = stacked.leaves(self.params[group])
                 loss, buffers, scalars = self._map(self._outer_loss, theta, terms, inputs)
-                by_theta = _gradient(loss, theta)
+                by_theta = stacked.gradient(loss, theta)
             if step.backend == "closed_form":
                 derivative = self._along_tangent(group, adam, g, h, by_theta)
             return derivative, buffers, {f"{adapter.name}/{name}": value for name, value in scalars.items()}
@@ -284,13 +283,13 @@ class Engine:
         constrained_loss = self._constrained_loss(update)
 
         def derivative(seed: int) -> Tensor:
-            x, before = _one_seed(inputs, seed), _one_seed(terms, seed)
+            x, before = stacked.one_seed(inputs, seed), stacked.one_seed(terms, seed)
             theta_before = list(x["params"][update.group].values())
 
             def gradient(theta: Sequence[Tensor], k: Tensor) -> list[Tensor]:
                 loss, _, _ = constrained_loss(dict(zip(names, theta, strict=True)), k, x)
                 found = torch.autograd.grad(loss, list(theta), create_graph=True, materialize_grads=True)
-                factor = _clip_factor([each.detach()[None] for each in found], update.clip)
+                factor = stacked.clip_factor([each.detach()[None] for each in found], update.clip)
                 return [each * factor[0] for each in found]
 
             return meta.differentiate(
@@ -311,13 +310,13 @@ class Engine:
     @torch.enable_grad()
     def _through_tradeoff(self, group: str, derivative: Tensor) -> Params:
         """Chain rule from the trade-off to the adapter's parameters that it is a function of."""
-        leaves = _leaves(self.params[group])
+        leaves = stacked.leaves(self.params[group])
 
         def tradeoff(p: Params, x: Inputs) -> Tensor:
             return self._tradeoff(x | {"params": x["params"] | {group: p}})
 
         k = self._with_draws(self._draws.setdefault(group, {}), lambda x: self._map(tradeoff, leaves, x))
-        return _gradient(k * derivative, leaves)
+        return stacked.gradient(k * derivative, leaves)
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
@@ -431,9 +430,7 @@ class Engine:
 
     def _map(self, function: Callable[..., Any], *trees: Any) -> Any:
         """``function`` of one seed, mapped over all of them."""
-        if len(self.seeds) == 1:
-            return pytree.tree_map(lambda t: t[None], function(*(_one_seed(tree, 0) for tree in trees)))
-        return vmap(function, in_dims=tuple(_in_dims(tree) for tree in trees))(*trees)
+        return stacked.over_seeds(len(self.seeds), function, *trees)
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
@@ -458,65 +455,3 @@ class Engine:
             for name, tensor in params.items():
                 for entry, value in self.optimizers[group].state[tensor].items():
                     yield f"adam/{group}/{name}/{entry}", value
-
-
-def _adam(params: Params) -> torch.optim.Adam:
-    """torch's fused Adam over stacked tensors; its state exists at once, to be saved, restored and captured."""
-    optimizer = torch.optim.Adam(list(params.values()), fused=True)
-    for tensor in params.values():
-        optimizer.state[tensor] = {
-            "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
-            "exp_avg": torch.zeros_like(tensor),
-            "exp_avg_sq": torch.zeros_like(tensor),
-        }
-    return optimizer
-
-
-def _leaves(params: Params) -> Params:
-    return {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
-
-
-def _gradient(per_seed: Tensor, leaves: Params, retain_graph: bool = False) -> Params:
-    """The gradient of each seed's own scalar, from [S] by the sum over seeds; 0 where nothing leads there."""
-    if not per_seed.requires_grad:
-        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    found = torch.autograd.grad(
-        per_seed.sum(), list(leaves.values()), retain_graph=retain_graph, materialize_grads=True
-    )
-    return dict(zip(leaves, found, strict=True))
-
-
-def _clip_factor(gradients: Sequence[Tensor], largest: float | None) -> Tensor:
-    """The factor [S] that brings each seed's gradient norm down to ``largest``; 1 where it is below."""
-    seeds = gradients[0].shape[0]
-    if largest is None:
-        return gradients[0].new_ones(seeds)
-    norm = torch.stack([each.reshape(seeds, -1).square().sum(1) for each in gradients]).sum(0).sqrt()
-    return (largest / (norm + 1e-6)).clamp(max=1.0)
-
-
-def _scale(gradients: Params, factor: Tensor | None) -> Params:
-    if factor is None:
-        return gradients
-    return {name: tensor * factor.view(-1, *[1] * (tensor.dim() - 1)) for name, tensor in gradients.items()}
-
-
-def _clip(gradients: Params, largest: float | None) -> Tensor | None:
-    """Clip in place, per seed; the factor [S], or None where there is no bound."""
-    if largest is None:
-        return None
-    factor = _clip_factor(list(gradients.values()), largest)
-    gradients.update(_scale(gradients, factor))
-    return factor
-
-
-def _one_seed(tree: Any, seed: int) -> Any:
-    """One seed's slice of a tree of stacked tensors; the clock is common to all."""
-    if isinstance(tree, dict) and "clock" in tree:
-        rest = {key: _one_seed(value, seed) for key, value in tree.items() if key != "clock"}
-        return rest | {"clock": tree["clock"]}
-    return pytree.tree_map(lambda t: t[seed], tree)
-
-
-def _in_dims(tree: Any) -> Any:
-    return {key: None if key == "clock" else 0 for key in tree} if isinstance(tree, dict) and "clock" in tree else 0
