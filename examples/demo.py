@@ -1,6 +1,6 @@
 """TD3+BC with and without ASPC on the bundled Hopper data: train, evaluate, compare, draw, save.
 
-    python examples/demo.py        # about four minutes on two cores
+    python examples/demo.py        # about five minutes on two cores
 
 The two stacks train side by side, in one process each. What they learn is written to a run folder each, and this
 program shows what it reads there.

@@ -293,9 +293,10 @@ def test_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(tmp_path) == ["set.npz"]
 
 
-def test_save_into_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"the folder .* does not exist"):
-        save_npz(make(), tmp_path / "nowhere" / "set.npz")
+def test_save_makes_missing_folders(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "set.npz"
+    save_npz(make(), path)
+    assert load_dataset(f"npz:{path}").fingerprint == make().fingerprint
 
 
 # References to data
