@@ -202,10 +202,6 @@ class Learner(ABC):
         """How raw data becomes learner space."""
         return PreprocessSettings()
 
-    def policy_groups(self) -> tuple[str, ...]:
-        """The groups that `act` reads: what an exported policy must hold."""
-        return ("actor",)
-
     def distribution(self, v: View, p: Params, observation: Tensor) -> Gaussian | None:
         """The policy's density at states [N, D], where it has one in closed form."""
         return None

@@ -221,9 +221,4 @@ def _bind(
     return lambda: answer(adapter, so_far)
 
 
-def no_draw(kind: str, site: str, shape: tuple[int, ...]) -> Tensor:
-    """The draw of views in places where nothing may be random."""
-    raise RuntimeError(f"the {kind} draw {site!r} {shape} was asked for where no randomness is available")
-
-
-__all__ = ["Inputs", "Services", "View", "no_draw"]
+__all__ = ["Inputs", "Services", "View"]

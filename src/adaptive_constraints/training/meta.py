@@ -114,29 +114,29 @@ def _autograd_step(inner: InnerStep, theta: Sequence[Tensor], gradients: Sequenc
 
 
 def _torchopt_step(inner: InnerStep, theta: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-    """TorchOpt's functional Adam, started from the carried moments."""
+    """TorchOpt's functional Adam, started from the carried moments.
+
+    Its plain operator: the fused one holds the betas in float32. Weights that never had a gradient are left out.
+    """
     torchopt, adam = _require("torchopt"), inner.adam
     optimizer = torchopt.adam(
-        lr=adam.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, use_accelerated_op=True
+        lr=adam.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, use_accelerated_op=False
     )
+    moved = [(v > 0) | (g.detach() != 0) for v, g in zip(inner.second, gradients, strict=True)]
+    second = tuple(torch.where(some, v, 1.0) for some, v in zip(moved, inner.second, strict=True))
     parameters = tuple(theta)
-    fresh = optimizer.init(parameters)
-    state = _carry(fresh, inner)
+    state = _carry(optimizer.init(parameters), tuple(inner.first), second, adam.step - 1)
     updates, _ = optimizer.update(tuple(gradients), state, params=parameters, inplace=False)
-    return [parameter + update for parameter, update in zip(parameters, updates, strict=True)]
+    return [p + torch.where(some, u, 0.0) for p, some, u in zip(parameters, moved, updates, strict=True)]
 
 
-def _carry(state: Any, inner: InnerStep) -> Any:
-    """TorchOpt's state tree with Adam's moments and counts replaced by the carried ones."""
+def _carry(state: Any, first: tuple[Tensor, ...], second: tuple[Tensor, ...], steps: int) -> Any:
+    """TorchOpt's state tree with Adam's moments and counts replaced; counts in float64, as are corrections then."""
     if hasattr(state, "mu"):
-        count = inner.adam.step - 1
-        return state._replace(
-            mu=tuple(inner.first),
-            nu=tuple(inner.second),
-            count=tuple(torch.full_like(each, count) for each in state.count),
-        )
+        counts = tuple(torch.full_like(each, steps, dtype=torch.float64) for each in state.count)
+        return state._replace(mu=first, nu=second, count=counts)
     if isinstance(state, tuple) and not hasattr(state, "_fields"):
-        return type(state)(_carry(each, inner) for each in state)
+        return type(state)(_carry(each, first, second, steps) for each in state)
     return state
 
 
