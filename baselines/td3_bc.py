@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from adaptive_constraints import (
     Learner,
     Params,
     Phase,
+    Point,
     PreprocessSettings,
     Spec,
     Stage,
@@ -61,6 +62,12 @@ class TD3BC(Learner):
     terminate."""
 
     paper: ClassVar[str] = "arXiv 2106.06860"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gym": {},
+        "maze2d": {},
+        "antmaze": {"reward_shift": -1.0},
+        "adroit": {},
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,6 +143,9 @@ class TD3BC(Learner):
         action = self.policy(p, observation)
         noise = (self.policy_noise * v.normal(site, action.shape)).clamp(-self.noise_clip, self.noise_clip)
         return (action + noise).clamp(-1, 1)
+
+    def distribution(self, v: View, p: Params, observation: Tensor) -> Point:
+        return Point(self.policy(p, observation))
 
     def act(self, v: View, observation: Tensor) -> Tensor:
         return self.policy(v.p["actor"], observation)

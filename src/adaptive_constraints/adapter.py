@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints.learner import Facts, Params, Phase, Row, Spec, Stage, Terms
+from adaptive_constraints.presets import Presets
 
 if TYPE_CHECKING:
     from adaptive_constraints.data import Dataset, Preprocessor
@@ -95,7 +96,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class Adapter(Presets):
     """Base class of adapters. Two adapters of one class need different names: they key state, noise and logs."""
 
     name: str = ""

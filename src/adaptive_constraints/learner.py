@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints.errors import StackError
+from adaptive_constraints.presets import Presets
 
 if TYPE_CHECKING:
     from adaptive_constraints.view import View
@@ -104,6 +105,13 @@ class Gaussian(NamedTuple):
     """Actions [B, A] -> log-density per dimension [B, A]."""
 
 
+class Point(NamedTuple):
+    """A deterministic policy at B states."""
+
+    action: Tensor
+    """[B, A]"""
+
+
 @dataclass(frozen=True)
 class PreprocessSettings:
     """How raw data becomes learner space; see `adaptive_constraints.data.Preprocessor.fit`."""
@@ -126,6 +134,10 @@ class Facts:
     """The learner's own trade-off; None: there is nothing to scale."""
     scales: Literal["improvement", "constraint", "exponent"] = "improvement"
     """What the trade-off multiplies: a larger one loosens the constraint, unless it scales the constraint itself."""
+    policy: str = "actor"
+    """The group that `Learner.sample` and `Learner.distribution` take as the policy's parameters."""
+    normalizes_improvement: bool = True
+    """Its improvement is divided by the mean size of Q, so that the trade-off means the same on every reward scale."""
     learns_tradeoff: bool = False
     """The learner adapts the trade-off itself (CQL's Lagrange multiplier)."""
     distribution: Literal["point", "gaussian", "tanh-gaussian", "generative"] = "point"
@@ -144,7 +156,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Learner(ABC):
+class Learner(Presets, ABC):
     """Base class of learners: override the upper half; the page of defaults below it suits most."""
 
     discount: float = 0.99
@@ -198,12 +210,16 @@ class Learner(ABC):
 
     # -- defaults ---------------------------------------------------------------------------------------------
 
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the data that it reads from ``v.batch`` beside the usual ones; see `Dataset.column`."""
+        return ()
+
     def preprocess(self) -> PreprocessSettings:
         """How raw data becomes learner space."""
         return PreprocessSettings()
 
-    def distribution(self, v: View, p: Params, observation: Tensor) -> Gaussian | None:
-        """The policy's density at states [N, D], where it has one in closed form."""
+    def distribution(self, v: View, p: Params, observation: Tensor) -> Gaussian | Point | None:
+        """The policy at states [N, D] in closed form: a density or a point; None where it can only be sampled."""
         return None
 
     def sample_behavior(self, v: View, observation: Tensor, site: str, count: int) -> Tensor | None:

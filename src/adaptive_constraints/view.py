@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from adaptive_constraints.learner import Gaussian, Params, Row
+from adaptive_constraints.learner import Gaussian, Params, Point, Row, Spec, Terms
 
 if TYPE_CHECKING:
     from adaptive_constraints.adapter import Adapter
@@ -34,9 +34,13 @@ class Services:
         """Actions [N, A] of the policy with parameters ``p`` as it explores Q."""
         return self._learner.sample(self._v, p, observation, site)
 
-    def distribution(self, p: Params, observation: Tensor) -> Gaussian | None:
-        """The policy's density at states [N, D], or None."""
+    def distribution(self, p: Params, observation: Tensor) -> Gaussian | Point | None:
+        """The policy at states [N, D] in closed form, or None."""
         return self._learner.distribution(self._v, p, observation)
+
+    def terms(self, p: Params) -> Terms:
+        """Value, improvement and constraint [B] at parameters ``p`` of the constrained group, on the batch."""
+        return self._learner.terms(p, self._v)
 
     def sample_behavior(self, observation: Tensor, site: str, count: int) -> Tensor | None:
         """Draws [count, N, A] from the learner's own behaviour model, or None."""
@@ -46,8 +50,12 @@ class Services:
 class View:
     """One seed's state as losses and answers see it. Nothing here carries gradient."""
 
-    def __init__(self, resolved: Resolved, inputs: Inputs, draw: Callable[[str, str, tuple[int, ...]], Tensor]) -> None:
+    def __init__(
+        self, resolved: Resolved, spec: Spec, inputs: Inputs, draw: Callable[[str, str, tuple[int, ...]], Tensor]
+    ) -> None:
         self.resolved = resolved
+        self.spec = spec
+        """Dimensions of the data."""
         self.p: Mapping[str, Params] = inputs["params"]
         """Parameters of every group, as they stood when the stage began."""
         self.target: Mapping[str, Params] = inputs["targets"]

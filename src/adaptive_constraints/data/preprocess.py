@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -94,10 +94,11 @@ class Preprocessor:
         """[...] learner space -> raw."""
         return (rewards - self.reward_shift) / self.reward_scale
 
-    def table(self, dataset: Dataset) -> dict[str, Tensor]:
+    def table(self, dataset: Dataset, columns: Sequence[str] = ()) -> dict[str, Tensor]:
         """The transitions in learner space, as float32 on this object's device.
 
-        observation and next_observation [N, D], action [N, A], reward [N], terminal [N] (1 = true end, 0 = bootstrap).
+        observation and next_observation [N, D], action [N, A], reward [N], terminal [N] (1 = true end, 0 = bootstrap),
+        and the ``columns`` of `Dataset.column`: actions in learner space, all others as they are.
         """
         device = self.observation_mean.device
         raw = {key: torch.tensor(array, device=device) for key, array in dataset.arrays().items() if "/" not in key}
@@ -107,7 +108,12 @@ class Preprocessor:
             "reward": self.rewards(raw["rewards"]),
             "next_observation": self.observations(raw["next_observations"]),
             "terminal": raw["terminals"].float(),
+            **{name: self._column(dataset, name) for name in columns},
         }
+
+    def _column(self, dataset: Dataset, name: str) -> Tensor:
+        column = torch.tensor(dataset.column(name), dtype=torch.float32, device=self.observation_mean.device)
+        return self.actions(column) if name == "next_action" else column
 
     def to(self, device: torch.device | str) -> Preprocessor:
         """The same maps on another device."""

@@ -84,6 +84,7 @@ class Engine:
         if resolved.meta is not None:
             meta.check_backend(resolved.meta[1].backend)
         self.resolved, self.seeds, self.horizon, self.traced = resolved, initial.seeds, horizon, traced
+        self.spec = initial.spec
         self.tick = 0
 
         def place(tensor: Tensor) -> Tensor:
@@ -413,7 +414,7 @@ class Engine:
                 raise MissingDraw(wanted)
             return found
 
-        return View(self.resolved, inputs, draw)
+        return View(self.resolved, self.spec, inputs, draw)
 
     def _with_draws(
         self,

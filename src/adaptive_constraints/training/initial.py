@@ -22,6 +22,7 @@ class InitialState:
     """Every tensor has a leading axis [S] over seeds."""
 
     seeds: tuple[int, ...]
+    spec: Spec
     params: Groups
     buffers: Groups
     """By adapter name."""
@@ -51,6 +52,7 @@ def initial_state(
     }
     return InitialState(
         seeds=tuple(seeds),
+        spec=spec,
         params=_stack([_params(resolved, spec, seed) for seed in seeds]),
         buffers=_stack([{a.name: a.buffers(spec, resolved.facts) for a in resolved.adapters} for _ in seeds]),
         frozen=_stack([{name: dict(each[i].models) for name, each in prepared.items()} for i in range(len(seeds))]),

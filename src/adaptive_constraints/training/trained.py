@@ -75,7 +75,6 @@ class Trained:
     engine: Engine
     preprocessor: Preprocessor
     data: DataFacts
-    spec: Spec
     steps: int
     history: History
 
@@ -83,6 +82,11 @@ class Trained:
     def identity(self) -> Identity:
         """What a continuation must agree with."""
         return Identity(self.stack.to_spec(), self.steps, self.engine.seeds, self.data.fingerprint)
+
+    @property
+    def spec(self) -> Spec:
+        """Dimensions of the data."""
+        return self.engine.spec
 
     @property
     def device(self) -> torch.device:
@@ -101,9 +105,9 @@ class Trained:
         spec = Spec(dataset.observation_dim, dataset.action_dim)
         resolved = stack.resolve()
         initial = initial_state(resolved, spec, seeds, dataset, preprocessor)
-        table = preprocessor.table(dataset)
+        table = preprocessor.table(dataset, stack.learner.columns())
         engine = Engine(resolved, initial, table, horizon=steps, device=device, traced=traced)
-        return Trained(stack, engine, preprocessor.to(device), DataFacts.of(dataset), spec, steps, History())
+        return Trained(stack, engine, preprocessor.to(device), DataFacts.of(dataset), steps, History())
 
     @staticmethod
     def read(path: str | Path, device: torch.device) -> Trained:
@@ -117,6 +121,7 @@ class Trained:
             preprocessor = Preprocessor.from_state(_under("preprocessor", tensors))
             initial = InitialState(
                 seeds=tuple(header["seeds"]),
+                spec=Spec(**header["spec"]),
                 params=_groups("params", tensors),
                 buffers={adapter.name: {} for adapter in stack.adapters} | _groups("buffers", tensors),
                 frozen={adapter.name: {} for adapter in stack.adapters} | _groups("frozen", tensors),
@@ -125,10 +130,9 @@ class Trained:
             engine = Engine(stack.resolve(), initial, None, horizon=header["steps"], device=device)
             engine.load(tensors, header["tick"])
             history = History.from_json(header["history"])
-            spec = Spec(**header["spec"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{path}: its parts do not fit together ({error!r}); train again") from error
-        return Trained(stack, engine, preprocessor.to(device), data, spec, header["steps"], history)
+        return Trained(stack, engine, preprocessor.to(device), data, header["steps"], history)
 
     def with_data(self, dataset: Dataset, traced: bool) -> Trained:
         """The same run at the same tick, with its data at hand, so that it can go on."""
