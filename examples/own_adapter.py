@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adaptive_constraints import Adapter, Dataset, Facts, Prepared, View, load_dataset, wrap
+from adaptive_constraints import Adapter, Preparation, Prepared, View, load_dataset, wrap
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.data import Preprocessor
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,9 @@ class ReturnWeighted(Adapter):
     temperature: float = 1.0
     """How much better episodes count more; 0 weights all rows alike."""
 
-    def prepare(self, data: Dataset, preprocessor: Preprocessor, seed: int, facts: Facts) -> Prepared:
+    def prepare(self, preparation: Preparation) -> Prepared:
         """One weight per row [N]; the engine gathers it with every minibatch."""
-        returns = torch.as_tensor(data.column("return"))
+        returns = torch.as_tensor(preparation.data.column("return"))
         weight = (self.temperature * (returns - returns.mean()) / returns.std()).exp()
         return Prepared(columns={"weight": weight / weight.mean()})
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adaptive_constraints import Adapter, Dataset, Learner, Spec
 from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training.engine import Engine
 from adaptive_constraints.training.initial import initial_state
@@ -44,8 +45,8 @@ def build(
     resolved = Stack(learner, adapters).resolve()
     preprocessor = Preprocessor.fit(data)
     spec = Spec(data.observation_dim, data.action_dim)
-    initial = initial_state(resolved, spec, seeds, data, preprocessor)
-    table = preprocessor.table(data)
+    initial = initial_state(resolved, spec, seeds, prepare(resolved, data, preprocessor, seeds, torch.device("cpu")))
+    table = preprocessor.table(data, learner.columns())
     return Engine(resolved, initial, table, horizon=horizon, dtype=dtype, traced=traced)
 
 

@@ -203,8 +203,8 @@ def test_query_actions_reach_whoever_asks():
 class Bystander(Adapter):
     """Networks, stages in every slot, noise, buffers and prepared columns of its own; answers no seam."""
 
-    def prepare(self, data, preprocessor, seed, facts):
-        return Prepared(columns={"number": torch.arange(len(data)).float()})
+    def prepare(self, preparation):
+        return Prepared(columns={"number": torch.arange(len(preparation.data)).float()})
 
     def init(self, spec, facts, generator):
         return {slot: {"w": torch.randn(spec.observation_dim, generator=generator)} for slot in SLOTS}
@@ -711,8 +711,10 @@ class Poisoned(Adapter):
 
     seed: int = 5
 
-    def prepare(self, data, preprocessor, seed, facts):
-        return Prepared(columns={"weight": torch.full((len(data),), float("nan") if seed == self.seed else 1.0)})
+    def prepare(self, preparation):
+        weights = [float("nan") if seed == self.seed else 1.0 for seed in preparation.seeds]
+        column = torch.tensor(weights)[:, None].expand(-1, len(preparation.data))
+        return Prepared(seed_columns={"weight": column})
 
     def constraint_weight(self, v):
         return v.batch[f"{self.name}.weight"]
@@ -870,15 +872,17 @@ def test_the_outer_step_sees_other_groups_as_they_were():
 class Foresight(Adapter):
     """Prepares columns and a model that tell the seed."""
 
-    def prepare(self, data, preprocessor, seed, facts):
-        rewards = preprocessor.table(data)["reward"]
-        pairs = torch.stack([rewards, rewards + seed], 1)
-        return Prepared(columns={"shifted": rewards + seed, "pairs": pairs}, models={"seed": torch.tensor(float(seed))})
+    def prepare(self, preparation):
+        rewards, seeds = preparation.table["reward"], torch.tensor(preparation.seeds).float()
+        shifted = rewards + seeds[:, None]
+        pairs = torch.stack([rewards.expand_as(shifted), shifted], 2)
+        return Prepared({"common": rewards}, {"shifted": shifted, "pairs": pairs}, {"seed": seeds})
 
 
 def test_prepared_columns_and_models_are_found_per_seed():
     def what(v):
         columns = v.batch["foresight.shifted"] - v.r, *(v.batch["foresight.pairs"] - v.r[:, None]).unbind(1)
+        assert torch.equal(v.batch["foresight.common"], v.r)
         return torch.stack([*(column.mean() for column in columns), v.frozen["foresight"]["seed"]])
 
     found = seen(LEARNERS["TD3BC"], Foresight(), what=what, seeds=(0, 3, 8))
@@ -891,7 +895,7 @@ def test_buffers_advance_at_their_interval_and_per_seed():
         def buffers(self, spec, facts):
             return {"calls": torch.zeros(()), "noise": torch.zeros(())}
 
-        def advance_every(self, facts):
+        def advance_every(self, facts, horizon):
             return 3
 
         def advance(self, v):

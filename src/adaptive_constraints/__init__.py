@@ -29,6 +29,7 @@ from adaptive_constraints.learner import (
     Terms,
     Update,
 )
+from adaptive_constraints.preparation import Preparation
 from adaptive_constraints.view import View
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Params",
     "Phase",
     "Point",
+    "Preparation",
     "Prepared",
     "PreprocessSettings",
     "Row",

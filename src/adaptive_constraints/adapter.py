@@ -19,7 +19,7 @@ from adaptive_constraints.learner import Facts, Params, Phase, Row, Spec, Stage,
 from adaptive_constraints.presets import Presets
 
 if TYPE_CHECKING:
-    from adaptive_constraints.data import Dataset, Preprocessor
+    from adaptive_constraints.preparation import Preparation
     from adaptive_constraints.view import View
 
 Slot = Literal["start", "critic", "with", "end"]
@@ -85,12 +85,14 @@ class MetaLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What an adapter makes of the data before tick 1, for one seed."""
+    """What an adapter makes of the data before tick 1."""
 
     columns: Mapping[str, Tensor] = field(default_factory=dict)
-    """Extra columns [N] or [N, C], found in ``v.batch`` under '<adapter>.<column>'."""
+    """Extra columns [N] or [N, C], the same for every seed; found in ``v.batch`` under '<adapter>.<column>'."""
+    seed_columns: Mapping[str, Tensor] = field(default_factory=dict)
+    """Extra columns [S, N] or [S, N, C] that differ between seeds; found in the same place."""
     models: Mapping[str, Tensor] = field(default_factory=dict)
-    """Frozen tensors, found in ``v.frozen['<adapter>']``."""
+    """Frozen tensors [S, ...], found in ``v.frozen['<adapter>']`` without the axis over seeds."""
     online: Mapping[str, float] = field(default_factory=dict)
     """The value a row collected online gets in each column."""
 
@@ -132,8 +134,8 @@ class Adapter(Presets):
         """
         return None
 
-    def prepare(self, data: Dataset, preprocessor: Preprocessor, seed: int, facts: Facts) -> Prepared | None:
-        """Frozen models and extra columns for one seed, before tick 1."""
+    def prepare(self, preparation: Preparation) -> Prepared | None:
+        """Frozen models and extra columns for all seeds, before tick 1."""
         return None
 
     def init(self, spec: Spec, facts: Facts, generator: torch.Generator) -> dict[str, Params]:
@@ -148,8 +150,8 @@ class Adapter(Presets):
         """Stages of the adapter's own networks."""
         return ()
 
-    def advance_every(self, facts: Facts) -> int:
-        """Ticks between two calls of `advance`."""
+    def advance_every(self, facts: Facts, horizon: int) -> int:
+        """Ticks between two calls of `advance`, in a run of ``horizon`` ticks."""
         return 1
 
     def advance(self, v: View) -> Mapping[str, Tensor]:

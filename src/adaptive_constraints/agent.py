@@ -140,9 +140,17 @@ class Agent:
         folder = Path(out) if out is not None else None
         before = self._started(wanted, folder, device)
         if before is None:
-            trained = Trained.fresh(self._stack, data, steps=steps, seeds=chosen, device=_device(device), traced=traced)
+            trained = Trained.fresh(
+                self._stack,
+                data,
+                steps=steps,
+                seeds=chosen,
+                device=_device(device),
+                traced=traced,
+                progress=progress,
+            )
         else:
-            trained = before.with_data(data, traced)
+            trained = before.with_data(data, traced, progress)
         plan = fitting.Plan(
             stop_after=last,
             eval_env=_environment(eval_env, data.env_id),

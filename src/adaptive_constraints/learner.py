@@ -152,7 +152,8 @@ class Facts:
     normalized_critic: bool = False
     """Its critics have LayerNorm."""
     reads_policy_action: bool = True
-    """Its policy improves by reading Q at its own actions, off the data."""
+    """Q is read at actions off the data: by its policy, which improves that way, or (in what adapters get to see) by an
+    adapter of the stack."""
 
 
 @dataclass(frozen=True)

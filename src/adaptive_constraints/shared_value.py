@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints.learner import Params, Spec, Stage, Update
-from adaptive_constraints.networks import init_mlp, mlp
+from adaptive_constraints.networks import expectile_loss, init_mlp, mlp
 from adaptive_constraints.view import View
-
-
-def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
-    """|expectile - 1(difference < 0)| difference^2 per element; ``difference`` is target minus prediction."""
-    weight = torch.where(difference < 0, 1 - expectile, expectile)
-    return weight * difference.square()
 
 
 @dataclass(frozen=True)

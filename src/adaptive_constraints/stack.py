@@ -74,6 +74,8 @@ class Stack:
     def resolve(self, phase: Phase = "offline") -> Resolved:
         """Work out who answers where; raises `StackError` where parts do not fit."""
         facts = self.learner.facts()
+        reads = any(each.meta(facts) or "query_action" in each.answers(facts, phase) for each in self.adapters)
+        facts = replace(facts, reads_policy_action=facts.reads_policy_action or reads)
         warnings = [f"{adapter.name}: {text}" for adapter in self.adapters for text in adapter.check(facts)]
         shared = _shared_value(self.learner, self.adapters, facts)
         if shared is not None:

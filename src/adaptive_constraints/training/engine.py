@@ -76,10 +76,12 @@ class Engine:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         traced: bool = True,
+        namespace: str = "",
     ) -> None:
         """``table`` holds the data's columns [N, ...] in learner space; without one it can act but not train.
 
-        ``horizon`` is the planned number of ticks.
+        ``horizon`` is the planned number of ticks. ``namespace`` stands before every site of noise, so that two
+        engines of one seed draw apart.
         """
         if resolved.meta is not None:
             meta.check_backend(resolved.meta[1].backend)
@@ -90,18 +92,18 @@ class Engine:
         def place(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None, copy=True)
 
-        self.params, self.buffers, self.frozen, columns = pytree.tree_map(
-            place, (initial.params, initial.buffers, initial.frozen, initial.columns)
+        self.params, self.buffers, self.frozen, seed_columns = pytree.tree_map(
+            place, (initial.params, initial.buffers, initial.frozen, initial.seed_columns)
         )
         averaged = sorted({average.group for stage in resolved.stages for average in stage.averages})
         self.targets = {group: {name: t.clone() for name, t in self.params[group].items()} for group in averaged}
         self.optimizers = {group: stacked.adam(params) for group, params in self.params.items()}
         self.metrics = Metrics(len(self.seeds), torch.device(device))
-        self._noise = NoiseTables(self.seeds, torch.device(device), dtype)
+        self._noise = NoiseTables(self.seeds, torch.device(device), dtype, namespace)
         self._batches = None
         if table is not None:
-            placed = {name: place(tensor) for name, tensor in table.items()}
-            self._batches = Batches(placed, columns, self._noise, resolved.learner.batch_size)
+            placed = {name: place(tensor) for name, tensor in {**table, **initial.columns}.items()}
+            self._batches = Batches(placed, seed_columns, self._noise, resolved.learner.batch_size)
         self._batch: dict[str, Tensor] = {}
         self._stages = [_Running(stage) for stage in resolved.stages]
         self._draws: dict[str, dict[Draw, None]] = {}
@@ -352,8 +354,8 @@ class Engine:
 
     def _advance_buffers(self) -> None:
         for adapter in self.resolved.adapters:
-            if self.buffers[adapter.name] and self.tick % adapter.advance_every(self.resolved.facts) == 0:
-                self._assign(adapter.name, self._ask(adapter.name, adapter.advance))
+            if self.buffers[adapter.name] and self.tick % adapter.advance_every(self.resolved.facts, self.horizon) == 0:
+                self._assign(adapter.name, self.ask(adapter.name, adapter.advance))
 
     @torch.no_grad()
     def _assign(self, name: str, values: Mapping[str, Tensor]) -> None:
@@ -365,11 +367,12 @@ class Engine:
         return {
             f"{adapter.name}/{name}": value
             for adapter in self.resolved.adapters
-            for name, value in self._ask(adapter.name, adapter.diagnostics).items()
+            for name, value in self.ask(adapter.name, adapter.diagnostics).items()
         }
 
     @torch.no_grad()
-    def _ask(self, name: str, answer: Callable[[View], Mapping[str, Tensor]]) -> Scalars:
+    def ask(self, name: str, answer: Callable[[View], Mapping[str, Tensor]]) -> Scalars:
+        """What ``answer`` of one seed's view says, for all seeds; ``name`` keys the noise it was found to draw."""
         draws = self._draws.setdefault(name, {})
         return self._with_draws(draws, lambda inputs: self._map(lambda x: dict(answer(self._view(x))), inputs))
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapter import Adapter, Prepared
-from adaptive_constraints.data import Dataset, Preprocessor
-from adaptive_constraints.learner import Facts, Params, Spec
+from adaptive_constraints.adapter import Prepared
+from adaptive_constraints.learner import Params, Spec
 from adaptive_constraints.stack import Resolved
 
 Groups = dict[str, Params]
@@ -29,7 +28,9 @@ class InitialState:
     frozen: Groups
     """By adapter name."""
     columns: dict[str, Tensor]
-    """Prepared columns [S, N] or [S, N, C] by '<adapter>.<column>'."""
+    """Prepared columns [N] or [N, C] by '<adapter>.<column>'; the only ones without an axis over seeds."""
+    seed_columns: dict[str, Tensor]
+    """Prepared columns [S, N] or [S, N, C], likewise."""
 
 
 def generator(seed: int, component: str) -> torch.Generator:
@@ -39,37 +40,18 @@ def generator(seed: int, component: str) -> torch.Generator:
 
 
 def initial_state(
-    resolved: Resolved,
-    spec: Spec,
-    seeds: Sequence[int],
-    data: Dataset | None = None,
-    preprocessor: Preprocessor | None = None,
+    resolved: Resolved, spec: Spec, seeds: Sequence[int], prepared: Mapping[str, Prepared]
 ) -> InitialState:
-    """Initialise every seed, and let the adapters prepare what they make of the data, where there is any."""
-    prepared = {
-        adapter.name: [_prepared(adapter, data, preprocessor, seed, resolved.facts) for seed in seeds]
-        for adapter in resolved.adapters
-    }
+    """Initialise every seed; ``prepared`` is what the adapters made of the data, by name."""
     return InitialState(
         seeds=tuple(seeds),
         spec=spec,
-        params=_stack([_params(resolved, spec, seed) for seed in seeds]),
-        buffers=_stack([{a.name: a.buffers(spec, resolved.facts) for a in resolved.adapters} for _ in seeds]),
-        frozen=_stack([{name: dict(each[i].models) for name, each in prepared.items()} for i in range(len(seeds))]),
-        columns={
-            f"{name}.{column}": torch.stack([one.columns[column] for one in each])
-            for name, each in prepared.items()
-            for column in each[0].columns
-        },
+        params=stack_seeds([_params(resolved, spec, seed) for seed in seeds]),
+        buffers=stack_seeds([{a.name: a.buffers(spec, resolved.facts) for a in resolved.adapters} for _ in seeds]),
+        frozen={name: dict(each.models) for name, each in prepared.items()},
+        columns={f"{name}.{key}": c for name, each in prepared.items() for key, c in each.columns.items()},
+        seed_columns={f"{name}.{key}": c for name, each in prepared.items() for key, c in each.seed_columns.items()},
     )
-
-
-def _prepared(
-    adapter: Adapter, data: Dataset | None, preprocessor: Preprocessor | None, seed: int, facts: Facts
-) -> Prepared:
-    if data is None or preprocessor is None:
-        return Prepared()
-    return adapter.prepare(data, preprocessor, seed, facts) or Prepared()
 
 
 def _params(resolved: Resolved, spec: Spec, seed: int) -> Groups:
@@ -82,7 +64,8 @@ def _params(resolved: Resolved, spec: Spec, seed: int) -> Groups:
     return groups
 
 
-def _stack(seeds: Sequence[Groups]) -> Groups:
+def stack_seeds(seeds: Sequence[Groups]) -> Groups:
+    """One tree of the seeds' trees, each tensor with a leading axis over seeds."""
     return {
         group: {name: torch.stack([one[group][name] for one in seeds]) for name in params}
         for group, params in seeds[0].items()

@@ -73,9 +73,10 @@ def indices(seeds: Tensor, site: str, ticks: Tensor, count: int, rows: int) -> T
 class NoiseTables:
     """Draws ahead of time for all seeds, a chunk of ticks at once."""
 
-    def __init__(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype, namespace: str = "") -> None:
+        """``namespace`` stands before every site."""
         self._seeds = torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device)
-        self._dtype = dtype
+        self._dtype, self._namespace = dtype, namespace
         self._chunks: dict[tuple[str, str, tuple[int, ...], int], tuple[int, Tensor]] = {}
 
     def at(self, tick: int, kind: str, site: str, shape: tuple[int, ...], rows: int = 0) -> Tensor:
@@ -90,6 +91,7 @@ class NoiseTables:
 
     def _chunk(self, kind: str, site: str, shape: tuple[int, ...], rows: int, first: int, length: int) -> Tensor:
         ticks = torch.arange(first, first + length, device=self._seeds.device)
+        site = self._namespace + site
         if kind == "index":
             return indices(self._seeds, site, ticks, prod(shape), rows).view(length, len(self._seeds), *shape)
         draw = normal if kind == "normal" else uniform

@@ -15,6 +15,7 @@ from torch import Tensor
 from adaptive_constraints.data import Dataset, Preprocessor, ReferenceScore, reference_of
 from adaptive_constraints.errors import CheckpointError
 from adaptive_constraints.learner import Spec
+from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training import checkpoint
 from adaptive_constraints.training.engine import Engine
@@ -97,14 +98,22 @@ class Trained:
 
     @staticmethod
     def fresh(
-        stack: Stack, dataset: Dataset, *, steps: int, seeds: Sequence[int], device: torch.device, traced: bool
+        stack: Stack,
+        dataset: Dataset,
+        *,
+        steps: int,
+        seeds: Sequence[int],
+        device: torch.device,
+        traced: bool,
+        progress: bool = False,
     ) -> Trained:
         """At tick 0, with data."""
         settings = stack.learner.preprocess()
         preprocessor = Preprocessor.fit(dataset, **asdict(settings))
         spec = Spec(dataset.observation_dim, dataset.action_dim)
         resolved = stack.resolve()
-        initial = initial_state(resolved, spec, seeds, dataset, preprocessor)
+        prepared = prepare(resolved, dataset, preprocessor, seeds, device, progress)
+        initial = initial_state(resolved, spec, seeds, prepared)
         table = preprocessor.table(dataset, stack.learner.columns())
         engine = Engine(resolved, initial, table, horizon=steps, device=device, traced=traced)
         return Trained(stack, engine, preprocessor.to(device), DataFacts.of(dataset), steps, History())
@@ -126,6 +135,7 @@ class Trained:
                 buffers={adapter.name: {} for adapter in stack.adapters} | _groups("buffers", tensors),
                 frozen={adapter.name: {} for adapter in stack.adapters} | _groups("frozen", tensors),
                 columns={},
+                seed_columns={},
             )
             engine = Engine(stack.resolve(), initial, None, horizon=header["steps"], device=device)
             engine.load(tensors, header["tick"])
@@ -134,10 +144,16 @@ class Trained:
             raise CheckpointError(f"{path}: its parts do not fit together ({error!r}); train again") from error
         return Trained(stack, engine, preprocessor.to(device), data, header["steps"], history)
 
-    def with_data(self, dataset: Dataset, traced: bool) -> Trained:
+    def with_data(self, dataset: Dataset, traced: bool, progress: bool = False) -> Trained:
         """The same run at the same tick, with its data at hand, so that it can go on."""
         twin = Trained.fresh(
-            self.stack, dataset, steps=self.steps, seeds=self.engine.seeds, device=self.device, traced=traced
+            self.stack,
+            dataset,
+            steps=self.steps,
+            seeds=self.engine.seeds,
+            device=self.device,
+            traced=traced,
+            progress=progress,
         )
         twin.engine.load({name: t.clone() for name, t in self.engine.state().items()}, self.engine.tick)
         twin.history = self.history

@@ -1,0 +1,163 @@
+"""What adapters do with the data before tick 1: columns, and models trained on the learners' own engine and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints._version import __version__
+from adaptive_constraints.adapter import Prepared
+from adaptive_constraints.data import Dataset, Preprocessor
+from adaptive_constraints.errors import CheckpointError
+from adaptive_constraints.learner import Facts, Params, Spec, Stage
+from adaptive_constraints.stack import Resolved
+from adaptive_constraints.training import checkpoint
+from adaptive_constraints.training.cpu import tuned
+from adaptive_constraints.training.model_fit import ModelFit
+from adaptive_constraints.training.progress import Progress
+
+CPU = torch.device("cpu")
+CACHE_VARIABLE = "ADAPTIVE_CONSTRAINTS_CACHE"
+"""Environment variable that names the folder of trained models; by default ~/.cache/adaptive-constraints."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """One data set and everything that `Adapter.prepare` may use with it."""
+
+    data: Dataset
+    preprocessor: Preprocessor
+    """The map between raw data and learner space, both ways."""
+    facts: Facts
+    spec: Spec
+    seeds: tuple[int, ...]
+    discount: float
+    """The learner's."""
+    device: torch.device = CPU
+    progress: bool = False
+    """Show bars."""
+
+    @cached_property
+    def table(self) -> dict[str, Tensor]:
+        """The transitions in learner space; see `Preprocessor.table`."""
+        return self.preprocessor.table(self.data)
+
+    def fit(
+        self,
+        name: str,
+        init: Callable[[torch.Generator], Mapping[str, Params]],
+        stages: Sequence[Stage],
+        *,
+        steps: int,
+        batch_size: int = 256,
+        table: Mapping[str, Tensor] | None = None,
+        seed_columns: Mapping[str, Tensor] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> ModelFit:
+        """A model to be trained by ``stages`` for up to ``steps`` minibatches, all seeds at once and each on its own.
+
+        name: keys its noise and names its bar; begin it with the adapter's name.
+        init: initial parameters of one seed by group, all randomness from the generator.
+        table: columns [N, ...] to draw minibatches from; None: the data's transitions.
+        seed_columns: columns [S, N, ...] beside them that differ between seeds.
+        seeds: which; None: all.
+
+        Nothing runs before ``ModelFit.run(ticks)``.
+        """
+        return ModelFit(
+            name,
+            init,
+            stages,
+            seeds=self.seeds if seeds is None else seeds,
+            spec=self.spec,
+            table=self.table if table is None else table,
+            seed_columns=seed_columns or {},
+            steps=steps,
+            batch_size=batch_size,
+            device=self.device,
+        )
+
+    def trained(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        train: Callable[[Sequence[int], Progress], Params],
+        *,
+        steps: int,
+        shared: bool = False,
+    ) -> Params:
+        """Tensors [S, ...] that ``train(seeds, progress)`` makes, from the cache for seeds it has made before.
+
+        name: of the model; begin it with the adapter's name.
+        settings: everything beside the data that they depend on, as plain values.
+        steps: the length of the progress bar.
+        shared: make them of the first seed only and give them to all.
+
+        The cache is keyed by the data in learner space, name, settings, seed, device type and version. Damaged files
+        are made anew.
+        """
+        seeds = self.seeds[:1] if shared else self.seeds
+        files = {seed: self._file(name, settings, seed) for seed in seeds}
+        kept = {seed: found for seed, file in files.items() if (found := _read(file)) is not None}
+        missing = [seed for seed in seeds if seed not in kept]
+        if missing:
+            with Progress(name, steps, 0, self.progress) as progress, tuned(self.device):
+                made = train(missing, progress)
+            for position, seed in enumerate(missing):
+                kept[seed] = {key: tensor[position].cpu() for key, tensor in made.items()}
+                checkpoint.write(files[seed], {"name": name, "seed": seed, "settings": dict(settings)}, kept[seed])
+        ordered = [kept[seeds[0] if shared else seed] for seed in self.seeds]
+        return {key: torch.stack([each[key] for each in ordered]) for key in ordered[0]}
+
+    def _file(self, name: str, settings: Mapping[str, Any], seed: int) -> Path:
+        key = {
+            "data": self.data.fingerprint,
+            "learner space": {k: t.tolist() for k, t in self.preprocessor.state().items()},
+            "settings": dict(settings),
+            "seed": seed,
+            "device": self.device.type,
+            "version": __version__,
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+        return cache_folder() / f"{name.replace('/', '-')}-{digest}.npz"
+
+
+def prepare(
+    resolved: Resolved,
+    data: Dataset,
+    preprocessor: Preprocessor,
+    seeds: Sequence[int],
+    device: torch.device,
+    progress: bool = False,
+) -> dict[str, Prepared]:
+    """What each adapter of a stack makes of the data, by its name."""
+    spec = Spec(data.observation_dim, data.action_dim)
+    preparation = Preparation(
+        data, preprocessor, resolved.facts, spec, tuple(seeds), resolved.learner.discount, device, progress
+    )
+    return {each.name: each.prepare(preparation) or Prepared() for each in resolved.adapters}
+
+
+def cache_folder() -> Path:
+    """Where trained models are kept; it may be deleted at any time."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "adaptive-constraints"
+
+
+def _read(file: Path) -> Params | None:
+    if not file.is_file():
+        return None
+    try:
+        _, tensors = checkpoint.read(file)
+    except CheckpointError:
+        return None
+    return tensors
