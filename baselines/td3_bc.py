@@ -27,7 +27,7 @@ from adaptive_constraints import (
     Update,
     View,
 )
-from adaptive_constraints.networks import init_mlp, mlp, uniform
+from adaptive_constraints.networks import init_mlp, mlp, small_output
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,8 @@ class TD3BC(Learner):
         actor = init_mlp((spec.observation_dim, width, width, spec.action_dim), generator)
         if self.critic == "plain":
             return {"actor": actor, "critic": init_mlp((inputs, width, width, 1), generator, ensemble=(2,))}
-        hidden = [uniform(inputs**-0.5, bias=0.1), *[uniform(width**-0.5, bias=0.1)] * 2]
-        critic = init_mlp(
-            (inputs, width, width, width, 1),
-            generator,
-            ensemble=(2,),
-            initializers=[*hidden, uniform(3e-3)],
-            norm="after",
-        )
+        sizes = (inputs, width, width, width, 1)
+        critic = init_mlp(sizes, generator, ensemble=(2,), initializers=small_output(sizes, 3e-3), norm="after")
         return {"actor": actor, "critic": critic}
 
     def stages(self, phase: Phase) -> tuple[Stage, ...]:

@@ -28,15 +28,8 @@ class AdvantageWeighted(ac.Learner):
 
     def facts(self) -> ac.Facts:
         asked = frozenset(SEAMS) - {"value_action", "query_action"}
-        return ac.Facts(
-            "actor",
-            asked,
-            self.k,
-            "exponent",
-            exponential_weights=True,
-            normalized_critic=True,
-            reads_policy_action=False,
-        )
+        kind = {"exponential_weights": True, "normalized_critic": True, "reads_policy_action": False}
+        return ac.Facts("actor", asked, self.k, "exponent", **kind)
 
     def init(self, spec: ac.Spec, generator: torch.Generator) -> dict[str, ac.Params]:
         state, action = spec

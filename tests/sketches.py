@@ -209,6 +209,7 @@ class TinyFQL(Sketch):
     def facts(self) -> Facts:
         return Facts(
             constrained="student",
+            policy="student",
             tradeoff=self.alpha,
             scales="constraint",
             distribution="generative",

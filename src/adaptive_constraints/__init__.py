@@ -8,8 +8,9 @@ agent.fit(load_dataset("bundled:hopper"), steps=20_000, seeds=4, eval_env="auto"
 """
 
 from adaptive_constraints._version import __version__
+from adaptive_constraints.ablation import ablate
 from adaptive_constraints.adapter import Adapter, AdapterStage, MetaLoss, MetaStep, Prepared
-from adaptive_constraints.adapters import ASPC, FixedScale, LinearScale
+from adaptive_constraints.adapters import A2PR, ANQ, ASPC, ILQ, SPOT, SSAR, WPC, FixedScale, LinearScale
 from adaptive_constraints.agent import Agent, load_agent, wrap
 from adaptive_constraints.data import Dataset, doctor, load_dataset
 from adaptive_constraints.errors import AdaptiveConstraintsError
@@ -30,10 +31,17 @@ from adaptive_constraints.learner import (
     Update,
 )
 from adaptive_constraints.preparation import Preparation
+from adaptive_constraints.termination import register_termination
 from adaptive_constraints.view import View
 
 __all__ = [
+    "A2PR",
+    "ANQ",
     "ASPC",
+    "ILQ",
+    "SPOT",
+    "SSAR",
+    "WPC",
     "Adapter",
     "AdapterStage",
     "AdaptiveConstraintsError",
@@ -61,8 +69,10 @@ __all__ = [
     "Update",
     "View",
     "__version__",
+    "ablate",
     "doctor",
     "load_agent",
     "load_dataset",
+    "register_termination",
     "wrap",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from adaptive_constraints.learner import Learner
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training import fitting
 from adaptive_constraints.training.history import History
+from adaptive_constraints.training.online import Buffer, OnlineSettings, online_settings
 from adaptive_constraints.training.trained import Identity, Trained
 
 EnvSource = str | Callable[[], Any]
@@ -89,7 +91,7 @@ class Agent:
 
     def __repr__(self) -> str:
         parts = ", ".join(repr(part) for part in (self.learner, *self.adapters))
-        return f"wrap({parts})" + (f", at tick {self.tick} of {self._trained.steps}" if self._trained else "")
+        return f"wrap({parts})" + (f", at tick {self.tick} of {self._trained.engine.horizon}" if self._trained else "")
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -166,6 +168,95 @@ class Agent:
         fitting.fit(trained, plan)
         self._trained = trained
         return trained.history
+
+    def finetune(
+        self,
+        env: EnvSource,
+        *,
+        steps: int,
+        buffer: Buffer = "all",
+        warm_up: int | None = None,
+        part_episodes: int = 50,
+        capacity: int | None = None,
+        dataset: Dataset | str | None = None,
+        eval_env: EnvSource | None = AUTO,
+        eval_every: int = 5_000,
+        eval_episodes: int = 10,
+        eval_seed: int = 0,
+        stop_after: int | None = None,
+        out: str | Path | None = None,
+        log_every: int = 1_000,
+        checkpoint_every: int = 10_000,
+        tensorboard: bool = False,
+        progress: bool = True,
+        traced: bool = True,
+    ) -> History:
+        """Go online: train on with rows that each seed collects in an environment of its own, one tick per step.
+
+        env: a Gymnasium id or a function that makes an environment; ``"auto"``: the one the data was recorded in.
+        steps: environment steps of each seed. The first ``warm_up`` only collect, so there are ``steps - warm_up``
+            ticks; they count on from the offline ones.
+        buffer: what stands beside the collected rows. "all": the data; "half": the data, in half of every minibatch
+            (rounded down); "part": the ``part_episodes`` episodes of highest return; "none": nothing.
+        warm_up: None: 2 % of the steps and at most 5,000, and as many as the first minibatch needs.
+        capacity: collected rows kept per seed, the newest in place of the oldest; None: all.
+        dataset: the data that the agent was trained on; needed after `load_agent`, unless the buffer is "none".
+        eval_env: where to evaluate, in environments apart from those that rows are collected in; ``"auto"``: the same
+            as ``env``; None: never.
+        stop_after: stop after this many of the steps.
+
+        Intervals count ticks from the beginning of the phase; everything else is as in `fit`, to go on with a phase that
+        was interrupted too. Unfinished episodes are then played again from their start. Returns the whole history.
+        """
+        trained, source = self._need(), _environment(env, self._need().data.env_id)
+        assert source is not None
+        settings = online_settings(
+            source,
+            steps=steps,
+            buffer=buffer,
+            warm_up=warm_up,
+            part_episodes=part_episodes,
+            capacity=capacity,
+            batch_size=self.learner.batch_size,
+        )
+        _at_least_one(
+            eval_every=eval_every, eval_episodes=eval_episodes, log_every=log_every, checkpoint_every=checkpoint_every
+        )
+        first = settings.warm_up + 1
+        if stop_after is not None and not first <= stop_after <= steps:
+            raise TrainingError(f"stop_after must lie between {first} (after warm_up) and {steps}, not {stop_after}")
+        data = None if buffer == "none" else _trained_on(trained, dataset)
+        folder = Path(out) if out is not None else None
+        began = self._began(trained, settings, folder)
+        online = began.go_online(settings, source, data, traced, progress)
+        plan = fitting.Plan(
+            stop_after=online.engine.phase_start + (stop_after or steps) - settings.warm_up,
+            eval_env=source if eval_env == AUTO else eval_env,
+            eval_every=eval_every,
+            eval_episodes=eval_episodes,
+            eval_seed=eval_seed,
+            log_every=log_every,
+            checkpoint_every=checkpoint_every,
+            out=folder,
+            tensorboard=tensorboard,
+            progress=progress,
+        )
+        fitting.fit(online, plan)
+        self._trained = online
+        return online.history
+
+    def _began(self, trained: Trained, settings: OnlineSettings, folder: Path | None) -> Trained:
+        """The online phase to go on with, or the run that begins one now."""
+        wanted = replace(trained.identity, online=settings.identity(trained.origin))
+        if trained.online is not None:
+            _refuse_other(trained, wanted, "this agent", "fine-tune a copy of the agent from before: load_agent(path)")
+            return trained
+        file = folder / fitting.CHECKPOINT if folder is not None else None
+        if file is None or not file.is_file():
+            return trained
+        found = Trained.read(file, trained.device)
+        _refuse_other(found, wanted, str(file), "use another folder, or remove this one")
+        return found
 
     def _started(self, wanted: Identity, folder: Path | None, device: str | None) -> Trained | None:
         """The training to go on with, if there is one; it must be the wanted one."""
@@ -249,6 +340,22 @@ def _refuse_other(trained: Trained, wanted: Identity, where: str, remedy: str) -
     differences = trained.identity.differences(wanted)
     if differences:
         raise CheckpointError(f"{where} holds another training ({'; '.join(differences)}): {remedy}")
+
+
+def _trained_on(trained: Trained, dataset: Dataset | str | None) -> Dataset:
+    """The data that a run was trained on, which must be given unless it is still at hand."""
+    data = load_dataset(dataset) if isinstance(dataset, str) else dataset or trained.dataset
+    if data is None:
+        raise TrainingError(
+            f"this buffer begins with the data that the agent was trained on ({trained.data.name}), which is not at "
+            "hand: pass dataset=, or use buffer='none'"
+        )
+    if data.fingerprint != trained.data.fingerprint:
+        raise TrainingError(
+            f"{data.name} is not the data that the agent was trained on ({trained.data.name}): its fingerprint is "
+            f"{data.fingerprint}, not {trained.data.fingerprint}"
+        )
+    return data
 
 
 def _device(name: str | None) -> torch.device:

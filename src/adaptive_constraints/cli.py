@@ -496,6 +496,12 @@ def _show_settings(cls: type[Learner] | type[Adapter]) -> None:
     paper = f" ({cls.paper})" if cls.paper else ""
     print(f"\n{cls.__name__}{paper}: {settings.summary(cls)}")
     _table(["setting", "default", "values", ""], [list(setting) for setting in settings.describe(cls)])
+    if cls.presets:
+        print("\npreset=NAME takes these published settings:")
+        presets = {
+            name: " ".join(f"{key}={value}" for key, value in each.items()) for name, each in cls.presets.items()
+        }
+        _table(["preset", "differs from the defaults in"], [[name, each or "-"] for name, each in presets.items()])
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

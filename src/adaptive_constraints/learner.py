@@ -211,6 +211,10 @@ class Learner(Presets, ABC):
 
     # -- defaults ---------------------------------------------------------------------------------------------
 
+    def explore(self, v: View, observation: Tensor) -> Tensor:
+        """Actions [N, A] in learner space with which it collects rows online."""
+        return self.act(v, observation)
+
     def columns(self) -> tuple[str, ...]:
         """Columns of the data that it reads from ``v.batch`` beside the usual ones; see `Dataset.column`."""
         return ()

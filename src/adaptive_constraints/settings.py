@@ -35,7 +35,7 @@ class Setting(NamedTuple):
 
 
 def read_learner(words: Sequence[str]) -> Learner:
-    """The learner of ``["TD3BC", "critic=robust", ...]``; raises `StackError` for what is unknown or misplaced."""
+    """The learner of ``["TD3BC", "preset=antmaze", "critic=robust", ...]``; raises `StackError` for what is unknown or misplaced."""
     grouped = _grouped(words, "learner", "TD3BC")
     if len(grouped) != 1:
         names = ", ".join(name for name, _ in grouped) or "none"
@@ -71,6 +71,7 @@ def _grouped(words: Sequence[str], kind: str, example: str) -> list[tuple[str, d
 def _make(cls: type[Part], texts: dict[str, str]) -> Part:
     known: dict[str, Any] = _annotations(cls)
     settings = {}
+    family = texts.pop("preset", None)
     for name, text in texts.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -80,7 +81,7 @@ def _make(cls: type[Part], texts: dict[str, str]) -> Part:
             settings[name] = parse(text, known[name])
         except ValueError as error:
             raise StackError(f"{cls.__name__}: {name} must be {error}, not {text!r}") from error
-    return cls(**settings)
+    return cls(**settings) if family is None else cls.preset(family, **settings)
 
 
 def parse(text: str, annotation: Any) -> Any:

@@ -331,8 +331,15 @@ def _explain_pairs(resolved: Resolved) -> list[str]:
     learner = type(resolved.learner).__name__
     lines = ["", "Evidence"]
     for adapter in resolved.adapters:
-        tested = learner in adapter.tested_on
-        source = f" ({adapter.paper})" if adapter.paper else ""
-        verdict = f"tested by its paper{source}" if tested else f"an extension, not tested by its paper{source}"
-        lines.append(f"  {adapter.name} on {learner}: {verdict if adapter.paper else 'no paper'}")
+        lines.append(f"  {adapter.name} on {learner}: {_evidence(adapter, learner, resolved.facts)}")
     return lines
+
+
+def _evidence(adapter: Adapter, learner: str, facts: Facts) -> str:
+    if not adapter.paper:
+        return "no paper"
+    if learner in adapter.tested_on:
+        return f"tested by its paper ({adapter.paper})"
+    if adapter.check(facts):
+        return f"doubtful, see the warnings; not tested by its paper ({adapter.paper})"
+    return f"a natural extension, not tested by its paper ({adapter.paper})"

@@ -46,7 +46,8 @@ class Preprocessor:
         """Read the constants off a data set.
 
         `normalize_observations` uses mean and std + 1e-3 of the observations; off, it is the exact identity.
-        `reward_scale` "return_range" is 1000 / (largest - smallest episode return).
+        `reward_scale` "return_range" is 1000 / (largest - smallest episode return); "dataset_std" is 1 / the standard
+        deviation of the rewards.
         `reward_shift` "dataset_mean" makes the mean preprocessed reward 0; a number is added after scaling.
         `action_margin` m > 0 clips data actions to +-(1 - m), away from where a tanh policy has infinite density.
         Raises `DatasetError` for an unknown rule or one that this data cannot answer.
@@ -146,8 +147,15 @@ def _reward_scale(dataset: Dataset, rule: float | str) -> float:
                 f"{dataset.name!r} returns {returns[0]:g}; pass a number"
             )
         return 1000.0 / spread
+    if rule == "dataset_std":
+        if dataset.rewards.min() == dataset.rewards.max():
+            raise DatasetError(
+                f"reward_scale='dataset_std' needs rewards that differ, but every reward of {dataset.name!r} is "
+                f"{dataset.rewards[0]:g}; pass a number"
+            )
+        return 1.0 / float(dataset.rewards.std(dtype="float64"))
     if isinstance(rule, str):
-        raise DatasetError(f"unknown reward_scale {rule!r}; use a number or 'return_range'")
+        raise DatasetError(f"unknown reward_scale {rule!r}; use a number, 'return_range' or 'dataset_std'")
     if not (math.isfinite(rule) and rule != 0.0):
         raise DatasetError(f"reward_scale must be finite and not 0, but is {rule}")
     return float(rule)

@@ -34,6 +34,32 @@ def uniform(bound: float, bias: float | None = None) -> Initializer:
     return initialize
 
 
+def xavier(gain: float = 1.0) -> Initializer:
+    """Weights uniform in +-gain * sqrt(6 / (I + O)), after Xavier Glorot; biases 0."""
+
+    def initialize(shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return uniform(gain * (6 / (shape[-2] + shape[-1])) ** 0.5, bias=0.0)(shape, generator)
+
+    return initialize
+
+
+def orthogonal(gain: float = 1.0) -> Initializer:
+    """Weights ``gain`` times a random matrix of orthonormal rows or columns; biases 0."""
+
+    def initialize(shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        weight = torch.empty(shape)
+        for member in weight.view(-1, *shape[-2:]):
+            torch.nn.init.orthogonal_(member, gain, generator=generator)
+        return weight, torch.zeros(*shape[:-2], shape[-1])
+
+    return initialize
+
+
+def small_output(sizes: Sequence[int], bound: float) -> list[Initializer]:
+    """For each layer of these sizes: hidden ones at torch's scale with biases 0.1, the last uniform in +-``bound``."""
+    return [*(uniform(inputs**-0.5, bias=0.1) for inputs in sizes[:-2]), uniform(bound)]
+
+
 def init_mlp(
     sizes: Sequence[int],
     generator: torch.Generator,
@@ -68,19 +94,37 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return product + bias.unsqueeze(-2)
 
 
-def mlp(p: Params, x: Tensor, activation: Activation = torch.relu, norm: Norm = "none") -> Tensor:
-    """The perceptron's output [..., B, O] at x [..., B, I]; ``norm`` says on which side of the activation it acts."""
+def mlp(
+    p: Params,
+    x: Tensor,
+    activation: Activation = torch.relu,
+    norm: Norm = "none",
+    masks: Sequence[Tensor] = (),
+    epsilon: float = 1e-5,
+) -> Tensor:
+    """The perceptron's output [..., B, O] at x [..., B, I]; ``norm`` says on which side of the activation it acts.
+
+    ``masks``, if any, multiply the outputs of the hidden layers, one [..., B, H] per layer (see `dropout_mask`).
+    ``epsilon`` is what LayerNorm adds to variances.
+    """
     last = sum(name.startswith("weight") for name in p) - 1
     for layer in range(last):
         x = linear(x, p[f"weight{layer}"], p[f"bias{layer}"])
         if norm == "before":
-            x = _layer_norm(p, layer, x)
+            x = _layer_norm(p, layer, x, epsilon)
         x = activation(x)
         if norm == "after":
-            x = _layer_norm(p, layer, x)
+            x = _layer_norm(p, layer, x, epsilon)
+        if masks:
+            x = x * masks[layer]
     return linear(x, p[f"weight{last}"], p[f"bias{last}"])
 
 
-def _layer_norm(p: Params, layer: int, x: Tensor) -> Tensor:
-    normed = functional.layer_norm(x, x.shape[-1:])
+def dropout_mask(draw: Tensor, rate: float) -> Tensor:
+    """Dropout's factor per unit from uniform draws in [0, 1): 0 with probability ``rate``, otherwise 1 / (1 - rate)."""
+    return (draw >= rate).to(draw.dtype) / (1 - rate)
+
+
+def _layer_norm(p: Params, layer: int, x: Tensor, epsilon: float) -> Tensor:
+    normed = functional.layer_norm(x, x.shape[-1:], eps=epsilon)
     return torch.addcmul(p[f"shift{layer}"].unsqueeze(-2), normed, p[f"gain{layer}"].unsqueeze(-2))

@@ -1,13 +1,16 @@
-"""Minibatches of all seeds, gathered on the device from one packed table."""
+"""Minibatches of all seeds, gathered on the device from one packed table, which may grow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from adaptive_constraints.training.noise import NoiseTables
+
+Columns = dict[str, Tensor]
 
 
 class Batches:
@@ -17,21 +20,132 @@ class Batches:
         self, table: Mapping[str, Tensor], columns: Mapping[str, Tensor], noise: NoiseTables, size: int
     ) -> None:
         """``table`` holds columns [N] or [N, C] that all seeds share, ``columns`` those of each seed [S, N, ...]."""
-        self._rows = next(iter(table.values())).shape[0]
+        self.rows = next(iter(table.values())).shape[0]
         self._shapes = {name: tensor.shape[1:] for name, tensor in table.items()}
-        self._packed = torch.cat([tensor.reshape(self._rows, -1) for tensor in table.values()], 1)
-        self._widths = [tensor.shape[1:].numel() for tensor in table.values()]
-        self._columns, self._noise, self._size = columns, noise, size
+        self._widths = [shape.numel() for shape in self._shapes.values()]
+        self._packed = torch.cat(
+            [each.reshape(self.rows, w) for each, w in zip(table.values(), self._widths, strict=True)], 1
+        )
+        self._columns, self._noise, self._size = dict(columns), noise, size
 
-    def at(self, tick: int) -> dict[str, Tensor]:
+    def __len__(self) -> int:
+        """Rows of one seed that may be drawn."""
+        return self.rows
+
+    def at(self, tick: int) -> Columns:
         """Columns [S, B, ...] of this tick's minibatches."""
-        index = self._noise.at(tick, "index", "batch", (self._size,), self._rows)
-        seeds = index.shape[0]
-        gathered = self._packed.index_select(0, index.reshape(-1)).view(seeds, self._size, -1)
-        split = torch.split(gathered, self._widths, -1)
-        batch = {
-            name: part.reshape(seeds, self._size, *shape)
-            for part, (name, shape) in zip(split, self._shapes.items(), strict=True)
+        index = self._noise.at(tick, "index", "batch", (self._size,), self.rows)
+        return self._gather(index, index)
+
+    def select(self, rows: Tensor) -> tuple[Columns, Columns]:
+        """Some rows, by number, of the shared columns and of each seed's."""
+        rows = rows.to(self._packed.device)
+        return self._unpack(self._packed[rows]), {name: column[:, rows] for name, column in self._columns.items()}
+
+    def _gather(self, index: Tensor, seed_index: Tensor) -> Columns:
+        """Rows [S, B] of the packed table, and of the columns of each seed."""
+        each = torch.arange(len(index), device=index.device)[:, None]
+        packed = self._packed.index_select(0, index.reshape(-1)).view(*index.shape, -1)
+        return self._unpack(packed) | {name: column[each, seed_index] for name, column in self._columns.items()}
+
+    def _unpack(self, packed: Tensor) -> Columns:
+        parts = torch.split(packed, self._widths, -1)
+        shapes = self._shapes.items()
+        return {
+            name: part.reshape(*packed.shape[:-1], *shape) for part, (name, shape) in zip(parts, shapes, strict=True)
         }
-        each = torch.arange(seeds, device=index.device)[:, None]
-        return batch | {name: column[each, index] for name, column in self._columns.items()}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a table grows by the rows that each seed collects."""
+
+    capacity: int
+    """Rows kept per seed; once there are more, the newest replaces the oldest."""
+    values: Mapping[str, float]
+    """The value of a collected row in each column that no environment gives."""
+    symmetric: bool = False
+    """Draw half of each minibatch (rounded down) from the fixed table and the rest from the collected rows, instead of
+    drawing from both together."""
+
+
+class Replay(Batches):
+    """Minibatches from a fixed table and from rows that each seed collects; all seeds add theirs at the same time.
+
+    The fixed table is stored once; the collected rows of seed 0, of seed 1, ... follow it. The rows of a tick are a
+    pure function of (seed, tick, how many rows there are).
+    """
+
+    def __init__(
+        self,
+        table: Mapping[str, Tensor],
+        columns: Mapping[str, Tensor],
+        noise: NoiseTables,
+        size: int,
+        seeds: int,
+        growth: Growth,
+    ) -> None:
+        padded = {name: _padded(column, growth.values[name]) for name, column in columns.items()}
+        super().__init__(table, padded, noise, size)
+        self.count = 0
+        """Rows that each seed has collected so far, those replaced since among them."""
+        self._growth, fixed = growth, self._packed
+        self._packed = fixed.new_zeros(self.rows + seeds * growth.capacity, fixed.shape[1])
+        self._packed[: self.rows] = fixed
+        self._collected = self._packed[self.rows :].view(seeds, growth.capacity, -1)
+        self._first = torch.arange(seeds, device=fixed.device)[:, None] * growth.capacity
+        """What a collected row's number grows by from one seed to the next."""
+
+    def __len__(self) -> int:
+        return self.rows + self._kept
+
+    @property
+    def _kept(self) -> int:
+        return min(self.count, self._growth.capacity)
+
+    def at(self, tick: int) -> Columns:
+        fraction = self._noise.at(tick, "fraction", "batch", (self._size,))
+        if self._growth.symmetric:
+            fixed, own = fraction.split([self._size // 2, self._size - self._size // 2], -1)
+            index = torch.cat([(fixed * self.rows).long(), self.rows + (own * self._kept).long()], -1)
+        else:
+            index = (fraction * len(self)).long()
+        return self._gather(torch.where(index < self.rows, index, index + self._first), index.clamp(max=self.rows))
+
+    def add(self, row: Mapping[str, Tensor]) -> None:
+        """One more row of every seed: columns [S, ...]; those that are missing get their set values."""
+        self._write(self.count % self._growth.capacity, row)
+        self.count += 1
+
+    def amend(self, values: Mapping[str, Tensor], seeds: Tensor) -> None:
+        """Change columns [S, ...] of the newest row of those ``seeds`` [S] that are True."""
+        slot = (self.count - 1) % self._growth.capacity
+        newest = self._unpack(self._collected[:, slot])
+        changed = {
+            name: torch.where(seeds.view(-1, *[1] * (value.dim() - 1)), value, newest[name])
+            for name, value in values.items()
+        }
+        self._write(slot, newest | changed)
+
+    def _write(self, slot: int, row: Mapping[str, Tensor]) -> None:
+        packed = self._collected[:, slot]
+        for (name, shape), part in zip(self._shapes.items(), torch.split(packed, self._widths, -1), strict=True):
+            part.copy_(row[name].reshape(part.shape)) if name in row else part.fill_(self._growth.values[name])
+
+    def state(self) -> Columns:
+        """The collected rows by column, and how many there have been."""
+        return self._unpack(self._collected[:, : self._kept]) | {"count": torch.tensor(self.count)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the collected rows of a saved state."""
+        self.count = int(state["count"])
+        packed = [state[name].flatten(2) if shape else state[name][..., None] for name, shape in self._shapes.items()]
+        self._collected[:, : self._kept] = torch.cat([each.to(self._packed) for each in packed], -1)
+
+
+def _padded(column: Tensor, value: float) -> Tensor:
+    """A seeds' column [S, N, ...] with one row more, which stands for every collected row."""
+    return torch.cat([column, column.new_full((len(column), 1, *column.shape[2:]), value)], 1)
+
+
+__all__ = ["Batches", "Columns", "Growth", "Replay"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from adaptive_constraints.adapter import MetaStep
 from adaptive_constraints.learner import Average, Params, Schedule, Stage, Terms, Update
 from adaptive_constraints.stack import Resolved
 from adaptive_constraints.training import meta, stacked
-from adaptive_constraints.training.batches import Batches
+from adaptive_constraints.training.batches import Batches, Growth, Replay
 from adaptive_constraints.training.initial import InitialState
 from adaptive_constraints.training.metrics import Metrics
 from adaptive_constraints.training.noise import NoiseTables
@@ -77,33 +77,41 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         traced: bool = True,
         namespace: str = "",
+        phase_start: int = 0,
+        growth: Growth | None = None,
     ) -> None:
         """``table`` holds the data's columns [N, ...] in learner space; without one it can act but not train.
 
         ``horizon`` is the planned number of ticks. ``namespace`` stands before every site of noise, so that two
-        engines of one seed draw apart.
+        engines of one seed draw apart. ``phase_start`` is the tick after which this phase begins. ``growth`` lets the
+        table grow by rows added to ``batches``.
         """
         if resolved.meta is not None:
             meta.check_backend(resolved.meta[1].backend)
         self.resolved, self.seeds, self.horizon, self.traced = resolved, initial.seeds, horizon, traced
-        self.spec = initial.spec
+        self.spec, self.phase_start = initial.spec, phase_start
         self.tick = 0
 
         def place(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None, copy=True)
 
-        self.params, self.buffers, self.frozen, seed_columns = pytree.tree_map(
-            place, (initial.params, initial.buffers, initial.frozen, initial.seed_columns)
+        self.params, self.buffers, self.frozen, targets, seed_columns = pytree.tree_map(
+            place, (initial.params, initial.buffers, initial.frozen, initial.targets, initial.seed_columns)
         )
         averaged = sorted({average.group for stage in resolved.stages for average in stage.averages})
         self.targets = {group: {name: t.clone() for name, t in self.params[group].items()} for group in averaged}
+        self.targets |= targets
         self.optimizers = {group: stacked.adam(params) for group, params in self.params.items()}
         self.metrics = Metrics(len(self.seeds), torch.device(device))
         self._noise = NoiseTables(self.seeds, torch.device(device), dtype, namespace)
-        self._batches = None
+        self._batches: Batches | None = None
         if table is not None:
             placed = {name: place(tensor) for name, tensor in {**table, **initial.columns}.items()}
-            self._batches = Batches(placed, seed_columns, self._noise, resolved.learner.batch_size)
+            size = resolved.learner.batch_size
+            if growth is None:
+                self._batches = Batches(placed, seed_columns, self._noise, size)
+            else:
+                self._batches = Replay(placed, seed_columns, self._noise, size, len(self.seeds), growth)
         self._batch: dict[str, Tensor] = {}
         self._stages = [_Running(stage) for stage in resolved.stages]
         self._draws: dict[str, dict[Draw, None]] = {}
@@ -112,6 +120,18 @@ class Engine:
             "phase_tick": torch.zeros((), dtype=torch.int64, device=device),
             "horizon": torch.tensor(horizon, dtype=torch.int64, device=device),
         }
+
+    @property
+    def draws(self) -> frozenset[Draw]:
+        """Every draw of noise that the ticks so far were found to make."""
+        asked = [*self._draws.values(), *(each for s in self._stages for each in (s.draws, s.meta_draws))]
+        return frozenset(draw for each in asked for draw in each)
+
+    @property
+    def batches(self) -> Batches:
+        """Where minibatches come from; there must be a table."""
+        assert self._batches is not None
+        return self._batches
 
     # -- ticks ----------------------------------------------------------------------------------------------------
 
@@ -127,8 +147,8 @@ class Engine:
     def _set_tick(self, tick: int) -> None:
         self.tick = tick
         self._clock["tick"].fill_(tick)
-        self._clock["phase_tick"].fill_(tick)
-        if self._batches is not None:
+        self._clock["phase_tick"].fill_(tick - self.phase_start)
+        if self._batches:  # and there is a row
             self._batch = self._batches.at(tick)
 
     def _run_stage(self, running: _Running) -> None:
@@ -379,21 +399,22 @@ class Engine:
     # -- acting ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def act(self, observations: Tensor, step: int) -> Tensor:
+    def act(self, observations: Tensor, step: int, way: Literal["act", "explore"] = "act") -> Tensor:
         """Actions [S, N, A] of all seeds at observations [S, N, D], both in learner space.
 
-        A policy that draws noise draws it by (seed, site, ``step``), at sites apart from those of training.
+        A policy that draws noise draws it by (seed, ``way``, site, ``step``), at sites apart from those of training.
         """
-        draws = self._draws.setdefault("", {})
+        draws = self._draws.setdefault(f"/{way}", {})
+        choose = getattr(self.resolved.learner, way)
 
         def inputs(wanted: Mapping[Draw, None]) -> Inputs:
             noise = {
-                (kind, site, shape): self._noise.at(step, kind, f"act/{site}", shape) for kind, site, shape in wanted
+                (kind, site, shape): self._noise.at(step, kind, f"{way}/{site}", shape) for kind, site, shape in wanted
             }
             return self._inputs({}) | {"noise": noise}
 
         def policy(x: Inputs, observation: Tensor) -> Tensor:
-            return self.resolved.learner.act(self._view(x), observation)
+            return choose(self._view(x), observation)
 
         return self._with_draws(draws, lambda x: self._map(policy, x, observations), inputs)
 
@@ -440,12 +461,16 @@ class Engine:
 
     def state(self) -> dict[str, Tensor]:
         """The whole state by dotted name; the tensors are the live ones."""
-        return dict(self._entries()) | {f"metrics.{name}": tensor for name, tensor in self.metrics.state().items()}
+        metrics = {f"metrics.{name}": tensor for name, tensor in self.metrics.state().items()}
+        rows = self._batches.state() if isinstance(self._batches, Replay) else {}
+        return dict(self._entries()) | metrics | {f"replay.{name}": tensor for name, tensor in rows.items()}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], tick: int) -> None:
         """Take over a saved state of the same stack, seeds and data."""
         self.metrics.load({name[8:]: tensor for name, tensor in state.items() if name.startswith("metrics.")})
+        if isinstance(self._batches, Replay):
+            self._batches.load({name[7:]: tensor for name, tensor in state.items() if name.startswith("replay.")})
         for name, tensor in self._entries():
             tensor.copy_(state[name])
         self._set_tick(tick)

@@ -56,9 +56,9 @@ def fit(trained: Trained, plan: Plan) -> None:
         if plan.out is not None:
             write_json(plan.out / "config.json", _config(trained, plan))
             log = MetricsLog(plan.out, resumed_tick=trained.engine.tick, tensorboard=plan.tensorboard)
-        progress = Progress(trained.stack.name, trained.steps, trained.engine.tick, plan.progress)
+        progress = Progress(trained.stack.name, trained.engine.horizon, trained.engine.tick, plan.progress)
         try:
-            with progress, tuned(trained.device):
+            with progress, tuned(trained.device), trained.environments():
                 _Loop(trained, plan, evaluator, log, progress).run()
         finally:
             if log is not None:
@@ -86,7 +86,7 @@ class _Loop:
             history.seconds += time.perf_counter() - started
             history.ticks = engine.tick
             self._note_failures()
-            if engine.tick % plan.log_every == 0 or engine.tick == self._trained.steps:
+            if self._due(plan.log_every):
                 self._log_metrics()
             if self._evaluator is not None and self._due(plan.eval_every):
                 self._evaluate(self._evaluator)
@@ -94,19 +94,21 @@ class _Loop:
                 self._trained.write(plan.out / CHECKPOINT)
 
     def _next_stop(self, tick: int) -> int:
+        """The next tick at which something is due; intervals count from the beginning of the phase."""
+        first, last = self._trained.engine.phase_start, self._trained.engine.horizon
         intervals = [self._plan.log_every, self._plan.eval_every, self._plan.checkpoint_every]
-        return min([self._plan.stop_after, self._trained.steps, *((tick // i + 1) * i for i in intervals)])
+        return min([self._plan.stop_after, last, *(first + ((tick - first) // i + 1) * i for i in intervals)])
 
     def _ticks(self, target: int) -> None:
         """Up to ``target``, in portions small enough for a smooth bar."""
         engine = self._trained.engine
         while engine.tick < target:
-            engine.run(min(100, target - engine.tick))
+            self._trained.run(min(100, target - engine.tick))
             self._progress.update(engine.tick)
 
     def _due(self, interval: int) -> bool:
-        tick = self._trained.engine.tick
-        return tick % interval == 0 or tick == self._trained.steps
+        engine = self._trained.engine
+        return (engine.tick - engine.phase_start) % interval == 0 or engine.tick == engine.horizon
 
     def _note_failures(self) -> None:
         engine, history = self._trained.engine, self._trained.history
@@ -135,6 +137,8 @@ class _Loop:
         diagnosed = {name: values.tolist() for name, values in engine.diagnose().items()}
         history.adaptive = list(diagnosed)
         row = engine.metrics.flush() | diagnosed
+        if self._trained.online is not None:
+            row |= self._trained.online.collector.flush()
         history.metrics.append({"tick": engine.tick, **row})
         if self._log is not None:
             self._log.append(engine.tick, row | {"ticks_per_second": history.ticks_per_second})
@@ -173,6 +177,7 @@ def _config(trained: Trained, plan: Plan) -> dict[str, Any]:
             "episodes": plan.eval_episodes,
             "seed": plan.eval_seed,
         },
+        "online": trained.online and {"after tick": trained.engine.phase_start, **trained.online.identity},
         "device": device_name(trained.device),
         "versions": versions(),
         "commit": commit(),
@@ -186,6 +191,7 @@ def _results(trained: Trained, out: Path) -> None:
         "name": trained.stack.name,
         "tick": trained.engine.tick,
         "steps": trained.steps,
+        "online_from": history.online_from,
         "seeds": list(trained.engine.seeds),
         "failures": {str(seed): failure._asdict() for seed, failure in history.failures.items()},
         "ticks_per_second": history.ticks_per_second,

@@ -28,6 +28,8 @@ class History:
     seconds: float = 0.0
     """Spent in ticks, evaluations apart."""
     ticks: int = 0
+    online_from: int | None = None
+    """The tick after which the online phase began; None: it did not."""
 
     @property
     def ticks_per_second(self) -> float:
@@ -60,6 +62,7 @@ class History:
             "adaptive": self.adaptive,
             "seconds": self.seconds,
             "ticks": self.ticks,
+            "online_from": self.online_from,
         }
 
     @staticmethod
@@ -79,4 +82,5 @@ class History:
             adaptive=list(tree["adaptive"]),
             seconds=tree["seconds"],
             ticks=tree["ticks"],
+            online_from=tree.get("online_from"),
         )

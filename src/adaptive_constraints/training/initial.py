@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class InitialState:
     """Prepared columns [N] or [N, C] by '<adapter>.<column>'; the only ones without an axis over seeds."""
     seed_columns: dict[str, Tensor]
     """Prepared columns [S, N] or [S, N, C], likewise."""
+    targets: Groups = field(default_factory=dict)
+    """Polyak averages by group; those that are needed but missing start at the parameters."""
 
 
 def generator(seed: int, component: str) -> torch.Generator:

@@ -64,10 +64,14 @@ def normal(seeds: Tensor, site: str, ticks: Tensor, shape: Sequence[int], dtype:
     return draws.to(dtype).view(*raw.shape[:2], *shape)
 
 
+def fractions(seeds: Tensor, site: str, ticks: Tensor, count: int) -> Tensor:
+    """What row numbers are made of: uniform draws in [0, 1) with 53 bits; float64 [T, S, count]."""
+    return _shift(bits(seeds, f"index/{site}", ticks, count), 11).to(torch.float64) * 2.0**-53
+
+
 def indices(seeds: Tensor, site: str, ticks: Tensor, count: int, rows: int) -> Tensor:
     """Row numbers uniform in [0, rows); int64 [T, S, count]."""
-    unit = _shift(bits(seeds, f"index/{site}", ticks, count), 11).to(torch.float64) * 2.0**-53
-    return (unit * rows).long()
+    return (fractions(seeds, site, ticks, count) * rows).long()
 
 
 class NoiseTables:
@@ -80,7 +84,11 @@ class NoiseTables:
         self._chunks: dict[tuple[str, str, tuple[int, ...], int], tuple[int, Tensor]] = {}
 
     def at(self, tick: int, kind: str, site: str, shape: tuple[int, ...], rows: int = 0) -> Tensor:
-        """The draw [S, *shape] of this tick; ``kind`` is normal, uniform or index (row numbers below ``rows``)."""
+        """The draw [S, *shape] of this tick.
+
+        ``kind`` is normal, uniform, index (row numbers below ``rows``), or fraction (times a number of rows that changes
+        from tick to tick, rounded down, it gives the same row numbers).
+        """
         length = max(1, min(256, _CHUNK // max(1, prod(shape) * len(self._seeds))))
         key, number = (kind, site, shape, rows), tick // length
         cached = self._chunks.get(key)
@@ -94,5 +102,7 @@ class NoiseTables:
         site = self._namespace + site
         if kind == "index":
             return indices(self._seeds, site, ticks, prod(shape), rows).view(length, len(self._seeds), *shape)
+        if kind == "fraction":
+            return fractions(self._seeds, site, ticks, prod(shape)).view(length, len(self._seeds), *shape)
         draw = normal if kind == "normal" else uniform
         return draw(self._seeds, site, ticks, shape, self._dtype)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,13 +16,26 @@ from torch import Tensor
 
 from adaptive_constraints.data import Dataset, Preprocessor, ReferenceScore, reference_of
 from adaptive_constraints.errors import CheckpointError
+from adaptive_constraints.evaluation.rollout import EnvSource
 from adaptive_constraints.learner import Spec
 from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training import checkpoint
+from adaptive_constraints.training.batches import Replay
 from adaptive_constraints.training.engine import Engine
 from adaptive_constraints.training.history import History
 from adaptive_constraints.training.initial import Groups, InitialState, initial_state
+from adaptive_constraints.training.online import (
+    Collector,
+    Online,
+    OnlineSettings,
+    PreparedColumn,
+    empty_table,
+    fingerprint,
+    growth,
+    offline_rows,
+    prepared_columns,
+)
 from adaptive_constraints.training.records import versions
 
 
@@ -56,15 +71,21 @@ class Identity:
     steps: int
     seeds: tuple[int, ...]
     fingerprint: str
+    online: dict[str, Any] | None = None
+    """Of a run in the online phase, what makes two such phases one and the same."""
 
     def differences(self, other: Identity) -> list[str]:
         """In words, what ``other`` has otherwise."""
-        pairs = {
+        pairs: dict[str, tuple[Any, ...]] = {
             "stack": (self.stack, other.stack),
             "steps": (self.steps, other.steps),
             "seeds": (list(self.seeds), list(other.seeds)),
             "data fingerprint": (self.fingerprint, other.fingerprint),
         }
+        if self.online is None or other.online is None:
+            pairs["phase"] = tuple("offline" if each.online is None else "online" for each in (self, other))
+        else:
+            pairs |= {f"online {key}": (self.online[key], other.online[key]) for key in self.online}
         return [f"{what} {mine} there, {theirs} here" for what, (mine, theirs) in pairs.items() if mine != theirs]
 
 
@@ -77,12 +98,28 @@ class Trained:
     preprocessor: Preprocessor
     data: DataFacts
     steps: int
+    """Ticks planned offline."""
     history: History
+    columns: Sequence[PreparedColumn] = ()
+    """What the adapters prepared, beside the columns themselves."""
+    dataset: Dataset | None = None
+    """The data, where it is at hand."""
+    online: Online | None = None
+    """The online phase, once there is one."""
 
     @property
     def identity(self) -> Identity:
         """What a continuation must agree with."""
-        return Identity(self.stack.to_spec(), self.steps, self.engine.seeds, self.data.fingerprint)
+        online = None if self.online is None else self.online.identity
+        return Identity(self.stack.to_spec(), self.steps, self.engine.seeds, self.data.fingerprint, online)
+
+    @property
+    def origin(self) -> str:
+        """The fingerprint of the state in which the online phase began, or would begin now."""
+        if self.online is not None:
+            return self.online.origin
+        learned = {name: t for name, t in self.engine.state().items() if not name.startswith("metrics.")}
+        return fingerprint(learned | {"tick": torch.tensor(self.engine.tick)})
 
     @property
     def spec(self) -> Spec:
@@ -116,7 +153,16 @@ class Trained:
         initial = initial_state(resolved, spec, seeds, prepared)
         table = preprocessor.table(dataset, stack.learner.columns())
         engine = Engine(resolved, initial, table, horizon=steps, device=device, traced=traced)
-        return Trained(stack, engine, preprocessor.to(device), DataFacts.of(dataset), steps, History())
+        return Trained(
+            stack,
+            engine,
+            preprocessor.to(device),
+            DataFacts.of(dataset),
+            steps,
+            History(),
+            columns=prepared_columns(prepared),
+            dataset=dataset,
+        )
 
     @staticmethod
     def read(path: str | Path, device: torch.device) -> Trained:
@@ -136,13 +182,24 @@ class Trained:
                 frozen={adapter.name: {} for adapter in stack.adapters} | _groups("frozen", tensors),
                 columns={},
                 seed_columns={},
+                targets=_groups("targets", tensors),
             )
-            engine = Engine(stack.resolve(), initial, None, horizon=header["steps"], device=device)
-            engine.load(tensors, header["tick"])
+            columns = [PreparedColumn(**each) for each in header.get("columns", ())]
             history = History.from_json(header["history"])
+            online = header.get("online")
+            if online is None:
+                engine = Engine(stack.resolve(), initial, None, horizon=header["steps"], device=device)
+            else:
+                settings = OnlineSettings(**online["settings"])
+                engine = _online_engine(stack, settings, initial, columns, online["start"], device)
+            engine.load(tensors, header["tick"])
+            trained = Trained(stack, engine, preprocessor.to(device), data, header["steps"], history, columns)
+            if online is not None:
+                collector = Collector.read(initial.seeds, online["collector"], _under("collector", tensors))
+                trained.online = Online(settings, online["origin"], collector)
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{path}: its parts do not fit together ({error!r}); train again") from error
-        return Trained(stack, engine, preprocessor.to(device), data, header["steps"], history)
+        return trained
 
     def with_data(self, dataset: Dataset, traced: bool, progress: bool = False) -> Trained:
         """The same run at the same tick, with its data at hand, so that it can go on."""
@@ -159,6 +216,54 @@ class Trained:
         twin.history = self.history
         return twin
 
+    def go_online(
+        self,
+        settings: OnlineSettings,
+        source: EnvSource,
+        dataset: Dataset | None,
+        traced: bool,
+        progress: bool = False,
+    ) -> Trained:
+        """The same run with its online phase before it, or at the same tick of that phase.
+
+        Everything learned carries over by name; this run stays as it is. ``dataset`` is needed unless the buffer starts
+        empty.
+        """
+        state, start = self.engine.state(), self.engine.phase_start
+        online, history = copy.deepcopy(self.online), copy.deepcopy(self.history)
+        if online is None:
+            start = history.online_from = self.engine.tick
+            online = Online(settings, self.origin, Collector(self.engine.seeds))
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("metrics.")}
+        online.source = source
+        twin, table, own = self, None, {}
+        if settings.buffer != "none":
+            assert dataset is not None
+            if self.dataset is None or self.online is not None:
+                twin = Trained.fresh(
+                    self.stack,
+                    dataset,
+                    steps=self.steps,
+                    seeds=self.engine.seeds,
+                    device=self.device,
+                    traced=traced,
+                    progress=progress,
+                )
+            table, own = twin.engine.batches.select(offline_rows(settings, dataset))
+        initial = InitialState(
+            seeds=self.engine.seeds,
+            spec=self.spec,
+            params=self.engine.params,
+            buffers=self.engine.buffers,
+            frozen=self.engine.frozen,
+            columns={},
+            seed_columns=own,
+            targets=self.engine.targets,
+        )
+        engine = _online_engine(self.stack, settings, initial, twin.columns, start, self.device, table, traced)
+        engine.load(engine.state() | state, self.engine.tick)
+        return replace(self, engine=engine, history=history, columns=twin.columns, dataset=dataset, online=online)
+
     def write(self, path: str | Path) -> None:
         """Save everything, so that the run can go on from here bit for bit."""
         header = {
@@ -170,18 +275,93 @@ class Trained:
             "spec": self.spec._asdict(),
             "history": self.history.to_json(),
             "versions": versions(),
+            "columns": [asdict(column) for column in self.columns],
+            "online": None,
         }
-        constants = {f"preprocessor/{name}": tensor for name, tensor in self.preprocessor.state().items()}
-        checkpoint.write(path, header, self.engine.state() | constants)
+        extra = {f"preprocessor/{name}": tensor for name, tensor in self.preprocessor.state().items()}
+        if self.online is not None:
+            header["online"] = {
+                "settings": asdict(self.online.settings),
+                "origin": self.online.origin,
+                "start": self.engine.phase_start,
+                "collector": self.online.collector.header(),
+            }
+            extra |= {f"collector/{name}": tensor for name, tensor in self.online.collector.tensors().items()}
+        checkpoint.write(path, header, self.engine.state() | extra)
+
+    # -- going on -------------------------------------------------------------------------------------------------
+
+    def run(self, ticks: int) -> None:
+        """This many ticks; online, each after a step in every seed's environment, the first after the warm-up."""
+        if self.online is None:
+            self.engine.run(ticks)
+            return
+        for _ in range(ticks):
+            tick = self.engine.tick + 1 - self.engine.phase_start
+            while self.online.collector.steps < self.online.settings.warm_up + tick:
+                self._collect(self.online.collector)
+            self.engine.run(1)
+
+    def environments(self) -> AbstractContextManager[None]:
+        """What must be open while it runs."""
+        return nullcontext() if self.online is None else self.online.environments(self.spec)
+
+    def _collect(self, collector: Collector) -> None:
+        """One more row of every seed, in learner space."""
+        step = collector.step(lambda observations, number: self.act(observations, number, "explore"))
+        place, to = (lambda array: torch.as_tensor(array, device=self.device)), self.preprocessor
+        action = to.actions(place(step.action))
+        replay = self.engine.batches
+        assert isinstance(replay, Replay)
+        if wanted := self.stack.learner.columns():
+            found = {"next_action": action, "next_action_mask": torch.ones(len(action), device=self.device)}
+            replay.amend({name: found[name] for name in wanted}, place(step.follows))
+        replay.add(
+            {
+                "observation": to.observations(place(step.observation)),
+                "action": action,
+                "reward": to.rewards(place(step.reward)),
+                "next_observation": to.observations(place(step.next_observation)),
+                "terminal": place(step.terminal),
+                "next_action": to.actions(torch.zeros_like(action)),
+                "next_action_mask": torch.zeros(len(action), device=self.device),
+            }
+        )
 
     # -- acting ---------------------------------------------------------------------------------------------------
 
-    def act(self, observations: NDArray[Any], step: int) -> NDArray[np.float32]:
+    def act(self, observations: NDArray[Any], step: int, way: Literal["act", "explore"] = "act") -> NDArray[np.float32]:
         """Raw actions [S, N, A] of all seeds at raw observations [S, N, D]; ``step`` keys a random policy's noise."""
         raw = torch.as_tensor(np.asarray(observations, np.float32), device=self.device)
-        actions = self.engine.act(self.preprocessor.observations(raw), step)
+        actions = self.engine.act(self.preprocessor.observations(raw), step, way)
         found: NDArray[np.float32] = self.preprocessor.raw_actions(actions).cpu().numpy()
         return found
+
+
+def _online_engine(
+    stack: Stack,
+    settings: OnlineSettings,
+    initial: InitialState,
+    columns: Sequence[PreparedColumn],
+    start: int,
+    device: torch.device,
+    table: Mapping[str, Tensor] | None = None,
+    traced: bool = True,
+) -> Engine:
+    """The engine of a phase that begins after tick ``start``; without a ``table``, of one without offline rows."""
+    if table is None:
+        table, own = empty_table(initial.spec, stack.learner, columns, len(initial.seeds))
+        initial = replace(initial, seed_columns=own)
+    return Engine(
+        stack.resolve("online"),
+        initial,
+        table,
+        horizon=start + settings.ticks,
+        device=device,
+        traced=traced,
+        phase_start=start,
+        growth=growth(settings, stack.learner, columns),
+    )
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,256 @@
+"""IQL: implicit Q-learning (Kostrikov, Nair & Levine, 2021, arXiv 2110.06169).
+
+V regresses on an upper expectile of the critics at the data's actions and stands for the best action of the data in the
+critics' targets, so nothing is learned from actions outside it. The policy imitates the data with weights
+exp(beta * advantage), or (``extraction="ddpg+bc"``) climbs Q and imitates it plainly.
+
+One tick is one stage: a step each of V, the critics and the actor, then the Polyak average of the critics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints import (
+    Average,
+    Facts,
+    Gaussian,
+    Learner,
+    Params,
+    Phase,
+    Point,
+    PreprocessSettings,
+    Spec,
+    Stage,
+    Terms,
+    Update,
+    View,
+)
+from adaptive_constraints.networks import dropout_mask, expectile_loss, init_mlp, mlp, small_output
+
+LARGEST_WEIGHT = 100.0
+"""Of a row in advantage-weighted imitation."""
+SMALLEST_LOG_STD, LARGEST_LOG_STD = -20.0, 2.0
+"""Of the policy."""
+HIDDEN_LAYERS = 2
+"""Of the actor, the plain critics and V."""
+
+
+@dataclass(frozen=True)
+class IQL(Learner):
+    """IQL; the defaults are those of CORL's reference implementation on the Gym tasks."""
+
+    extraction: Literal["awr", "ddpg+bc"] = "awr"
+    """How the policy follows from Q and V. awr: imitation with weights exp(beta * advantage), the paper's. ddpg+bc:
+    climb the normalised Q at the policy's mean action, and imitate (arXiv 2406.09329); the way to let what was learned
+    about Q off the data reach the policy."""
+    beta: float = 3.0
+    """awr: inverse temperature of the weights; larger trusts the advantages more. Its trade-off."""
+    alpha: float = 2.5
+    """ddpg+bc: weight of the normalised value against the imitation term. Its trade-off. Inferred: TD3+BC's number, as
+    the paper tunes it per task."""
+    expectile: float = 0.7
+    """Of V, in (0, 1); larger comes closer to the best action of the data."""
+    policy: Literal["gaussian", "deterministic"] = "gaussian"
+    """gaussian: plain normals around a tanh mean, with one learned standard deviation per dimension for all states.
+    deterministic: that mean alone, which imitates by its squared error."""
+    dropout: float = 0.0
+    """Chance of each hidden unit of the actor to be left out of its loss; acting and sampling use all units."""
+    critic: Literal["plain", "robust"] = "plain"
+    """plain: two hidden ReLU layers. robust: three, each followed by a LayerNorm, small initial outputs. Inferred:
+    arXiv 2508.19900 (ASPC) has the latter for TD3+BC and reports instability without."""
+    hidden: int = 256
+    """Width of every hidden layer."""
+    value_learning_rate: float = 3e-4
+    """Adam's learning rate of V."""
+    critic_learning_rate: float = 3e-4
+    """Adam's learning rate of the critics."""
+    actor_learning_rate: float = 3e-4
+    """Adam's learning rate of the actor, at the start."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Of the actor's learning rate. cosine: half a cosine, down to 0 over the run."""
+    polyak: float = 0.005
+    """Rate of the target critics."""
+    normalize_observations: bool = True
+    """Shift and scale observations by the data's mean and standard deviation + 1e-3."""
+    reward_scale: float | str = 1.0
+    """Factor on rewards; "return_range" is 1000 over the range of episode returns."""
+    reward_shift: float | str = 0.0
+    """Added to scaled rewards (-1 on AntMaze); "dataset_mean" subtracts their mean. Not neutral where episodes
+    terminate."""
+
+    paper: ClassVar[str] = "arXiv 2110.06169"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gym": {},
+        "hopper-medium-expert": {"beta": 6.0, "expectile": 0.5},
+        "hopper-medium": {"policy": "deterministic", "reward_scale": "return_range", "polyak": 0.001},
+        "hopper-medium-replay": {"policy": "deterministic", "reward_scale": "return_range", "polyak": 0.001},
+        "antmaze": {"beta": 10.0, "expectile": 0.9, "reward_shift": -1.0},
+        "adroit": {"expectile": 0.8, "dropout": 0.1},
+        "maze2d": {},
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.beta > 0, f"beta must be > 0, not {self.beta}")
+        self.require(self.alpha > 0, f"alpha must be > 0, not {self.alpha}")
+        self.require(0 < self.expectile < 1, f"expectile must lie in (0, 1), not {self.expectile}")
+        self.require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), not {self.dropout}")
+        self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
+        self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
+
+    def facts(self) -> Facts:
+        awr = self.extraction == "awr"
+        seams = {
+            "bootstrap",
+            "td_weight",
+            "critic_rows",
+            "value_action",
+            "behavior_action",
+            "sample_weight",
+            "constraint_weight",
+            "constraint_scale",
+            "tradeoff",
+        }
+        return Facts(
+            constrained="actor",
+            tradeoff=self.beta if awr else self.alpha,
+            scales="exponent" if awr else "improvement",
+            distribution="gaussian" if self.policy == "gaussian" else "point",
+            owns_value=True,
+            exponential_weights=awr,
+            normalized_critic=self.critic == "robust",
+            reads_policy_action=not awr,
+            # Advantage-weighted imitation is improvement and constraint in one: there is no other to put in its place.
+            seams=frozenset(seams if awr else seams | {"constraint"}),
+        )
+
+    def preprocess(self) -> PreprocessSettings:
+        return PreprocessSettings(self.normalize_observations, self.reward_scale, self.reward_shift)
+
+    def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
+        states, actions, hidden = spec.observation_dim, spec.action_dim, (self.hidden,) * HIDDEN_LAYERS
+        value = init_mlp((states, *hidden, 1), generator)
+        actor = init_mlp((states, *hidden, actions), generator)
+        if self.policy == "gaussian":
+            actor["log_std"] = torch.zeros(actions)
+        if self.critic == "plain":
+            critic = init_mlp((states + actions, *hidden, 1), generator, ensemble=(2,))
+        else:
+            sizes = (states + actions, *hidden, self.hidden, 1)
+            critic = init_mlp(sizes, generator, ensemble=(2,), initializers=small_output(sizes, 3e-3), norm="after")
+        return {"value": value, "critic": critic, "actor": actor}
+
+    def stages(self, phase: Phase) -> tuple[Stage, ...]:
+        # The reference implementation steps one after the other, but each step reads the others only as they stood
+        # before the tick: the critics' target and the actor's advantage take V, and V and the advantage the target
+        # critics, from before their steps. So all three belong to one stage.
+        updates = (
+            Update("value", self.value_loss, self.value_learning_rate),
+            Update("critic", self.regression, self.critic_learning_rate),
+            Update("actor", self.constrained_loss, self.actor_rate),
+        )
+        return (Stage("iql", updates, averages=(Average("critic", self.polyak),)),)
+
+    def actor_rate(self, tick: int, horizon: int) -> float:
+        """The actor's learning rate: with a cosine, whole at the first tick and 0 once ``horizon`` ticks are done."""
+        if self.schedule == "constant":
+            return self.actor_learning_rate
+        return self.actor_learning_rate * (1 + math.cos(math.pi * (tick - 1) / horizon)) / 2
+
+    # -- networks -------------------------------------------------------------------------------------------------
+
+    def value(self, p: Params, observation: Tensor) -> Tensor:
+        """V(s): [N, D] -> [N]."""
+        return mlp(p, observation).squeeze(-1)
+
+    def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
+        inputs = torch.cat([observation, action], -1)
+        return mlp(p, inputs, norm="after" if self.critic == "robust" else "none").squeeze(-1)
+
+    def mean(self, p: Params, observation: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
+        """The policy's mean, or only, action: [N, D] -> [N, A]; ``masks`` are dropout's, by hidden layer."""
+        return torch.tanh(mlp(p, observation, masks=masks))
+
+    def log_std(self, p: Params) -> Tensor:
+        """Of the Gaussian policy, the same at all states: [A]."""
+        return p["log_std"].clamp(SMALLEST_LOG_STD, LARGEST_LOG_STD)
+
+    def log_density(self, p: Params, mean: Tensor, action: Tensor) -> Tensor:
+        """log N(a; mean, std^2) per dimension: [N, A]."""
+        log_std = self.log_std(p)
+        return -((action - mean) / log_std.exp()).square() / 2 - log_std - math.log(2 * math.pi) / 2
+
+    def distribution(self, v: View, p: Params, observation: Tensor) -> Gaussian | Point:
+        mean = self.mean(p, observation)
+        if self.policy == "deterministic":
+            return Point(mean)
+        return Gaussian(mean, self.log_std(p).exp().expand_as(mean), partial(self.log_density, p, mean))
+
+    def sample(self, v: View, p: Params, observation: Tensor, site: str) -> Tensor:
+        """An action of the policy, within the action bounds; its only one where it is deterministic."""
+        mean = self.mean(p, observation)
+        if self.policy == "deterministic":
+            return mean
+        return (mean + self.log_std(p).exp() * v.normal(site, mean.shape)).clamp(-1, 1)
+
+    def act(self, v: View, observation: Tensor) -> Tensor:
+        """The mean, which its tanh keeps within the bounds."""
+        return self.mean(v.p["actor"], observation)
+
+    # -- equations ------------------------------------------------------------------------------------------------
+
+    def value_loss(self, p: Params, v: View) -> Tensor:
+        """Expectile regression of V(s) on min_j Q'_j(s, a)."""
+        q = self.aggregate(self.q(v.target["critic"], v.s, v.value_action()))
+        return expectile_loss(q - self.value(p, v.s), self.expectile).mean()
+
+    def bootstrap(self, v: View, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None) -> Tensor:
+        """V(s')."""
+        return self.value(v.p["value"], observation)
+
+    def td_error(self, q: Tensor, target: Tensor) -> Tensor:
+        """The squared error, averaged over the two critics."""
+        return (q - target).square().mean(0)
+
+    def advantage(self, v: View) -> Tensor:
+        """min_j Q'_j(s, a) - V(s), [B]."""
+        return self.aggregate(self.q(v.target["critic"], v.s, v.behavior_action())) - v.value(v.s)
+
+    def imitation(self, p: Params, mean: Tensor, action: Tensor) -> Tensor:
+        """-log pi(a|s), or |pi(s) - a|^2 of a deterministic policy, [B]; summed over the action's dimensions."""
+        if self.policy == "deterministic":
+            return (mean - action).square().sum(-1)
+        return -self.log_density(p, mean, action).sum(-1)
+
+    def terms(self, p: Params, v: View) -> Terms:
+        """min_j Q_j at the policy's mean action; its negative over sg[mean |min_j Q_j|]; the imitation term.
+
+        The smaller of the critics, as in the advantage: off the data, where neither was trained, the more cautious one.
+        """
+        mean = self.mean(p, v.s, self.dropout_masks(v))
+        q = self.aggregate(self.q(v.p["critic"], v.s, mean))
+        constraint = v.constraint(mean, lambda: self.imitation(p, mean, v.behavior_action()))
+        return Terms(q, -q / q.detach().abs().mean(), constraint)
+
+    def dropout_masks(self, v: View) -> list[Tensor]:
+        """For each hidden layer of the actor, the factors [B, H] on its units; the same throughout a tick."""
+        if self.dropout == 0:
+            return []
+        shape = (len(v.s), self.hidden)
+        return [dropout_mask(v.uniform(f"dropout/{layer}", shape), self.dropout) for layer in range(HIDDEN_LAYERS)]
+
+    def constrained_loss(self, p: Params, v: View, k: Tensor) -> tuple[Tensor, Terms]:
+        """awr: imitation, each row weighted by min(exp(k A), 100). ddpg+bc: k * improvement + imitation."""
+        if self.extraction == "ddpg+bc":
+            return super().constrained_loss(p, v, k)
+        terms = self.terms(p, v)
+        weight = v.tempered(k * self.advantage(v)).clamp(max=math.log(LARGEST_WEIGHT)).exp()
+        return (v.sample_weight() * weight * terms.constraint).mean(), terms

@@ -1,0 +1,178 @@
+"""ReBRAC: TD3+BC with deeper networks, LayerNorm, and a penalty on the critic too (arXiv 2305.09836).
+
+Both the actor and the value inside the critics' target pay for leaving the data: the one beta1 times its squared
+distance to the data's action, the other beta2 times that of the next action to the data's next.
+
+One tick, in the paper's order: a step of the twin critics; every second tick a step of the actor, then the Polyak
+averages of all three networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints import (
+    Average,
+    Facts,
+    Learner,
+    Params,
+    Phase,
+    Point,
+    PreprocessSettings,
+    Spec,
+    Stage,
+    Terms,
+    Update,
+    View,
+)
+from adaptive_constraints.networks import init_mlp, mlp, small_output
+
+
+@dataclass(frozen=True)
+class ReBRAC(Learner):
+    """ReBRAC; apart from the two penalties, which its authors tune per data set, the defaults are theirs for Gym."""
+
+    batch_size: int = 1024
+    """Rows per minibatch and seed."""
+    beta1: float = 0.1
+    """Weight of the actor's squared distance to the data's action against the normalised value; larger stays closer to
+    the data. The trade-off. Inferred: 1 / (alpha * 4) of TD3+BC's alpha = 2.5, at four action dimensions."""
+    beta2: float = 0.01
+    """Weight, in units of reward, of the next action's squared distance to the data's next action; 0: no penalty on
+    the critic. Inferred: the middle of what the authors search."""
+    hidden: int = 256
+    """Width of the three hidden layers of every network."""
+    actor_learning_rate: float = 1e-3
+    """Adam's learning rate of the actor."""
+    critic_learning_rate: float = 1e-3
+    """Adam's learning rate of the critics."""
+    polyak: float = 0.005
+    """Rate of the target networks."""
+    policy_noise: float = 0.2
+    """Standard deviation of the target policy's smoothing noise, in units of the action bound."""
+    noise_clip: float = 0.5
+    """Largest smoothing noise, in units of the action bound."""
+    policy_every: int = 2
+    """Ticks per actor step and per step of the target networks."""
+    normalize_observations: bool = False
+    """Shift and scale observations by the data's mean and standard deviation + 1e-3."""
+    reward_scale: float | str = 1.0
+    """Factor on rewards (100 on AntMaze); "return_range" is 1000 over the range of episode returns."""
+    reward_shift: float | str = 0.0
+    """Added to scaled rewards; "dataset_mean" subtracts their mean. Not neutral where episodes terminate."""
+
+    paper: ClassVar[str] = "arXiv 2305.09836"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gym": {},
+        "antmaze": {
+            "batch_size": 256,
+            "actor_learning_rate": 3e-4,
+            "critic_learning_rate": 5e-5,
+            "discount": 0.999,
+            "reward_scale": 100.0,
+        },
+        "adroit": {"batch_size": 256, "actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4},
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.beta1 > 0, f"beta1 must be > 0, not {self.beta1}")
+        self.require(self.beta2 >= 0, f"beta2 must be >= 0, not {self.beta2}")
+        self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
+        self.require(self.policy_every >= 1, f"policy_every must be at least 1, not {self.policy_every}")
+        self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
+
+    def facts(self) -> Facts:
+        return Facts(
+            constrained="actor",
+            tradeoff=self.beta1,
+            scales="constraint",
+            distribution="point",
+            normalized_critic=True,
+            seams=frozenset(
+                {
+                    "bootstrap",
+                    "td_weight",
+                    "critic_rows",
+                    "behavior_action",
+                    "sample_weight",
+                    "constraint",
+                    "constraint_weight",
+                    "constraint_scale",
+                    "tradeoff",
+                }
+            ),
+        )
+
+    def columns(self) -> tuple[str, ...]:
+        return ("next_action", "next_action_mask")
+
+    def preprocess(self) -> PreprocessSettings:
+        return PreprocessSettings(self.normalize_observations, self.reward_scale, self.reward_shift)
+
+    def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
+        hidden = (self.hidden,) * 3
+        sizes = (spec.observation_dim, *hidden, spec.action_dim)
+        actor = init_mlp(sizes, generator, initializers=small_output(sizes, 1e-3))
+        sizes = (spec.observation_dim + spec.action_dim, *hidden, 1)
+        critic = init_mlp(sizes, generator, ensemble=(2,), initializers=small_output(sizes, 3e-3), norm="after")
+        return {"actor": actor, "critic": critic}
+
+    def stages(self, phase: Phase) -> tuple[Stage, ...]:
+        return (
+            Stage("critic", (Update("critic", self.regression, self.critic_learning_rate),)),
+            Stage(
+                "actor",
+                (Update("actor", self.constrained_loss, self.actor_learning_rate),),
+                every=self.policy_every,
+                averages=(Average("critic", self.polyak), Average("actor", self.polyak)),
+            ),
+        )
+
+    # -- networks -------------------------------------------------------------------------------------------------
+
+    def policy(self, p: Params, observation: Tensor) -> Tensor:
+        """pi(s): [N, D] -> [N, A]."""
+        return torch.tanh(mlp(p, observation))
+
+    def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
+        """Q_1, Q_2 at (s, a): [2, N]; LayerNorm follows the ReLU, as in the authors' code."""
+        return mlp(p, torch.cat([observation, action], -1), norm="after").squeeze(-1)
+
+    def sample(self, v: View, p: Params, observation: Tensor, site: str) -> Tensor:
+        """pi(s) + clipped noise, within the action bounds (target policy smoothing)."""
+        action = self.policy(p, observation)
+        noise = (self.policy_noise * v.normal(site, action.shape)).clamp(-self.noise_clip, self.noise_clip)
+        return (action + noise).clamp(-1, 1)
+
+    def distribution(self, v: View, p: Params, observation: Tensor) -> Point:
+        return Point(self.policy(p, observation))
+
+    def act(self, v: View, observation: Tensor) -> Tensor:
+        return self.policy(v.p["actor"], observation)
+
+    # -- equations ------------------------------------------------------------------------------------------------
+
+    def bootstrap(self, v: View, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None) -> Tensor:
+        """min_j Q'_j(s', a') - beta2 |a' - the data's|^2 at a' = pi'(s') + noise.
+
+        Without the penalty where the data has no next action: at an episode's end, and at states outside the data.
+        """
+        action = self.sample(v, v.target["actor"], observation, site)
+        value = self.q(v.target["critic"], observation, action).amin(0)
+        if batch is None:
+            return value
+        distance = (action - batch["next_action"]).square().sum(-1)
+        return value - self.beta2 * batch["next_action_mask"] * distance
+
+    def terms(self, p: Params, v: View) -> Terms:
+        """min_j Q_j(s, pi(s)); its negative over sg[mean |min_j Q_j|]; the squared distance of pi(s) to the data's."""
+        action = self.policy(p, v.s)
+        q = self.q(v.p["critic"], v.s, action).amin(0)
+        constraint = v.constraint(action, lambda: (action - v.behavior_action()).square().sum(-1))
+        return Terms(q, -q / q.detach().abs().mean(), constraint)

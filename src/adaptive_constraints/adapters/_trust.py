@@ -1,0 +1,116 @@
+"""Which rows of the data deserve trust: whole episodes that went well, or actions better than was to be expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adaptive_constraints.data import Dataset
+from adaptive_constraints.learner import Average, Params, Spec, Stage, Update
+from adaptive_constraints.networks import expectile_loss, init_mlp, mlp
+from adaptive_constraints.preparation import Preparation
+from adaptive_constraints.training.progress import Progress
+from adaptive_constraints.view import View
+
+HIDDEN = (256, 256)
+LEARNING_RATE = 3e-4
+PUBLISHED_STEPS, FEWEST_STEPS, STEPS_PER_ROW = 1_000_000, 100_000, 5
+PORTION = 1_000
+"""Minibatches between two updates of the progress bar."""
+ROWS_AT_ONCE = 4_096
+
+
+def by_return(data: Dataset, threshold: float) -> Tensor:
+    """[N] bool: rows of episodes whose raw return lies above ``threshold``."""
+    return _rows(data, data.episode_returns() > threshold)
+
+
+def by_rank(data: Dataset, fraction: float) -> Tensor:
+    """[N] bool: rows of the best ``fraction`` of episodes by raw return, at least one; ties with the last are in."""
+    returns = data.episode_returns()
+    last = np.sort(returns)[-max(1, round(fraction * len(returns)))]
+    return _rows(data, returns >= last)
+
+
+def by_success(data: Dataset) -> Tensor:
+    """[N] bool: rows of episodes whose last reward is positive."""
+    return torch.from_numpy(data.column("success") > 0)
+
+
+def _rows(data: Dataset, episodes: NDArray[np.bool_]) -> Tensor:
+    return torch.from_numpy(np.repeat(episodes, data.episode_lengths()))
+
+
+@dataclass(frozen=True)
+class Advantage:
+    """Rows with min_j Q_j(s, a) >= V(s) under the critics of implicit Q-learning, trained before tick 1 (no policy)."""
+
+    expectile: float
+    steps: int
+    discount: float
+
+    @staticmethod
+    def steps_for(rows: int) -> int:
+        """Five minibatches per row, within 100,000 and the paper's 1,000,000, which its data sets all come to."""
+        return min(max(STEPS_PER_ROW * rows, FEWEST_STEPS), PUBLISHED_STEPS)
+
+    def select(self, preparation: Preparation, name: str) -> Tensor:
+        """[S, N] bool; each seed trains critics of its own. ``name`` keys noise and cache."""
+
+        def train(seeds: Sequence[int], progress: Progress) -> Params:
+            init = partial(self.init, preparation.spec)
+            fit = preparation.fit(name, init, (self.stage(),), steps=self.steps, seeds=seeds)
+            for done in range(0, self.steps, PORTION):
+                progress.update(done)
+                fit.run(min(PORTION, self.steps - done))
+            progress.update(self.steps)
+            return {"trusted": self.trusted(fit.params, preparation.table)}
+
+        settings = {"expectile": self.expectile, "steps": self.steps, "discount": self.discount}
+        return preparation.trained(name, settings, train, steps=self.steps)["trusted"]
+
+    def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
+        """V and twin critics of one seed."""
+        value = init_mlp((spec.observation_dim, *HIDDEN, 1), generator)
+        critic = init_mlp((spec.observation_dim + spec.action_dim, *HIDDEN, 1), generator, ensemble=(2,))
+        return {"value": value, "critic": critic}
+
+    def stage(self) -> Stage:
+        """V and the critics step at once: the critics' target has V from before its step."""
+        updates = (Update("value", self.value_loss, LEARNING_RATE), Update("critic", self.critic_loss, LEARNING_RATE))
+        return Stage("advantage", updates, averages=(Average("critic"),))
+
+    def value(self, p: Params, observation: Tensor) -> Tensor:
+        """V: [..., N, D] -> [..., N]."""
+        return mlp(p, observation).squeeze(-1)
+
+    def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
+        """Q_1, Q_2 at (s, a): [..., 2, N]."""
+        return mlp(p, torch.cat([observation, action], -1)).squeeze(-1)
+
+    def value_loss(self, p: Params, v: View) -> Tensor:
+        """Expectile regression of V(s) on min_j Q'_j(s, a)."""
+        q = self.q(v.target["critic"], v.s, v.a).amin(0)
+        return expectile_loss(q - self.value(p, v.s), self.expectile).mean()
+
+    def critic_loss(self, p: Params, v: View) -> Tensor:
+        """Squared error to r + discount * (1 - terminal) * V(s'), averaged over the critics."""
+        target = v.r + self.discount * (1 - v.d) * self.value(v.p["value"], v.s2)
+        return (self.q(p, v.s, v.a) - target).square().mean()
+
+    @torch.no_grad()
+    def trusted(self, params: dict[str, Params], table: dict[str, Tensor]) -> Tensor:
+        """min_j Q_j(s, a) >= V(s), the critics themselves and not their averages; [S, N] bool."""
+        device = params["value"]["weight0"].device
+        columns = (torch.split(table[name], ROWS_AT_ONCE) for name in ("observation", "action"))
+        found = []
+        for observation, action in zip(*columns, strict=True):
+            s, a = observation.to(device), action.to(device)
+            found.append(self.q(params["critic"], s, a).amin(1) >= self.value(params["value"], s))
+        return torch.cat(found, 1)

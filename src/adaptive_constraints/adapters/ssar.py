@@ -1,0 +1,305 @@
+"""SSAR: selective state-adaptive regularization (arXiv 2505.19923).
+
+The constraint's one coefficient becomes a network beta(s). It falls at states where the data's action already lies
+within n standard deviations of the policy and rises where it does not; n widens during training. Only a trusted part of
+the data has a say in this, and usually only that part is constrained at all.
+
+The learner goes on to scale its own term by its own trade-off, so what this adapter answers is beta(s) / beta_0, the
+*relative* coefficient, which starts near 1. Online, beta stays as it is and the whole constraint is annealed.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints.adapter import Adapter, AdapterStage, Prepared
+from adaptive_constraints.adapters._deviation import TrustInterval, natural_kind
+from adaptive_constraints.adapters._ssar_presets import PRESETS
+from adaptive_constraints.adapters._trust import Advantage, by_rank, by_return, by_success
+from adaptive_constraints.errors import DatasetError, StackError
+from adaptive_constraints.learner import Facts, Params, Phase, Schedule, Spec, Stage, Update
+from adaptive_constraints.networks import init_mlp, mlp, xavier
+from adaptive_constraints.preparation import Preparation
+from adaptive_constraints.view import View
+
+PUBLISHED_RATE_OF_A_POINT, PUBLISHED_RATE = 3e-8, 1e-8
+"""Of beta: on TD3+BC and on CQL."""
+PUBLISHED_GROWTH_EVERY, GROWTHS = 50_000, 10
+"""Ticks between two of the ten steps by which n grows."""
+PUBLISHED_ANNEALING = 400_000 / 250_000
+"""Length of the annealing in lengths of the online run."""
+GRADIENT_CLIP = 0.5
+FEW = 0.01
+"""A trusted share of the data below this is warned of."""
+
+
+@dataclass(frozen=True)
+class SSAR(Adapter):
+    """Learn where to constrain: a coefficient per state, lower where the policy already covers trusted data."""
+
+    select: Literal["all", "return", "success", "advantage"] = "return"
+    """The trusted subset D^. return: episodes of a high return. success: episodes whose last reward is positive
+    (sparse rewards). advantage: rows with min Q(s, a) >= V(s) under critics of implicit Q-learning, trained before tick
+    1, per seed, and kept. all: everything; switches selection off."""
+    return_threshold: float | None = None
+    """For "return": the raw episode return that must be exceeded; None: ``trusted_fraction`` says."""
+    trusted_fraction: float = 0.3
+    """For "return" without a threshold: the best episodes that are trusted, as a fraction of all. Inferred; the paper
+    sets a threshold per data set, so that between about a tenth and a half of the episodes exceed it."""
+    selection_expectile: float = 0.7
+    """For "advantage": the expectile of V; the paper has 0.5 or 0.7 per data set."""
+    selection_steps: int | None = None
+    """For "advantage": minibatches that V and Q are trained on. None: five per row, at least 100,000 and at most
+    1,000,000; inferred: the paper always has 1,000,000, and so has this on all data sets that it uses the rule on."""
+    loosen_bound: bool = True
+    """Rows that are not trusted are not constrained at all; otherwise they merely have no say in beta."""
+
+    deviation: Literal["auto", "density", "pre_tanh", "fixed_sigma", "surrogate", "model"] = "auto"
+    """How the deviation of the data's action from the policy is measured. density: by the Gaussian policy's own
+    standard deviation, as log-density of the action (after the tanh, if there is one; actions near the bounds gain by
+    that). pre_tanh: likewise but before the tanh (inferred, not in the paper). fixed_sigma: by the squared distance to
+    the policy's mean action, as if its standard deviation were ``sigma``. The rest is for policies that can only be
+    sampled and is inferred. surrogate: that distance to the nearest of a few draws; where the data have several modes,
+    a draw of another mode counts as far. model: the distance to the learner's own model of the behaviour, which is
+    what the coefficient weighs there. auto: fixed_sigma for a deterministic policy, density for a Gaussian, model where
+    there is one, else surrogate."""
+    sigma: float = 0.1
+    """The fixed standard deviation, in units of the action bound. In a squashed policy, n times this is also the
+    largest half-width of the interval in action space."""
+    samples: int = 4
+    """For "surrogate": draws per state. Inferred."""
+    n_start: float = 1.0
+    """Half-width of the trust interval at the start, in standard deviations."""
+    n_end: float = 3.0
+    """Where it stops growing."""
+    growth_every: int | None = None
+    """Ticks between two of the ten steps from ``n_start`` to ``n_end``; None: 50,000 of the published run."""
+
+    rate: Literal["scaled", "published"] | float = "scaled"
+    """Adam's learning rate of beta. published: 3e-8 on a deterministic policy, 1e-8 on others, meant for the published
+    run length. scaled: that times the published run length over this run's: Adam moves beta by about its rate per
+    tick, so that it otherwise would not move in a shorter run (inferred). A number: that rate."""
+    published_steps: int = 1_000_000
+    """Ticks of the published run (2,000,000 on AntMaze), which ``rate`` and ``growth_every`` are scaled from."""
+    cap: float = 1.5
+    """The largest coefficient, over the initial one."""
+    hidden: int = 512
+    """Width of each of the three hidden layers of beta."""
+    frozen: bool = False
+    """Beta is exactly beta_0 at every state and stays so: selection alone, or with select="all" the bare learner."""
+
+    annealing: Literal["linear", "cosine", "none"] = "linear"
+    """Of the constraint online, down to 0. linear: the paper. cosine: a quarter wave, its code on CQL."""
+    annealing_steps: int | None = 400_000
+    """Online ticks until 0; None: 1.6 times the planned ticks, the published ratio (inferred)."""
+
+    paper: ClassVar[str] = "arXiv 2505.19923"
+    tested_on: ClassVar[frozenset[str]] = frozenset({"TD3BC", "CQL"})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive = ("sigma", "samples", "n_start", "growth_every", "published_steps", "hidden")
+        for name in (*positive, "selection_steps", "annealing_steps"):
+            value = getattr(self, name)
+            self._require(value is None or value > 0, f"{name} must be > 0, not {value}")
+        self._require(self.n_start <= self.n_end, f"n_start must not exceed n_end, but {self.n_start} > {self.n_end}")
+        self._require(self.cap > 1, f"cap must be > 1, not {self.cap}")
+        self._require(isinstance(self.rate, str) or self.rate >= 0, f"rate must be >= 0, not {self.rate}")
+        fraction, expectile = self.trusted_fraction, self.selection_expectile
+        self._require(0 < fraction <= 1, f"trusted_fraction must lie in (0, 1], not {fraction}")
+        self._require(0 < expectile < 1, f"selection_expectile must lie in (0, 1), not {expectile}")
+
+    def _require(self, condition: bool, text: str) -> None:
+        if not condition:
+            raise StackError(f"{self.name}: {text}")
+
+    def check(self, facts: Facts) -> Sequence[str]:
+        self._require(
+            facts.tradeoff is not None,
+            "it weighs the learner's constraint, but the learner as configured has none (no trade-off): "
+            "configure it with a constraint, or remove the adapter",
+        )
+        interval = self._interval(facts)
+        self._require(
+            interval.fits(facts),
+            f"deviation={self.deviation!r} is not defined on this learner, whose policy is {facts.distribution!r}: "
+            "leave it at 'auto'",
+        )
+        doubts = []
+        if facts.exponential_weights:
+            doubts.append(
+                "the learner imitates by exp(advantage) and never leaves the data, so that a lower coefficient only "
+                "sharpens its weights: a gain is questionable"
+            )
+        if interval.kind == "surrogate" and facts.distribution == "generative":
+            doubts.append(
+                "the policy has no density, so the deviation is the distance to the nearest of a few draws, to which "
+                "a right action of another mode is far: doubtful on multimodal data"
+            )
+        if self.loosen_bound and self.select != "all" and not facts.normalized_critic:
+            doubts.append(
+                "untrusted states are not constrained, and without LayerNorm in the critics Q may diverge there: use "
+                "the learner's robust critic, or loosen_bound=False"
+            )
+        return doubts
+
+    def answers(self, facts: Facts, phase: Phase) -> frozenset[str]:
+        annealed = phase == "online" and self.annealing != "none"
+        return frozenset({"constraint_weight", "constraint_scale"} if annealed else {"constraint_weight"})
+
+    # -- the trusted subset D^ ------------------------------------------------------------------------------------
+
+    def prepare(self, preparation: Preparation) -> Prepared | None:
+        """The flag m of every row, 1 where it is trusted, and what share of the data that is."""
+        if self.select == "all":
+            return None
+        trusted = self._select(preparation)
+        share = trusted.float().mean(-1).expand(len(preparation.seeds)).clone()
+        self._check_share(float(share.min()), preparation)
+        per_seed = {"trusted": trusted.float()} if trusted.dim() == 2 else {}
+        shared = {"trusted": trusted.float()} if trusted.dim() == 1 else {}
+        return Prepared(shared, per_seed, models={"trusted_share": share}, online={"trusted": 1.0})
+
+    def _select(self, preparation: Preparation) -> Tensor:
+        """[N], or [S, N] where it differs between seeds; bool."""
+        data = preparation.data
+        if self.select == "success":
+            return by_success(data)
+        if self.select == "advantage":
+            steps = self.selection_steps or Advantage.steps_for(len(data))
+            rule = Advantage(self.selection_expectile, steps, preparation.discount)
+            return rule.select(preparation, f"{self.name}.advantage")
+        if self.return_threshold is None:
+            return by_rank(data, self.trusted_fraction)
+        return by_return(data, self.return_threshold)
+
+    def _check_share(self, share: float, preparation: Preparation) -> None:
+        data = preparation.data
+        rule = {
+            "return": f"episodes of a return above {self.return_threshold}",
+            "success": "episodes whose last reward is positive",
+            "advantage": f"rows with min Q(s, a) >= V(s) at expectile {self.selection_expectile}",
+        }[self.select]
+        if share == 0:
+            raise DatasetError(
+                f"{self.name} would trust nothing in {data.name!r}: select={self.select!r} keeps {rule}, and the best "
+                f"return in the data is {data.episode_returns().max():g}. Lower return_threshold, or select otherwise"
+            )
+        if share < FEW:
+            text = f"{self.name} trusts only {share:.2%} of {data.name!r}: select={self.select!r} keeps {rule}"
+            warnings.warn(text, UserWarning, stacklevel=2)
+
+    def trusted(self, v: View) -> Tensor:
+        """m [B]."""
+        return torch.ones_like(v.r) if self.select == "all" else v.batch[f"{self.name}.trusted"]
+
+    # -- the coefficient ------------------------------------------------------------------------------------------
+
+    def init(self, spec: Spec, facts: Facts, generator: torch.Generator) -> dict[str, Params]:
+        sizes = (spec.observation_dim, *[self.hidden] * 3, 1)
+        beta = init_mlp(sizes, generator, initializers=xavier())
+        if self.frozen:
+            beta["weight3"].zero_()
+        return {"beta": beta}
+
+    def weight(self, p: Params, observation: Tensor) -> Tensor:
+        """beta(s) / beta_0 = cap * sigmoid(x - log(cap - 1)), x the network's output; [N] in (0, cap).
+
+        Written so that x = 0 gives 1 to the last bit, whatever the cap; no exponential here can overflow.
+        """
+        share = torch.sigmoid(mlp(p, observation).squeeze(-1))
+        return 2 * self.cap * share / (self.cap + (2 - self.cap) * (2 * share - 1))
+
+    def beta_0(self, facts: Facts) -> float:
+        """The constraint's coefficient at the learner's own trade-off, where improvement has the coefficient 1."""
+        assert facts.tradeoff is not None  # check() saw to it
+        return facts.tradeoff if facts.scales == "constraint" else 1 / facts.tradeoff
+
+    def constraint_weight(self, v: View) -> Tensor:
+        weight = self.weight(v.p[self.group("beta")], v.s)
+        return self.trusted(v) * weight if self.loosen_bound else weight
+
+    def constraint_scale(self, v: View) -> Tensor:
+        """Annealing online; never below 0, which would push away from the data."""
+        planned = v.horizon - v.tick + v.phase_tick
+        steps = PUBLISHED_ANNEALING * planned if self.annealing_steps is None else self.annealing_steps
+        done = (v.phase_tick.to(v.r.dtype) / steps).clamp(max=1)
+        return (1 - done if self.annealing == "linear" else torch.cos(done * math.pi / 2)).clamp(min=0)
+
+    # -- learning it ----------------------------------------------------------------------------------------------
+
+    def stages(self, facts: Facts, phase: Phase) -> tuple[AdapterStage, ...]:
+        if phase == "online" or self.frozen:
+            return ()
+        update = Update(self.group("beta"), self.loss, self._rate(facts), clip=GRADIENT_CLIP)
+        return (AdapterStage("with", Stage(self.name, (update,))),)
+
+    def _rate(self, facts: Facts) -> Schedule:
+        published = PUBLISHED_RATE_OF_A_POINT if facts.distribution == "point" else PUBLISHED_RATE
+        if self.rate == "published":
+            return published
+        if self.rate == "scaled":
+            return lambda tick, horizon: published * self.published_steps / horizon
+        return self.rate
+
+    def loss(self, p: Params, v: View) -> Tensor:
+        """L_beta = mean of w beta(s) m, over all rows of the minibatch and not only the trusted ones.
+
+        The policy in w is the one from before this tick's step, as in the paper's code on TD3+BC; on CQL, that code
+        takes the one from after it.
+        """
+        beta = self.beta_0(v.services.facts) * self.weight(p, v.s)
+        return (self.margin(v) * beta * self.trusted(v)).mean()
+
+    def margin(self, v: View) -> Tensor:
+        """w_n(s, a) [B]: positive where the data's action lies within n standard deviations of the policy."""
+        return self._interval(v.services.facts).margin(v, v.buffers[self.name]["n"])
+
+    def _interval(self, facts: Facts) -> TrustInterval:
+        kind = natural_kind(facts) if self.deviation == "auto" else self.deviation
+        return TrustInterval(kind, self.sigma, self.samples, f"{self.name}/draws")
+
+    # -- the schedule of n ----------------------------------------------------------------------------------------
+
+    def buffers(self, spec: Spec, facts: Facts) -> Params:
+        return {"n": torch.tensor(self.n_start), "growing": torch.tensor(1.0)}
+
+    def advance_every(self, facts: Facts, horizon: int) -> int:
+        return self.growth_every or max(1, round(PUBLISHED_GROWTH_EVERY * horizon / self.published_steps))
+
+    def advance(self, v: View) -> Mapping[str, Tensor]:
+        """n grows until, on the trusted rows of a minibatch, the policy covers the data on average; then never again.
+
+        A minibatch without trusted rows says nothing.
+        """
+        if v.resolved.phase == "online":  # beta learns no more, and n says only what it learned from
+            return {}
+        n, growing = v.buffers[self.name]["n"], v.buffers[self.name]["growing"]
+        heard = self.trusted(v).sum() > 0
+        growing = torch.where(heard & (self._trusted_margin(v) > 0), torch.zeros_like(growing), growing)
+        grown = (n + (self.n_end - self.n_start) / GROWTHS).clamp(max=self.n_end)
+        return {"n": torch.where(heard & (growing > 0), grown, n), "growing": growing}
+
+    def _trusted_margin(self, v: View) -> Tensor:
+        """Mean of w over the trusted rows, 0 where there are none; []."""
+        trusted = self.trusted(v)
+        return (trusted * self.margin(v)).sum() / trusted.sum().clamp(min=1)
+
+    def diagnostics(self, v: View) -> Mapping[str, Tensor]:
+        weight = self.weight(v.p[self.group("beta")], v.s)
+        ordered, last = weight.sort().values, len(weight) - 1
+        found = {
+            "n": v.buffers[self.name]["n"],
+            **{f"weight_{percent}": ordered[round(percent / 100 * last)] for percent in (10, 50, 90)},
+            "trusted_margin": self._trusted_margin(v),
+            "trusted_in_batch": self.trusted(v).mean(),
+        }
+        return found | dict(v.frozen[self.name])

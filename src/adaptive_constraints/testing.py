@@ -1,0 +1,424 @@
+"""The laws that learners and adapters keep, for your own: each check raises `AssertionError` saying which one broke.
+
+    from adaptive_constraints.testing import check_adapter, check_learner
+
+    def test_my_learner():
+        check_learner(MyLearner(hidden=16))
+
+    def test_my_adapter():
+        check_adapter(MyAdapter(), TD3BC(hidden=16))
+
+Nothing here needs a test framework. Checks run some dozens of ticks on a small made data set, so give small networks,
+short intervals (an adapter that acts every 10 ticks is not seen in 4) and short trainings before tick 1.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptive_constraints.adapter import SEAMS, Adapter, MetaLoss, MetaStep
+from adaptive_constraints.agent import load_agent, wrap
+from adaptive_constraints.data import Dataset, Preprocessor
+from adaptive_constraints.errors import StackError
+from adaptive_constraints.learner import Facts, Learner, Params, Phase, Row, Spec, Terms
+from adaptive_constraints.preparation import prepare
+from adaptive_constraints.stack import Stack
+from adaptive_constraints.training.engine import Engine
+from adaptive_constraints.training.initial import generator, initial_state
+from adaptive_constraints.view import View
+
+State = dict[str, Tensor]
+
+
+def check_learner(learner: Learner, *, data: Dataset | None = None) -> None:
+    """Raise `AssertionError` unless this learner keeps every law of a learner.
+
+    Its facts are true, its functions have the right shapes and are defined off the data too; every seam it says it asks
+    is asked and matters, and a neutral answer changes nothing; it is differentiable in its trade-off; and it keeps the
+    laws of `check_stack`.
+    """
+    case = _Case(learner, (), data or made_data())
+    _facts_fit_the_parameters(case)
+    _functions_have_their_shapes(case)
+    for seam in sorted(learner.facts().seams):
+        _seam_is_heard(case, seam)
+        _neutral_answer_changes_nothing(case, seam)
+    _meta_gradient_agrees_with_automatic_differentiation(case)
+    _for_presets(learner)
+    check_stack(learner, data=data)
+    _together_is_alone(case)
+    _a_lost_seed_is_alone(case)
+    _traced_is_eager(case)
+
+
+def check_adapter(adapter: Adapter, learner: Learner, *, data: Dataset | None = None) -> None:
+    """Raise `AssertionError` unless this adapter keeps every law of an adapter on ``learner``.
+
+    It answers seams that exist, in both phases; it draws noise under its own name; what it adds keeps seeds apart; two
+    of it do not share state; and it keeps the laws of `check_stack`. Raises `StackError` where it refuses the learner.
+    """
+    case = _Case(learner, (adapter,), data or made_data())
+    _answers_seams_that_exist(case)
+    _draws_under_its_own_name(case)
+    _two_of_a_kind_stay_apart(case)
+    _for_presets(adapter)
+    check_stack(learner, adapter, data=data)
+    _together_is_alone(case)
+    _a_lost_seed_is_alone(case)
+    _traced_is_eager(case)
+
+
+def check_stack(learner: Learner, *adapters: Adapter, data: Dataset | None = None) -> None:
+    """Raise `AssertionError` unless this stack trains from tick 1, survives its serialized form, resumes and acts.
+
+    Every loss and parameter is finite, every group that a stage steps moves and no other does, a run that is saved and
+    loaded half-way equals one that was not, and a loaded agent acts as the saved one, within the action bounds.
+    """
+    case = _Case(learner, adapters, data or made_data())
+    _survives_its_spec(case)
+    _is_finite_and_moves_what_it_steps(case)
+    _resumes_and_acts(case)
+
+
+def made_data(rows: int = 160, observation_dim: int = 3, action_dim: int = 2) -> Dataset:
+    """Random transitions in episodes of 20 rows, every second of which truly ends."""
+    draw, number = np.random.default_rng(0), np.arange(rows)
+    last = number % 20 == 19
+    states = draw.normal(size=(rows + 1, observation_dim))
+    after_the_last = draw.normal(size=(rows, observation_dim))
+    return Dataset.from_arrays(
+        observations=states[:-1],
+        actions=draw.uniform(-0.9, 0.9, size=(rows, action_dim)),
+        rewards=draw.normal(size=rows),
+        next_observations=np.where(last[:, None], after_the_last, states[1:]),
+        terminals=last & (number % 40 < 20),
+        timeouts=last & (number % 40 >= 20),
+        name="made",
+    )
+
+
+# -- running a stack ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A stack and the data it is tried on."""
+
+    learner: Learner
+    adapters: tuple[Adapter, ...]
+    data: Dataset
+
+    @property
+    def name(self) -> str:
+        return Stack(self.learner, self.adapters).name
+
+    @property
+    def ticks(self) -> int:
+        """Enough for two runs of every stage."""
+        stages = Stack(self.learner, self.adapters).resolve().stages
+        return 2 * math.lcm(*(stage.every for stage in stages if stage.every <= 10))
+
+    def plus(self, *adapters: Adapter) -> _Case:
+        return replace(self, adapters=self.adapters + adapters)
+
+    def engine(self, seeds: Sequence[int] = (0, 1), dtype: torch.dtype = torch.float32, traced: bool = False) -> Engine:
+        resolved = Stack(self.learner, self.adapters).resolve()
+        preprocessor = Preprocessor.fit(self.data)
+        prepared = prepare(resolved, self.data, preprocessor, seeds, torch.device("cpu"))
+        spec = Spec(self.data.observation_dim, self.data.action_dim)
+        initial = initial_state(resolved, spec, seeds, prepared)
+        table = preprocessor.table(self.data, self.learner.columns())
+        return Engine(resolved, initial, table, horizon=100, dtype=dtype, traced=traced)
+
+    def after(self, ticks: int | None = None, **options: Any) -> State:
+        """What is learned after some ticks."""
+        engine = self.engine(**options)
+        engine.run(self.ticks if ticks is None else ticks)
+        return _learned(engine)
+
+
+def _learned(engine: Engine) -> State:
+    """Clones of parameters, targets and buffers."""
+    kept = ("params/", "targets/", "buffers/")
+    return {name: tensor.clone() for name, tensor in engine.state().items() if name.startswith(kept)}
+
+
+def _different(one: State, two: State) -> list[str]:
+    """Names of tensors of both that differ in any bit."""
+    return [name for name in one.keys() & two.keys() if not torch.equal(one[name], two[name])]
+
+
+# -- laws of a learner --------------------------------------------------------------------------------------------
+
+
+def _facts_fit_the_parameters(case: _Case) -> None:
+    learner, facts = case.learner, case.learner.facts()
+    spec = Spec(case.data.observation_dim, case.data.action_dim)
+    params = learner.init(spec, generator(0, "learner"))
+    again = learner.init(spec, generator(0, "learner"))
+    same = all(torch.equal(t, again[group][name]) for group, p in params.items() for name, t in p.items())
+    assert same, f"{case.name}: init draws from elsewhere than its generator"
+    needed = {"critic": "critic", "constrained": facts.constrained, "policy": facts.policy}
+    needed |= {"value": "value"} if facts.owns_value else {}
+    for what, group in needed.items():
+        assert group in params, f"{case.name}: no group {group!r} in init, which its facts call the {what}"
+    for phase in ("offline", "online"):
+        stepped = {update.group for stage in learner.stages(phase) for update in stage.updates}
+        averaged = {average.group for stage in learner.stages(phase) for average in stage.averages}
+        unknown = (stepped | averaged) - params.keys()
+        assert not unknown, f"{case.name}: its {phase} stages name {sorted(unknown)}, which init does not make"
+    strange = facts.seams - SEAMS.keys()
+    assert not strange, f"{case.name}: it says it asks {sorted(strange)}, which are no seams"
+
+
+def _functions_have_their_shapes(case: _Case) -> None:
+    engine = case.engine(seeds=(0,))
+    engine.run(1)
+    facts, rows, actions = case.learner.facts(), case.learner.batch_size, case.data.action_dim
+
+    def everything(v: View) -> Mapping[str, Tensor]:
+        policy = v.p[facts.policy]
+        found = {
+            "q": v.services.q(v.p["critic"], v.s, v.a)[0],
+            "sample": v.services.sample(policy, v.s, "conformance/sample"),
+            "bootstrap": v.bootstrap(v.s2, "conformance/bootstrap", v.batch),
+            "bootstrap off the data": v.bootstrap(v.s2 + 0.1, "conformance/elsewhere"),
+            **{f"terms.{name}": term for name, term in v.services.terms(v.p[facts.constrained])._asdict().items()},
+        }
+        if facts.owns_value:
+            found["value"] = v.value(v.s)
+        if facts.owns_behavior:
+            drawn = v.services.sample_behavior(v.s, "conformance/behavior", 3)
+            assert drawn is not None, f"{case.name}: its facts say it owns a behaviour model, but it gives no samples"
+            found["sample_behavior"] = drawn[2]
+        return found
+
+    for name, tensor in engine.ask("conformance", everything).items():
+        wanted = (rows, actions) if name in ("sample", "sample_behavior") else (rows,)
+        assert tensor.shape[1:] == wanted, f"{case.name}: {name} gives {tuple(tensor.shape[1:])}, not {wanted}"
+        assert tensor.isfinite().all(), f"{case.name}: {name} is not finite after one tick"
+
+
+def _seam_is_heard(case: _Case, seam: str) -> None:
+    if seam == "tradeoff" and (case.learner.facts().learns_tradeoff or case.learner.facts().tradeoff is None):
+        return
+    bare, probed = case.after(), case.plus(Probe(seam=seam, by=0.5)).after()
+    assert _different(bare, probed), f"{case.name}: its facts say it asks {seam!r}, but another answer changes nothing"
+
+
+def _neutral_answer_changes_nothing(case: _Case, seam: str) -> None:
+    if seam in ("tradeoff", "critic_rows"):  # no neutral answer: one has no own value everywhere, the other adds rows
+        return
+    changed = _different(case.after(), case.plus(Probe(seam=seam)).after())
+    assert not changed, f"{case.name}: answering {seam!r} with its default changes {changed[:3]}"
+
+
+def _meta_gradient_agrees_with_automatic_differentiation(case: _Case) -> None:
+    facts = case.learner.facts()
+    if facts.tradeoff is None or facts.learns_tradeoff:
+        return
+
+    def second(backend: str) -> Tensor:
+        engine = case.plus(_Learned(backend=backend)).engine(seeds=(0,), dtype=torch.float64)
+        engine.run(case.ticks // 2)
+        engine.metrics.flush()
+        engine.run(case.ticks // 2)
+        return torch.tensor(engine.metrics.flush()["learned/gradient"])
+
+    ours, automatic = second("closed_form"), second("autograd")
+    assert ours.isfinite().all(), f"{case.name}: the derivative of a step with respect to the trade-off is not finite"
+    assert torch.allclose(ours, automatic, rtol=1e-6, atol=1e-12), (
+        f"{case.name}: the derivative of a step with respect to the trade-off is {ours.tolist()}, automatic "
+        f"differentiation says {automatic.tolist()}: does its loss use anything but p, v and k?"
+    )
+
+
+# -- laws of an adapter -------------------------------------------------------------------------------------------
+
+
+def _answers_seams_that_exist(case: _Case) -> None:
+    (adapter,) = case.adapters
+    phases: tuple[Phase, ...] = ("offline", "online")
+    for phase in phases:
+        unknown = adapter.answers(case.learner.facts(), phase) - SEAMS.keys()
+        assert not unknown, f"{adapter.name}: it answers {sorted(unknown)}, which are no seams"
+        Stack(case.learner, case.adapters).resolve(phase)
+
+
+def _draws_under_its_own_name(case: _Case) -> None:
+    (adapter,) = case.adapters
+    bare, whole = replace(case, adapters=()).engine(), case.engine()
+    bare.run(case.ticks)
+    whole.run(case.ticks)
+    strangers = {site for _, site, _ in whole.draws - bare.draws if not site.startswith(adapter.name)}
+    assert not strangers, f"{adapter.name}: its noise at {sorted(strangers)} does not begin with its name"
+
+
+def _two_of_a_kind_stay_apart(case: _Case) -> None:
+    (adapter,) = case.adapters
+    try:
+        engine = case.plus(replace(adapter, name=f"{adapter.name}_twin")).engine()
+    except StackError:  # it decides something that only one can
+        return
+    engine.run(case.ticks)
+    own = {name for name in engine.params if name.startswith(f"{adapter.name}.")}
+    twins = {name for name in engine.params if name.startswith(f"{adapter.name}_twin.")}
+    assert len(own) == len(twins), f"{adapter.name}: two of it share a group; make names by self.group(...)"
+
+
+# -- laws of both -------------------------------------------------------------------------------------------------
+
+
+def _survives_its_spec(case: _Case) -> None:
+    stack = Stack(case.learner, case.adapters)
+    assert Stack.from_spec(stack.to_spec()) == stack, f"{case.name}: rebuilt from its description it is another stack"
+
+
+def _is_finite_and_moves_what_it_steps(case: _Case) -> None:
+    engine = case.engine()
+    stepped = {update.group for stage in engine.resolved.stages for update in stage.updates}
+    if engine.resolved.meta is not None:
+        stepped.add(engine.resolved.meta[1].group)
+    before = _learned(engine)
+    for _ in range(case.ticks):
+        engine.run(1)
+        failures = engine.metrics.failures()
+        assert not failures, f"{case.name}: {next(iter(failures.values()))}"
+    after = _learned(engine)
+    broken = [name for name, tensor in after.items() if not tensor.isfinite().all()]
+    assert not broken, f"{case.name}: not finite after {case.ticks} ticks: {broken}"
+    moved = {name.split("/")[1] for name in _different(before, after) if name.startswith("params/")}
+    assert moved <= stepped, f"{case.name}: {sorted(moved - stepped)} moved, though no stage steps them"
+    rates = {update.group: update.learning_rate for stage in engine.resolved.stages for update in stage.updates}
+    idle = {group for group in stepped - moved if rates.get(group) != 0.0}
+    assert not idle, f"{case.name}: {sorted(idle)} never moved, though a stage steps them"
+
+
+def _resumes_and_acts(case: _Case) -> None:
+    half, agent = max(1, case.ticks // 2), wrap(case.learner, *case.adapters)
+    options: dict[str, Any] = {"steps": 2 * half, "seeds": (0, 1), "traced": False, "progress": False, "device": "cpu"}
+    whole, parted = agent.untrained(), agent.untrained()
+    whole.fit(case.data, **options)
+    parted.fit(case.data, stop_after=half, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "agent.npz"
+        parted.save(file)
+        loaded = load_agent(file, device="cpu")
+        same = np.array_equal(loaded.act(case.data.observations[:5]), parted.act(case.data.observations[:5]))
+        assert same, f"{case.name}: loaded, it acts otherwise than it did when it was saved"
+        loaded.fit(case.data, **options)
+        for seed in whole.seeds:
+            one, two = (each.act(case.data.observations[:20], seed=seed) for each in (whole, loaded))
+            assert np.array_equal(one, two), f"{case.name}: saved and loaded half-way, seed {seed} ends up elsewhere"
+            low, high = case.data.action_low - 1e-5, case.data.action_high + 1e-5
+            assert ((one >= low) & (one <= high)).all(), f"{case.name}: it acts outside the action bounds"
+
+
+def _together_is_alone(case: _Case) -> None:
+    together = case.after(seeds=(0, 7), dtype=torch.float64)
+    alone = case.after(seeds=(7,), dtype=torch.float64)
+    worst = max(float((together[name][1] - tensor[0]).abs().max()) for name, tensor in alone.items())
+    assert worst < 1e-9, f"{case.name}: beside another seed, a seed learns otherwise (by {worst:.1e})"
+
+
+def _a_lost_seed_is_alone(case: _Case) -> None:
+    engine, clean = case.engine(), case.engine()
+    next(iter(engine.params[case.learner.facts().constrained].values()))[1] = math.nan
+    engine.run(2)
+    clean.run(2)
+    one, two = ({name: tensor[0] for name, tensor in _learned(each).items()} for each in (engine, clean))
+    changed = _different(one, two)
+    assert not changed, f"{case.name}: another seed that is not finite changes {changed[:3]} of this one"
+
+
+def _traced_is_eager(case: _Case) -> None:
+    changed = _different(case.after(traced=True), case.after(traced=False))
+    assert not changed, f"{case.name}: traced and replayed, {changed[:3]} come out otherwise: a branch on a value?"
+
+
+def _for_presets(part: Learner | Adapter) -> None:
+    for family in part.presets:
+        type(part).preset(family)
+
+
+# -- what perturbs ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Probe(Adapter):
+    """Answers one seam, away from its default by ``by``."""
+
+    seam: str = "td_weight"
+    by: float = 0.0
+
+    def answers(self, facts: Facts, phase: Phase) -> frozenset[str]:
+        return frozenset({self.seam})
+
+    def bootstrap(
+        self,
+        v: View,
+        observation: Tensor,
+        site: str,
+        batch: Mapping[str, Tensor] | None,
+        default: Callable[[], Tensor],
+    ) -> Tensor:
+        return default() + self.by
+
+    def td_weight(self, v: View) -> float:
+        return 1 + self.by
+
+    def critic_rows(self, v: View) -> Sequence[Row]:
+        return [Row(self.by, v.s, -v.a, v.r)]
+
+    def value_action(self, v: View, default: Callable[[], Tensor]) -> Tensor:
+        return default() + self.by
+
+    def behavior_action(self, v: View, default: Callable[[], Tensor]) -> Tensor:
+        return default() + self.by * 0.1
+
+    def sample_weight(self, v: View) -> Tensor:
+        return 1 + self.by * (v.r > 0)
+
+    def constraint(self, v: View, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
+        return default() + self.by * action.square().mean(-1)
+
+    def constraint_weight(self, v: View) -> Tensor:
+        return 1 + self.by * (v.r > 0)
+
+    def constraint_scale(self, v: View) -> float:
+        return 1 + self.by
+
+    def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
+        return default() * (1 + self.by)
+
+
+@dataclass(frozen=True)
+class _Learned(Adapter):
+    """Learns the trade-off by the plainest outer loss, through the named back-end."""
+
+    name: str = "learned"
+    backend: str = "closed_form"
+
+    def init(self, spec: Spec, facts: Facts, generator: torch.Generator) -> dict[str, Params]:
+        return {"scale": {"log": torch.tensor(math.log(facts.tradeoff or 1.0))}}
+
+    def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
+        return v.p["learned.scale"]["log"].exp()
+
+    def meta(self, facts: Facts) -> MetaStep:
+        return MetaStep("learned.scale", lambda done, total: 1e-3, interval=1, backend=self.backend)
+
+    def meta_loss(self, v: View, k: Tensor, before: Terms, after: Terms) -> MetaLoss:
+        return MetaLoss(after.improvement.mean() + after.constraint.mean())
+
+
+__all__ = ["check_adapter", "check_learner", "check_stack", "made_data"]

@@ -1,0 +1,606 @@
+"""ANQ against plain loops written from the paper's equations, and where the answer is known in closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adaptive_constraints import ANQ, ASPC, Dataset, FixedScale, load_agent, wrap
+from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.baselines.iql import IQL
+from adaptive_constraints.errors import StackError
+from adaptive_constraints.stack import Stack
+from adaptive_constraints.training import noise
+from adaptive_constraints.training.engine import Engine
+
+from .helpers import build, different, largest_difference, learned, random_data, trained
+from .sketches import TinyCQL, TinyFQL, TinyIQL
+
+SMALL = {"hidden": 8, "batch_size": 16}
+LEARNERS = {
+    "TD3BC": TD3BC(policy_every=1, **SMALL),
+    "IQL": IQL(**SMALL),
+    "CQL": TinyCQL(),
+    "FQL": TinyFQL(),
+}
+each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
+WIDE = {"hidden": 8, "output_scale": 1.0, "learning_rate": 3e-3}
+"""A mu that moves far from the start."""
+
+
+def seen(engine: Engine, what: Callable[..., Tensor]) -> Tensor:
+    """What a view of the engine's first seed shows at its last tick."""
+    return engine.ask("anq", lambda v: {"seen": what(v)})["seen"][0]
+
+
+# -- plain loops ------------------------------------------------------------------------------------------------------
+
+
+class Network(nn.Sequential):
+    """Two hidden ReLU layers, each linear map as one seed of the engine has it."""
+
+    def __init__(self, params: dict[str, Tensor], *last: nn.Module) -> None:
+        layers: list[nn.Module] = []
+        for i in range(3):
+            weight, bias = params[f"weight{i}"], params[f"bias{i}"]
+            layer = nn.Linear(*weight.shape, dtype=weight.dtype)
+            layer.weight.data, layer.bias.data = weight.mT.clone(), bias.clone()
+            layers += [layer, nn.ReLU()]
+        super().__init__(*layers[:-1], *last)
+
+    def deviation(self, params: dict[str, Tensor]) -> float:
+        linear = [layer for layer in self if isinstance(layer, nn.Linear)]
+        pairs = [(each.weight, params[f"weight{i}"].mT) for i, each in enumerate(linear)]
+        pairs += [(each.bias, params[f"bias{i}"]) for i, each in enumerate(linear)]
+        return max(float((ours.detach() - theirs).abs().max()) for ours, theirs in pairs)
+
+
+class PlainANQ:
+    """ANQ on TD3+BC or on IQL: V, two critics, mu and a policy, stepped one at a time."""
+
+    def __init__(self, engine: Engine, anq: ANQ) -> None:
+        (self.seed,), self.anq, self.batch = engine.seeds, anq, engine.resolved.learner.batch_size
+        self.iql = isinstance(engine.resolved.learner, IQL)
+        self.tau = engine.resolved.learner.expectile if self.iql else anq.value_expectile
+        table = engine._batches
+        self.columns = dict(zip(table._shapes, torch.split(table._packed, table._widths, 1), strict=True))
+        self.value = Network(one(engine.params["value"]))
+        self.critics, self.critic_targets = (
+            [Network(one(engine.params["critic"], i)) for i in range(2)] for _ in range(2)
+        )
+        self.mu, self.mu_target = (Network(one(engine.params["anq.mu"]), nn.Tanh()) for _ in range(2))
+        self.policy = Network(one(engine.params["actor"]), nn.Tanh())
+        parameters = {
+            "value": [*self.value.parameters()],
+            "critic": [p for critic in self.critics for p in critic.parameters()],
+            "mu": [*self.mu.parameters()],
+            "policy": [*self.policy.parameters()],
+        }
+        if self.iql:
+            self.log_std = nn.Parameter(one(engine.params["actor"])["log_std"].clone())
+            parameters["policy"].append(self.log_std)
+        self.optimizers = {name: torch.optim.Adam(each, lr=3e-4) for name, each in parameters.items()}
+        self.optimizers["mu"].param_groups[0]["lr"] = anq.learning_rate
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizers["mu"], engine.horizon // 2)
+        self.cut = 0
+        """Rows whose refined action the bounds have cut."""
+
+    def deviations(self, engine: Engine) -> dict[str, float]:
+        found = {name: getattr(self, name).deviation(one(engine.params[name])) for name in ("value",)}
+        found["policy"] = self.policy.deviation(one(engine.params["actor"]))
+        found["mu"] = self.mu.deviation(one(engine.params["anq.mu"]))
+        if self.anq.target_mu:
+            found["mu target"] = self.mu_target.deviation(one(engine.targets["anq.mu"]))
+        for i in range(2):
+            found[f"critic {i}"] = self.critics[i].deviation(one(engine.params["critic"], i))
+            found[f"critic target {i}"] = self.critic_targets[i].deviation(one(engine.targets["critic"], i))
+        if self.iql:
+            found["log_std"] = float((self.log_std.detach() - one(engine.params["actor"])["log_std"]).abs().max())
+        return found
+
+    def q(self, critics: list[Network], s: Tensor, a: Tensor, how: str = "min") -> Tensor:
+        both = torch.stack([critic(torch.cat([s, a], 1)).squeeze(1) for critic in critics])
+        return both.mean(0) if how == "mean" else both.min(0).values
+
+    def delta(self, mu: Network, s: Tensor, a: Tensor) -> Tensor:
+        return self.anq.reach * mu(torch.cat([s, a], 1))
+
+    def step(self, **losses: Tensor) -> None:
+        """All losses at the same parameters, then all steps."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        for name, loss in losses.items():
+            parameters = self.optimizers[name].param_groups[0]["params"]
+            for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters, retain_graph=True), strict=True):
+                p.grad = gradient
+        for name in losses:
+            self.optimizers[name].step()
+
+    def tick(self, tick: int) -> None:
+        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
+        index = noise.indices(site="batch", count=self.batch, rows=len(self.columns["reward"]), **key)[0, 0]
+        names = ("observation", "action", "reward", "next_observation", "terminal")
+        s, a, r, s2, d = (self.columns[name][index] for name in names)
+        r, d = r.squeeze(1), d.squeeze(1)
+        if self.iql:  # V, Q and the policy at the same parameters, then the target critics; mu every second tick
+            self.step(value=self.value_loss(s, a), critic=self.q_loss(s, a, r, s2, d) / 2, policy=self.awr_loss(s, a))
+            average(self.critic_targets, self.critics, 0.005)
+        else:
+            self.step(value=self.value_loss(s, a))
+            self.step(critic=self.q_loss(s, a, r, s2, d))
+        if tick % 2:
+            return
+        self.step(mu=self.mu_loss(s, a))
+        self.schedule.step()
+        average([self.mu_target], [self.mu], self.anq.polyak)
+        if not self.iql:
+            self.step(policy=self.td3_bc_loss(s, a))
+            average(self.critic_targets, self.critics, 0.005)
+
+    def value_loss(self, s: Tensor, a: Tensor) -> Tensor:
+        mu = self.mu_target if self.anq.target_mu else self.mu
+        with torch.no_grad():
+            target = self.q(self.critic_targets, s, (a + self.delta(mu, s, a)).clamp(-1, 1))
+        u = target - self.value(s).squeeze(1)
+        return ((self.tau - (u < 0).to(u.dtype)).abs() * u**2).mean()
+
+    def q_loss(self, s: Tensor, a: Tensor, r: Tensor, s2: Tensor, d: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = r + 0.99 * (1 - d) * self.value(s2).squeeze(1)
+        return sum(((critic(torch.cat([s, a], 1)).squeeze(1) - y) ** 2).mean() for critic in self.critics)
+
+    def mu_loss(self, s: Tensor, a: Tensor) -> Tensor:
+        anq, delta = self.anq, self.delta(self.mu, s, a)
+        with torch.no_grad():
+            advantage = self.q(self.critic_targets, s, a, anq.value_aggregate) - self.value(s).squeeze(1)
+            w = torch.exp(anq.adaptivity * advantage).clamp(0.01, anq.largest_factor)
+        self.cut += int(((a + delta).abs() > 1).any(1).sum())
+        q = self.q(self.critics, s, (a + delta).clamp(-1, 1), anq.objective_aggregate)
+        kappa = 1 / (q.abs().mean().detach() + 1e-6)
+        if anq.penalty == "squared":
+            return -kappa * q.mean() + anq.penalty_weight * (w[:, None] * delta**2).mean()
+        return -kappa * q.mean() + anq.penalty_weight * (w * torch.linalg.vector_norm(delta, dim=1)).mean()
+
+    def refined(self, s: Tensor, a: Tensor, how: str) -> tuple[Tensor, Tensor]:
+        """The imitated action and its advantage."""
+        with torch.no_grad():
+            action = (a + self.delta(self.mu, s, a)).clamp(-1, 1)
+            return action, self.q(self.critic_targets, s, action, how) - self.value(s).squeeze(1)
+
+    def td3_bc_loss(self, s: Tensor, a: Tensor) -> Tensor:
+        target, advantage = self.refined(s, a, self.anq.value_aggregate)
+        g = torch.exp(self.anq.inverse_temperature * advantage).clamp(max=self.anq.largest_weight)
+        pi = self.policy(s)
+        q = self.critics[0](torch.cat([s, pi], 1)).squeeze(1)
+        return -2.5 / q.abs().mean().detach() * q.mean() + (g[:, None] * (pi - target) ** 2).mean()
+
+    def awr_loss(self, s: Tensor, a: Tensor) -> Tensor:
+        target, advantage = self.refined(s, a, "min")
+        weight = torch.exp(3.0 * advantage).clamp(max=100)
+        policy = torch.distributions.Normal(self.policy(s), self.log_std.exp())
+        return -(weight * policy.log_prob(target).sum(1)).mean()
+
+
+def one(params: dict[str, Tensor], index: int | None = None) -> dict[str, Tensor]:
+    """The tensors of the only seed, or of one of its critics."""
+    return {name: tensor[0] if index is None else tensor[0, index] for name, tensor in params.items()}
+
+
+def average(targets: list[Network], networks: list[Network], rate: float) -> None:
+    for target, network in zip(targets, networks, strict=True):
+        for old, new in zip(target.parameters(), network.parameters(), strict=True):
+            old.data.copy_(rate * new.data + (1 - rate) * old.data)
+
+
+FAR = {"output_scale": 1.0, "learning_rate": 1e-3, "largest_factor": 1.02, "largest_weight": 1.05}
+"""Settings under which displacements, averages and bounds all matter within some dozen ticks."""
+CASES = {
+    "TD3BC": (
+        TD3BC,
+        ANQ(hidden=64, value_aggregate="mean", value_expectile=0.8, adaptivity=2.0, polyak=0.05, **FAR),
+        (torch.float64, 1e-10, 60),
+    ),
+    "TD3BC, norm": (
+        TD3BC,
+        ANQ(hidden=64, penalty="norm", penalty_weight=0.5, objective_aggregate="mean", reach=1.0, polyak=0.05, **FAR),
+        (torch.float64, 1e-10, 20),
+    ),
+    "IQL": (IQL, ANQ(hidden=64, penalty_weight=5.0, polyak=0.05, **FAR), (torch.float32, 1e-5, 100)),
+    "IQL, no target mu": (
+        IQL,
+        ANQ(hidden=64, objective_aggregate="mean", target_mu=False, **FAR),
+        (torch.float32, 1e-5, 60),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_a_plain_loop(case):
+    kind, anq, (dtype, tolerance, ticks) = CASES[case]
+    learner = kind(hidden=64, batch_size=64, **({"schedule": "constant"} if kind is IQL else {}))
+    data = random_data(1000, observation=11, action=3)
+    engine = build(learner, anq, seeds=(3,), horizon=ticks, data=data, dtype=dtype, traced=True)
+    loop = PlainANQ(engine, anq)
+    start = learned(engine)
+    engine.run(ticks)
+    for tick in range(1, ticks + 1):
+        loop.tick(tick)
+    assert max(loop.deviations(engine).values()) < tolerance, loop.deviations(engine)
+    moved = {name: (tensor - start[name]).abs().max() for name, tensor in learned(engine).items() if "weight" in name}
+    assert min(moved.values()) > 1e-4, "every network must have moved for this to say anything"
+    assert loop.cut > 0, "and so must the bounds of actions"
+    bounds = engine.diagnose()
+    assert all(0 < share < 1 for name, share in bounds.items() if name.endswith("bounded"))
+    assert ("anq/weight_bounded" in bounds) == (kind is TD3BC)
+
+
+# -- neutral ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("penalty", ["squared", "norm"])
+@pytest.mark.parametrize("learner", [TinyIQL(), IQL(**SMALL), IQL(extraction="ddpg+bc", **SMALL)])
+def test_within_no_reach_it_is_iql_bit_for_bit(learner, penalty):
+    """Where imitation has weights exp(advantage) of its own, or none (``imitate="data"``)."""
+    imitate = "refined" if learner.facts().exponential_weights else "data"
+    beside = learned(trained(learner, ANQ(reach=0.0, penalty=penalty, imitate=imitate, **SMALL_MU), **TWO))
+    plain = learned(trained(learner, **TWO))
+    assert not different(plain, {name: beside[name] for name in plain})
+    moved = learned(trained(learner, ANQ(reach=0.5, penalty=penalty, imitate=imitate, **SMALL_MU), **TWO))
+    assert different(plain, {name: moved[name] for name in plain}), "which a reach above 0 is not"
+
+
+SMALL_MU, TWO = {"hidden": 8, "output_scale": 1.0}, {"seeds": (0, 1), "ticks": 6}
+
+
+@each_learner
+def test_what_mu_is_trained_for_trains_nothing_else(learner):
+    """Its loss alone: an ANQ that nobody asks leaves the learner bit for bit as it was, and still learns."""
+
+    @dataclass(frozen=True)
+    class Unheard(ANQ):
+        def answers(self, facts, phase):
+            return frozenset()
+
+    engine = build(learner, Unheard(name="anq", **WIDE))
+    start = learned(engine)
+    engine.run(4)
+    beside, plain = learned(engine), learned(trained(learner))
+    assert not different(plain, {name: beside[name] for name in plain})
+    assert not [name for name in different(start, beside) if "log" in name and "anq" in name]
+    assert all(name in different(start, beside) for name in beside if "anq.mu/weight" in name)
+
+
+def test_mu_is_trained_by_its_own_loss_alone():
+    """Whether the policy imitates refined actions or not, mu goes the same way."""
+    one, two = (trained(TD3BC(**SMALL), ANQ(imitate=each, **WIDE)) for each in ("refined", "data"))
+    assert "params/actor/weight0" in different(learned(one), learned(two))
+    assert not [name for name in different(learned(one), learned(two)) if "actor" not in name]
+
+
+# -- a bandit whose values are known ----------------------------------------------------------------------------------
+
+OFFSET = 5.0
+
+
+@dataclass(frozen=True)
+class Bandit(TD3BC):
+    """Q(s, a) = 5 + slope . a - curvature |a|^2 in both critics and V(s) = 5 + s_1 / 2: known, and learned no more."""
+
+    curvature: float = 0.0
+    critic_learning_rate: float = 0.0
+
+    def facts(self):
+        facts = super().facts()
+        return replace(facts, owns_value=True, seams=facts.seams | {"value_action"})
+
+    def init(self, spec, generator):
+        slope = torch.tensor([[0.5, -0.3]] * 2)
+        return {"actor": super().init(spec, generator)["actor"], "critic": {"slope": slope}}
+
+    def q(self, p, observation, action):
+        return OFFSET + (action @ p["slope"].mT).mT - self.curvature * action.square().sum(-1)
+
+    def value(self, p, observation):
+        return OFFSET + observation[:, 0] / 2
+
+
+def few_rows(rows: int) -> Dataset:
+    draw = torch.Generator().manual_seed(0)
+    s, a = torch.randn(rows, 3, generator=draw), torch.rand(rows, 2, generator=draw) * 1.2 - 0.6
+    zeros = torch.zeros(rows).numpy()
+    ends = zeros.astype(bool)
+    ends[-1] = True
+    return Dataset.from_arrays(
+        observations=s.numpy(),
+        actions=a.numpy(),
+        rewards=zeros,
+        next_observations=s.numpy(),
+        terminals=ends,
+        timeouts=zeros.astype(bool),
+        name="bandit",
+    )
+
+
+def converged(ticks: int, rows: int = 6, curvature: float = 0.0, **settings) -> tuple[Engine, ANQ, Tensor, Tensor]:
+    """Engine, adapter, and the data's observations and actions."""
+    anq = ANQ(policy_every=1, hidden=32, learning_rate=1e-2, **settings)
+    learner, data = Bandit(policy_every=10**6, batch_size=32, curvature=curvature, hidden=4), few_rows(rows)
+    engine = build(learner, anq, horizon=ticks, data=data, traced=True)
+    engine.run(ticks)
+    return engine, anq, torch.as_tensor(data.observations), torch.as_tensor(data.actions)
+
+
+def displacement(engine: Engine, anq: ANQ, s: Tensor, a: Tensor) -> Tensor:
+    return anq.displacement(one(engine.params["anq.mu"]), s, a)
+
+
+@pytest.mark.parametrize("adaptivity", [0.0, 1.0])
+@pytest.mark.parametrize("curvature", [0.0, 0.4])
+def test_the_displacement_is_the_one_in_closed_form(curvature, adaptivity):
+    """A kappa grad Q / (2 lambda W), the gradient at the refined action: of a linear Q, the slope."""
+    weight = 3.0
+    engine, anq, s, a = converged(600, curvature=curvature, adaptivity=adaptivity, penalty_weight=weight)
+    slope = torch.tensor([0.5, -0.3])
+
+    def q(action: Tensor) -> Tensor:
+        return OFFSET + action @ slope - curvature * (action**2).sum(1)
+
+    w = torch.exp(adaptivity * (q(a) - OFFSET - s[:, 0] / 2))[:, None]
+    found = displacement(engine, anq, s, a)
+    kappa = 1 / q(a + found).abs().mean()
+    # 2 lambda W delta / A = kappa (slope - 2 curvature (a + delta))
+    expected = kappa * (slope - 2 * curvature * a) / (weight * w + 2 * kappa * curvature)
+    assert (w.max() / w.min() > 3) == (adaptivity > 0), "rows must differ for this to say anything"
+    assert float((found - expected).abs().max() / expected.abs().max()) < 0.02
+
+
+def test_the_displacement_falls_as_its_price_rises():
+    def size(weight: float) -> float:
+        return float(displacement(*converged(150, penalty_weight=weight)).abs().mean())
+
+    sizes = [size(weight) for weight in (0.1, 1.0, 10.0, 100.0)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 20 * sizes[-1]
+
+
+def test_better_actions_are_kept_nearer():
+    engine, anq, s, a = converged(300, rows=200, penalty_weight=3.0)
+    advantage = a @ torch.tensor([0.5, -0.3]) - s[:, 0] / 2
+    size = displacement(engine, anq, s, a).norm(dim=1)
+    ranks = torch.stack([each.argsort().argsort().double() for each in (advantage, size)])
+    assert float(torch.corrcoef(ranks)[0, 1]) < -0.9
+    order = advantage.argsort()
+    batch = {"observation": s, "action": a}
+    factor = engine.ask("anq", lambda v: {"w": anq.penalty_factor(at(v, batch))})["w"][0]
+    assert (factor[order].diff() > 0).all()
+    torch.testing.assert_close(factor, advantage.exp())
+
+
+def at(v, batch: dict[str, Tensor]):
+    """The view on other rows."""
+    v.batch = {**v.batch, **batch}
+    return v
+
+
+def test_without_adaptivity_all_neighbourhoods_are_of_one_size():
+    engine = trained(TD3BC(**SMALL), ANQ(adaptivity=0.0, **WIDE))
+    assert (seen(engine, engine.resolved.adapters[0].penalty_factor) == 1).all()
+    assert float(engine.diagnose()["anq/penalty_factor_bounded"]) == 0
+
+
+def test_factors_and_weights_stay_within_their_bounds():
+    anq = ANQ(adaptivity=1e4, largest_factor=7.0, inverse_temperature=1e4, largest_weight=2.0, **WIDE)
+    engine = trained(TD3BC(**SMALL), anq)
+    factor, weight = (seen(engine, each) for each in (anq.penalty_factor, anq.sample_weight))
+    assert float(factor.min()) == pytest.approx(0.01) and float(factor.max()) == pytest.approx(7.0)
+    assert float(weight.min()) == 0 and float(weight.max()) == pytest.approx(2.0)
+    shares = {"penalty_factor": (factor < 0.0101) | (factor > 6.999), "weight": weight > 1.999}
+    for name, rows in shares.items():
+        assert float(engine.diagnose()[f"anq/{name}_bounded"]) == pytest.approx(float(rows.float().mean()))
+
+
+# -- the refined action -----------------------------------------------------------------------------------------------
+
+
+@each_learner
+def test_refined_actions_stay_within_the_bounds(learner):
+    """And reach them, here."""
+    engine = trained(learner, ANQ(reach=3.0, **(WIDE | {"output_scale": 20.0})))
+    refined = seen(engine, lambda v: torch.stack([v.value_action(), v.behavior_action(), *v.query_action()]))
+    assert refined.shape == (3, 16, 2)
+    assert ((refined.abs() == 1).any(1)).any(1).all() and (refined.abs() <= 1).all()
+
+
+def test_a_displacement_beyond_the_bounds_is_still_pulled_back():
+    """Every action at a bound and pushed beyond it: Q has no gradient by mu there, the penalty has."""
+    data = random_data()
+    data = replace(data, actions=torch.ones(data.actions.shape).numpy())
+
+    def moved(weight: float) -> float:
+        engine = build(TD3BC(**SMALL), ANQ(penalty_weight=weight, **WIDE), data=data)
+        engine.params["anq.mu"]["weight2"].zero_()
+        engine.params["anq.mu"]["bias2"].fill_(0.5)
+        engine.run(2)
+        return float(engine.params["anq.mu"]["bias2"].max()) - 0.5
+
+    assert moved(0.0) == 0
+    assert moved(1.0) < 0
+
+
+def test_the_value_regresses_at_the_averaged_mu():
+    anq = ANQ(polyak=0.5, **WIDE)
+    engine, without = (trained(TD3BC(**SMALL), each) for each in (anq, replace(anq, target_mu=False)))
+    assert "anq.mu" in engine.targets and "anq.mu" not in without.targets
+    assert "params/value/weight0" in different(learned(engine), learned(without))
+    networks = {True: engine.targets["anq.mu"], False: engine.params["anq.mu"]}
+    for averaged, seam in ((True, "value_action"), (False, "behavior_action"), (False, "query_action")):
+        found = seen(engine, lambda v, seam=seam: getattr(v, seam)()[0] if "query" in seam else getattr(v, seam)())
+        expected = anq.refined(one(networks[averaged]), engine._batch["observation"][0], engine._batch["action"][0])
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+        assert (found - seen(engine, lambda v: v.a)).abs().max() > 1e-3
+
+
+def test_the_target_follows_the_value_and_ends_where_episodes_end():
+    engine = trained(TD3BC(**SMALL), ANQ(**WIDE))
+    s2, r, d, y = (
+        seen(engine, what)
+        for what in (lambda v: v.s2, lambda v: v.r, lambda v: v.d, engine.resolved.learner.target)
+    )
+    assert 0 < d.sum() < len(d)
+    assert torch.equal(y[d == 1], r[d == 1])
+    value = Network(one(engine.params["value"]))(s2).squeeze(1)
+    torch.testing.assert_close(y, r + 0.99 * (1 - d) * value, rtol=1e-5, atol=1e-5)
+    imagined = seen(engine, lambda v: v.bootstrap(v.s + 1, "imagined"))
+    torch.testing.assert_close(imagined, Network(one(engine.params["value"]))(seen(engine, lambda v: v.s) + 1)[:, 0])
+
+
+def test_the_norm_has_a_gradient_where_nothing_moves():
+    engine = build(TD3BC(**SMALL), ANQ(penalty="norm", **WIDE), dtype=torch.float64)
+    engine.params["anq.mu"]["weight2"].zero_()
+    engine.params["anq.mu"]["bias2"].zero_()
+    engine.run(2)
+    assert all(tensor.isfinite().all() for tensor in engine.state().values())
+    assert (engine.params["anq.mu"]["bias2"] != 0).all(), "Q moves it away from there"
+
+
+def test_the_learning_rate_falls_to_nothing_over_the_run():
+    anq = ANQ(learning_rate=0.1, policy_every=2)
+    rates = [anq.rate(tick, 100) for tick in range(2, 101, 2)]
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * step / 50)) for step in range(50)])
+    assert ANQ(schedule="constant").rate(90, 100) == 3e-4
+
+
+# -- on which learner -------------------------------------------------------------------------------------------------
+
+ANSWERS = {
+    "TD3BC": {"value_action", "query_action", "bootstrap", "behavior_action", "sample_weight"},
+    "FQL": {"value_action", "query_action", "bootstrap", "behavior_action", "sample_weight"},
+    "CQL": {"value_action", "query_action", "bootstrap", "behavior_action"},
+    "IQL": {"value_action", "query_action", "behavior_action"},
+}
+WARNINGS = {
+    "TD3BC": "nothing trains Q where the policy climbs it",
+    "FQL": "nothing trains Q where the policy climbs it",
+    "CQL": "pushes Q down",
+    "IQL": None,
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_what_it_answers_and_warns_of(name):
+    for imitate, less in (("refined", set()), ("data", {"behavior_action", "sample_weight"})):
+        resolved = Stack(LEARNERS[name], (ANQ(imitate=imitate),)).resolve()
+        assert {seam for seam, adapters in resolved.answering.items() if adapters} == ANSWERS[name] - less
+    expected = WARNINGS[name]
+    assert not resolved.warnings if expected is None else expected in resolved.warnings[0]
+    assert resolved.facts.reads_policy_action
+
+
+def test_a_policy_that_climbs_q_is_weighted_where_it_imitates():
+    """IQL with weights of its own and without."""
+    resolved = Stack(IQL(extraction="ddpg+bc"), (ANQ(),)).resolve()
+    assert "sample_weight" in {seam for seam, adapters in resolved.answering.items() if adapters}
+    assert not resolved.answering["bootstrap"]
+    assert "nothing trains Q" in resolved.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"reach": -1.0},
+        {"penalty_weight": -1.0},
+        {"adaptivity": -1.0},
+        {"largest_factor": 0.001},
+        {"value_expectile": 1.0},
+        {"inverse_temperature": -1.0},
+        {"largest_weight": 0.0},
+        {"policy_every": 0},
+        {"learning_rate": -1.0},
+        {"polyak": 0.0},
+        {"hidden": 0},
+        {"output_scale": -1.0},
+    ],
+)
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(StackError, match=f"anq: {next(iter(settings))} must"):
+        ANQ(**settings)
+
+
+def test_two_that_decide_the_bootstrap_are_refused():
+    with pytest.raises(StackError, match="both decide 'bootstrap'"):
+        Stack(TD3BC(), (ANQ(), ANQ(name="other")))
+    assert Stack(IQL(), (ANQ(), ANQ(name="other"))), "IQL's V decides it there"
+
+
+def test_presets():
+    assert ANQ.preset("gym") == ANQ()
+    assert ANQ.preset("gym-expert") == ANQ(penalty_weight=5.0)
+    antmaze = ANQ.preset("antmaze", penalty_weight=0.1)
+    assert (antmaze.value_expectile, antmaze.value_aggregate, antmaze.objective_aggregate) == (0.9, "mean", "min")
+    assert antmaze.penalty_weight == 0.1
+
+
+# -- laws -------------------------------------------------------------------------------------------------------------
+
+
+@each_learner
+def test_seeds_together_are_seeds_alone(learner):
+    settings = {"ticks": 10, "dtype": torch.float64}
+    together = trained(learner, ANQ(**WIDE), seeds=(0, 1), **settings)
+    for position, seed in enumerate((0, 1)):
+        alone = trained(learner, ANQ(**WIDE), seeds=(seed,), **settings)
+        assert largest_difference(learned(together, position), learned(alone, 0)) < 1e-12
+
+
+@each_learner
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_traced_is_eager(learner, seeds):
+    one, two = (trained(learner, ANQ(penalty="norm", **WIDE), seeds=seeds, traced=each) for each in (True, False))
+    assert not different(learned(one), learned(two))
+
+
+@each_learner
+def test_beside_a_learned_trade_off(learner):
+    """Finite, and the meta-gradient through the weighted imitation agrees with autograd's."""
+    settings = {"seeds": (0, 1), "dtype": torch.float64, "horizon": 10}
+    closed, oracle = (
+        build(learner, ANQ(**WIDE), ASPC(interval=1, meta_step=each), **settings) for each in ("closed_form", "autograd")
+    )
+    closed.run(1)
+    for _ in range(2):
+        closed.metrics.flush()
+        oracle.load({name: tensor.clone() for name, tensor in closed.state().items()}, closed.tick)
+        found = []
+        for engine in (closed, oracle):
+            engine.run(1)
+            found.append(torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64))
+        assert found[1].abs().min() > 0
+        torch.testing.assert_close(*found, rtol=1e-8, atol=0)
+    assert all(tensor.isfinite().all() for tensor in closed.state().values())
+
+
+def test_beside_the_learners_own_trade_off_nothing_changes():
+    one, two = (trained(TD3BC(**SMALL), ANQ(**WIDE), *more, **TWO) for more in ((), (FixedScale(),)))
+    assert not different(learned(one), learned(two))
+    three = trained(TD3BC(**SMALL), FixedScale(value=9.0), ANQ(**WIDE), **TWO)
+    assert "params/actor/weight0" in different(learned(one), learned(three))
+
+
+def test_a_run_that_stopped_goes_on_bit_for_bit(tmp_path):
+    def fit(agent, **options):
+        options |= {"steps": 20, "seeds": 2, "device": "cpu", "log_every": 5, "progress": False}
+        agent.fit(random_data(), **options)
+        return agent._trained.engine.state()
+
+    agent = wrap(TD3BC(**SMALL), ANQ(**WIDE))
+    whole, half = fit(agent.untrained()), agent.untrained()
+    fit(half, stop_after=9)
+    half.save(tmp_path / "half.npz")
+    rest = load_agent(tmp_path / "half.npz", device="cpu")
+    assert rest.tick == 9
+    assert not different(whole, fit(rest))

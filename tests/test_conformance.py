@@ -1,0 +1,168 @@
+"""The conformance suite: who keeps the laws passes, and who breaks one is told which."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from adaptive_constraints import ASPC, Adapter, AdapterStage, FixedScale, LinearScale, Stage, Update, ablate, wrap
+from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.testing import check_adapter, check_learner, made_data
+
+from .sketches import TinyCQL, TinyFQL, TinyIQL
+
+SMALL = TD3BC(hidden=8, batch_size=16)
+
+
+@pytest.mark.parametrize("learner", [SMALL, TinyCQL(), TinyIQL(), TinyFQL()], ids=lambda each: type(each).__name__)
+def test_learners_keep_the_laws(learner):
+    check_learner(learner)
+
+
+@pytest.mark.parametrize(
+    "adapter", [ASPC(interval=1), FixedScale(value=2.0), LinearScale()], ids=lambda each: each.name
+)
+def test_adapters_keep_the_laws(adapter):
+    check_adapter(adapter, SMALL)
+
+
+# -- who breaks a law -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Deaf(TD3BC):
+    """Says it asks a seam that it does not ask."""
+
+    def facts(self):
+        facts = super().facts()
+        return replace(facts, seams=facts.seams | {"value_action"})
+
+
+@dataclass(frozen=True)
+class Moody(TD3BC):
+    """Starts from the global generator."""
+
+    def init(self, spec, generator):
+        return super().init(spec, torch.Generator().manual_seed(torch.seed() % 1000))
+
+
+@dataclass(frozen=True)
+class Wild(TD3BC):
+    """Leaves the box."""
+
+    def act(self, v, observation):
+        return 3 * super().act(v, observation)
+
+
+@dataclass(frozen=True)
+class Wide(TD3BC):
+    """One column too many."""
+
+    def terms(self, p, v):
+        terms = super().terms(p, v)
+        return terms._replace(constraint=terms.constraint[:, None])
+
+
+@dataclass(frozen=True)
+class Homeless(TD3BC):
+    """Calls a group its policy that is not there."""
+
+    def facts(self):
+        return replace(super().facts(), policy="student")
+
+
+@pytest.mark.parametrize(
+    ("learner", "words"),
+    [
+        (Deaf, "asks 'value_action', but another answer changes nothing"),
+        (Moody, "init draws from elsewhere"),
+        (Wild, "outside the action bounds"),
+        (Wide, "terms.constraint gives"),
+        (Homeless, "no group 'student'"),
+    ],
+)
+def test_a_learner_that_breaks_a_law_is_told_so(learner, words):
+    with pytest.raises(AssertionError, match=words):
+        check_learner(learner(hidden=8, batch_size=16))
+
+
+@dataclass(frozen=True)
+class Anonymous(Adapter):
+    """Draws where others draw."""
+
+    def sample_weight(self, v):
+        return v.uniform("weight", v.r.shape)
+
+
+@dataclass(frozen=True)
+class Crowd(Adapter):
+    """Its weights depend on the other seeds' batch."""
+
+    def sample_weight(self, v):
+        return torch.rand_like(v.r) if not torch._C._functorch.is_batchedtensor(v.r) else 1 + v.r.abs()
+
+
+@dataclass(frozen=True)
+class Namesake(Adapter):
+    """Keys its networks by its class."""
+
+    def group(self, short):
+        return f"namesake.{short}"
+
+    def init(self, spec, facts, generator):
+        return {"w": {"w": torch.zeros(1)}}
+
+
+@dataclass(frozen=True)
+class Exploding(Adapter):
+    """Not finite from tick 2 on."""
+
+    def sample_weight(self, v):
+        return torch.where(v.tick > 1, torch.inf, 1.0)
+
+
+@dataclass(frozen=True)
+class Idle(Adapter):
+    """Makes a network that a stage steps, from a loss that does not see it."""
+
+    def init(self, spec, facts, generator):
+        return {"w": {"w": torch.zeros(1)}}
+
+    def sample_weight(self, v):
+        return 1.0
+
+    def stages(self, facts, phase):
+        return (AdapterStage("end", Stage("idle", (Update(self.group("w"), lambda p, v: v.r.mean()),))),)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "words"),
+    [
+        (Anonymous, "does not begin with its name"),
+        (Crowd, "ends up elsewhere|learns otherwise"),
+        (Namesake, "two of it share a group"),
+        (Exploding, "critic/loss|actor/loss"),
+        (Idle, r"\['idle.w'\] never moved"),
+    ],
+)
+def test_an_adapter_that_breaks_a_law_is_told_so(adapter, words):
+    with pytest.raises(AssertionError, match=words):
+        check_adapter(adapter(), SMALL)
+
+
+# -- ablations --------------------------------------------------------------------------------------------------------
+
+
+def test_every_subset_by_name():
+    whole = wrap(SMALL, ASPC(interval=1), Idle(), Anonymous())
+    twins = ablate(whole)
+    assert list(twins)[:4] == ["TD3BC", "TD3BC + aspc", "TD3BC + idle", "TD3BC + anonymous"] and len(twins) == 8
+    assert twins[whole.name].adapters == whole.adapters and twins["TD3BC"].adapters == ()
+
+
+def test_subsets_of_one_seed_see_the_same_minibatches():
+    data, twins = made_data(), ablate(wrap(SMALL, FixedScale()))
+    for twin in twins.values():
+        twin.fit(data, steps=4, traced=False, progress=False)
+    one, two = (twin.act(data.observations) for twin in twins.values())
+    assert (one == two).all()

@@ -1,0 +1,521 @@
+"""Diffusion-QL and its diffusion model, against a plain loop and plain figures."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adaptive_constraints import ASPC, Adapter, Dataset, MetaLoss, MetaStep
+from adaptive_constraints.baselines import DiffusionQL
+from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.errors import DatasetError, StackError
+from adaptive_constraints.networks import VariancePreserving, denoise, init_noise_network, noise_error
+from adaptive_constraints.testing import Probe, check_learner
+from adaptive_constraints.training import noise
+from adaptive_constraints.training.engine import Engine
+
+from .helpers import build, different, learned, random_data, trained
+
+SMALL = DiffusionQL(hidden=8, batch_size=16, candidates=5, backup_actions=3)
+
+# -- the plain loop ---------------------------------------------------------------------------------------------------
+
+STEPS, DRAWS = 5, 10
+ALPHAS = np.exp(-0.1 / STEPS - 0.5 * 9.9 * (2 * np.arange(1, STEPS + 1) - 1) / STEPS**2)
+BARS = np.cumprod(ALPHAS)
+
+
+class NoiseNet(nn.Module):
+    """eps(x, t, s)."""
+
+    def __init__(self, states: int, actions: int, width: int) -> None:
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(16, 32), nn.Mish(), nn.Linear(32, 16))
+        self.trunk = nn.Sequential(
+            nn.Linear(actions + 16 + states, width),
+            nn.Mish(),
+            nn.Linear(width, width),
+            nn.Mish(),
+            nn.Linear(width, width),
+            nn.Mish(),
+            nn.Linear(width, actions),
+        )
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        angle = t[:, None] * torch.exp(torch.arange(8, dtype=x.dtype) * -(math.log(10000) / 7))[None]
+        return self.trunk(torch.cat([x, self.time(torch.cat([angle.sin(), angle.cos()], 1)), s], 1))
+
+
+class Critic(nn.Sequential):
+    """Three hidden layers; robust ones are followed by LayerNorm."""
+
+    def __init__(self, inputs: int, width: int, robust: bool) -> None:
+        layers: list[nn.Module] = []
+        for wide in (inputs, width, width):
+            layers += [nn.Linear(wide, width), nn.Mish()] + ([nn.LayerNorm(width)] if robust else [])
+        super().__init__(*layers, nn.Linear(width, 1))
+
+    def forward(self, s: Tensor, a: Tensor) -> Tensor:
+        return super().forward(torch.cat([s, a], 1)).squeeze(1)
+
+
+def chain(net: NoiseNet, s: Tensor, z: Tensor) -> Tensor:
+    """One action [B, A] per state, from noise [5, B, A]."""
+    x = z[0]
+    for i in reversed(range(STEPS)):
+        beta, bar, before = 1 - ALPHAS[i], BARS[i], BARS[i - 1] if i else 1.0
+        predicted = net(x, torch.full((len(x),), float(i), dtype=x.dtype), s)
+        x0 = ((x - np.sqrt(1 - bar) * predicted) / np.sqrt(bar)).clamp(-1, 1)
+        x = beta * np.sqrt(before) / (1 - bar) * x0 + (1 - before) * np.sqrt(ALPHAS[i]) / (1 - bar) * x
+        if i > 0:
+            x = x + math.exp(0.5 * math.log(max(beta * (1 - before) / (1 - bar), 1e-20))) * z[STEPS - i]
+    return x.clamp(-1, 1)
+
+
+class PlainLoop:
+    """Networks stepped one at a time, as the paper's code does it."""
+
+    def __init__(self, engine: Engine, data: Dataset, seed: int = 3) -> None:
+        self.learner, self.seed = engine.resolved.learner, seed
+        dtype = engine.params["actor"]["bias0"].dtype
+        self.table = {name: column.to(dtype) for name, column in Preprocessor.fit(data).table(data).items()}
+        states, actions, width = data.observation_dim, data.action_dim, self.learner.hidden
+        self.actor, self.average = (NoiseNet(states, actions, width).to(dtype) for _ in range(2))
+        robust = self.learner.critic == "robust"
+        self.critics, self.critic_targets = (
+            nn.ModuleList(Critic(states + actions, width, robust) for _ in range(2)).to(dtype) for _ in range(2)
+        )
+        for ours, theirs in self.pairs(engine):
+            ours.data.copy_(theirs)
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=self.learner.learning_rate, foreach=True)
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=self.learner.learning_rate, foreach=True)
+        self.clipped = 0
+
+    def pairs(self, engine: Engine) -> list[tuple[Tensor, Tensor]]:
+        """Our parameters beside the engine's."""
+        found = []
+        for net, tree in ((self.actor, engine.params), (self.average, engine.targets)):
+            actor = {name: tensor[0] for name, tensor in tree["actor"].items()}
+            found += zip(net.time.parameters(), layers(actor, "time_"), strict=True)
+            found += zip(net.trunk.parameters(), layers(actor), strict=True)
+        for nets, tree in ((self.critics, engine.params), (self.critic_targets, engine.targets)):
+            for index, net in enumerate(nets):
+                critic = {name: tensor[0, index] for name, tensor in tree["critic"].items()}
+                found += zip(net.parameters(), layers(critic), strict=True)
+        return found
+
+    def largest_deviation(self, engine: Engine) -> float:
+        return max(float((ours.detach() - theirs).abs().max()) for ours, theirs in self.pairs(engine))
+
+    def draw(self, kind: str, site: str, shape: tuple[int, ...]) -> Tensor:
+        dtype = self.table["reward"].dtype
+        return getattr(noise, kind)(site=site, shape=shape, dtype=dtype, **self.key)[0, 0]
+
+    def tick(self, tick: int) -> None:
+        learner, size = self.learner, self.learner.batch_size
+        self.key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
+        index = noise.indices(site="batch", count=size, rows=len(self.table["reward"]), **self.key)[0, 0]
+        names = ("observation", "action", "reward", "next_observation", "terminal")
+        s, a, r, s2, d = (self.table[name][index] for name in names)
+        # critics
+        with torch.no_grad():
+            count = DRAWS if learner.max_q_backup else 1
+            z = self.draw("normal", "target", (STEPS, count, *a.shape))
+            values = []  # [actions][critic]
+            for i in range(count):
+                a2 = chain(self.average, s2, z[:, i])
+                values.append([target(s2, a2) for target in self.critic_targets])
+            best = [torch.stack([each[j] for each in values]).max(0).values for j in range(2)]
+            y = r + 0.99 * (1 - d) * torch.min(*best)
+        loss = sum(nn.functional.mse_loss(critic(s, a), y) for critic in self.critics)
+        self.step(self.critic_optimizer, self.critics, loss)
+        for target, net in zip(self.critic_targets.parameters(), self.critics.parameters(), strict=True):
+            target.data.copy_(0.005 * net.data + 0.995 * target.data)
+        # actor
+        t = (self.draw("uniform", "diffusion/step", (size,)) * STEPS).floor()
+        eps = self.draw("normal", "diffusion/noise", tuple(a.shape))
+        bar = torch.tensor(BARS, dtype=a.dtype)[t.long()][:, None]
+        imitation = nn.functional.mse_loss(self.actor(bar.sqrt() * a + (1 - bar).sqrt() * eps, t, s), eps)
+        a0 = chain(self.actor, s, self.draw("normal", "policy", (STEPS, 1, *a.shape))[:, 0])
+        first, second = (critic(s, a0) for critic in self.critics)
+        if self.draw("uniform", "pair", ()) < 0.5:
+            first, second = second, first
+        improvement = -first.mean() / second.abs().mean().detach()
+        self.step(self.actor_optimizer, self.actor, imitation + learner.eta * improvement)
+        if tick % learner.actor_average_every == 0 and tick >= learner.actor_average_start:
+            for target, net in zip(self.average.parameters(), self.actor.parameters(), strict=True):
+                target.data.copy_(0.005 * net.data + 0.995 * target.data)
+
+    def step(self, optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> None:
+        module.zero_grad()
+        loss.backward(inputs=list(module.parameters()))
+        bound = self.learner.gradient_clip
+        self.clipped += int(nn.utils.clip_grad_norm_(module.parameters(), bound) > bound)
+        optimizer.step()
+
+
+def layers(params: dict[str, Tensor], prefix: str = "") -> list[Tensor]:
+    """The engine's tensors in the order and orientation of a module's parameters."""
+    given: list[Tensor] = []
+    for layer in range(sum(name.startswith(f"{prefix}weight") for name in params)):
+        given += [params[f"{prefix}weight{layer}"].mT, params[f"{prefix}bias{layer}"]]
+        given += [params[f"gain{layer}"], params[f"shift{layer}"]] if not prefix and f"gain{layer}" in params else []
+    return given
+
+
+PLAIN = {
+    "plain": {"actor_average_start": 50},
+    "clipped": {"gradient_clip": 0.3, "eta": 2.5},
+    "max_q_backup, robust": {"max_q_backup": True, "critic": "robust", "actor_average_start": 50},
+}
+
+
+def beside(learner: DiffusionQL, ticks: int, dtype: torch.dtype) -> tuple[Engine, PlainLoop]:
+    """Engine and loop after the same ticks."""
+    data = random_data(1000, observation=11, action=3)
+    engine = build(learner, seeds=(3,), horizon=ticks, data=data, dtype=dtype, traced=True)
+    loop = PlainLoop(engine, data)
+    engine.run(ticks)
+    for tick in range(1, ticks + 1):
+        loop.tick(tick)
+    return engine, loop
+
+
+@pytest.mark.parametrize("case", PLAIN)
+def test_equals_a_plain_loop_in_float32(case):
+    engine, loop = beside(DiffusionQL(hidden=64, batch_size=64, **PLAIN[case]), 100, torch.float32)
+    assert loop.largest_deviation(engine) < 1e-5
+    assert (loop.clipped > 100) == (case == "clipped")
+
+
+def test_the_real_sizes_equal_a_plain_loop():
+    engine, loop = beside(DiffusionQL(actor_average_start=0), 10, torch.float64)
+    assert (engine.resolved.learner.hidden, engine.resolved.learner.batch_size) == (256, 256)
+    assert loop.largest_deviation(engine) < 1e-10
+
+
+# -- the diffusion model ----------------------------------------------------------------------------------------------
+
+
+def test_the_schedule_is_the_papers():
+    schedule = VariancePreserving()
+    assert [round(beta, 3) for beta in schedule.betas] == [0.196, 0.459, 0.636, 0.755, 0.835]
+    assert round(schedule.alpha_bars[-1], 4) == 0.0064
+    assert schedule.step_at(torch.tensor([0.0, 0.19, 0.21, 0.99, 1.0])).tolist() == [0, 0, 1, 4, 4]
+
+
+def test_samples_broadcast_over_observations():
+    """Several samples per observation at once are those of each alone; so are several networks."""
+    draw = torch.Generator().manual_seed(0)
+    networks = [init_noise_network(3, 2, draw, hidden=16) for _ in range(2)]
+    schedule, observation = VariancePreserving(4), torch.randn(7, 3, generator=draw)
+    start, noises = torch.randn(6, 7, 2, generator=draw), torch.randn(3, 6, 7, 2, generator=draw)
+    together = denoise(networks[0], schedule, observation, start, noises)
+    alone = [denoise(networks[0], schedule, observation, start[i], noises[:, i]) for i in range(6)]
+    torch.testing.assert_close(together, torch.stack(alone))
+    both = {name: torch.stack([p[name] for p in networks]) for name in networks[0]}
+    found = denoise(both, schedule, observation, start[0], noises[:, 0])
+    expected = [denoise(p, schedule, observation, start[0], noises[:, 0]) for p in networks]
+    torch.testing.assert_close(found, torch.stack(expected))
+    t = schedule.step_at(torch.rand(7, generator=draw))
+    errors = noise_error(both, schedule, start[0], observation, t, start[1])
+    assert errors.shape == (2, 7)
+    torch.testing.assert_close(errors[1], noise_error(networks[1], schedule, start[0], observation, t, start[1]))
+
+
+def test_a_model_learns_both_modes_where_there_are_two():
+    """At s = 0 three in ten actions lie at -0.6 and the others at 0.6; at s = 1 all lie at 0.1.
+
+    In 20 steps: in five, even the best network leaves four in ten samples between the modes.
+    """
+    draw, schedule, rows = torch.Generator().manual_seed(0), VariancePreserving(20), 256
+    p = {name: t.requires_grad_() for name, t in init_noise_network(1, 1, draw, hidden=32).items()}
+    optimizer = torch.optim.Adam(p.values(), lr=5e-3, fused=True)
+    s = (torch.arange(rows) % 2).float()[:, None]
+    for _ in range(600):
+        low = torch.rand(rows, 1, generator=draw) < 0.3
+        action = torch.where(s == 1, 0.1, torch.where(low, -0.6, 0.6)) + 0.03 * torch.randn(rows, 1, generator=draw)
+        t, eps = schedule.step_at(torch.rand(rows, generator=draw)), torch.randn(rows, 1, generator=draw)
+        optimizer.zero_grad()
+        noise_error(p, schedule, action, s, t, eps).mean().backward()
+        optimizer.step()
+    z = torch.randn(20, 1000, 2, 1, generator=draw)
+    with torch.no_grad():
+        found = denoise(p, schedule, torch.tensor([[0.0], [1.0]]), z[0], z[1:])
+    two, one = found[:, 0, 0], found[:, 1, 0]
+    assert ((two + 0.6).abs() < 0.15).float().mean() == pytest.approx(0.3, abs=0.1)
+    assert ((two - 0.6).abs() < 0.15).float().mean() == pytest.approx(0.7, abs=0.1)
+    assert ((one - 0.1).abs() < 0.15).float().mean() > 0.95
+
+
+# -- the learner ------------------------------------------------------------------------------------------------------
+
+
+def test_it_keeps_the_laws_of_a_learner():
+    """Shapes, seams, seeds together and alone, traced and eager, resuming, a loaded agent acting as the saved one."""
+    check_learner(SMALL)
+
+
+@pytest.mark.parametrize("settings", [{"max_q_backup": True}, {"critic": "robust"}], ids=lambda s: next(iter(s)))
+def test_seeds_together_are_seeds_alone(settings):
+    learner = replace(SMALL, gradient_clip=0.5, actor_average_start=3, **settings)
+    options = {"ticks": 20, "dtype": torch.float64}
+    together = trained(learner, ASPC(interval=2), seeds=(5, 0), traced=True, **options)
+    for position, seed in enumerate(together.seeds):
+        alone = learned(trained(learner, ASPC(interval=2), seeds=(seed,), **options), 0)
+        for name, tensor in learned(together, position).items():
+            torch.testing.assert_close(tensor, alone[name], rtol=0, atol=1e-12, msg=name)
+
+
+CRITIC_SEAMS = ("bootstrap", "td_weight", "critic_rows")
+
+
+@pytest.mark.parametrize("seam", sorted(SMALL.facts().seams))
+def test_every_seam_is_heard_where_it_should_be(seam):
+    """In the group's own first gradient; the actor's follows where the critic has stepped otherwise."""
+    bare, probed = trained(SMALL, ticks=1), trained(SMALL, Probe(seam=seam, by=0.5), ticks=1)
+    one, two = ({n: t for n, t in engine.state().items() if "exp_avg" in n} for engine in (bare, probed))
+    heard = {name.split("/")[1] for name in different(one, two)}
+    assert heard == ({"critic", "actor"} if seam in CRITIC_SEAMS else {"actor"})
+
+
+def test_the_policys_average_starts_late_and_moves_now_and_then():
+    engine = build(DiffusionQL(hidden=4, batch_size=4), dtype=torch.float64)
+    initial = learned(engine)
+    engine.run(2)
+    assert not [name for name in different(learned(engine), initial) if name.startswith("targets/actor")]
+    engine.load({name: tensor.clone() for name, tensor in engine.state().items()}, 993)
+    for tick in range(994, 1012):
+        before = learned(engine)
+        engine.run(1)
+        after = learned(engine)
+        rate = 0.005 if tick in (1000, 1005, 1010) else 0.0
+        for name, old in before.items():
+            if name.startswith("targets/actor"):
+                new = after[name.replace("targets", "params")]
+                torch.testing.assert_close(after[name], old + rate * (new - old), rtol=0, atol=1e-15)
+                assert torch.equal(after[name], old) == (rate == 0)
+            if name.startswith("targets/critic"):
+                new = after[name.replace("targets", "params")]
+                torch.testing.assert_close(after[name], old + 0.005 * (new - old), rtol=0, atol=1e-15)
+
+
+@dataclass(frozen=True)
+class Known(DiffusionQL):
+    """Candidates at 0, 0.1, 0.2, 0.3, of known values."""
+
+    values: tuple[float, ...] = (1.0, 3.0, 2.0, -4.0)
+
+    def draws(self, v, p, observation, site, count):
+        assert count == self.candidates
+        shape = (count, len(observation), v.spec.action_dim)
+        return (torch.arange(count)[:, None, None] / 10).expand(shape)
+
+    def q(self, p, observation, action):
+        own = torch.tensor(self.values)[(action[:, 0] * 10).round().long()]
+        return torch.stack([own + 1, own])
+
+
+def test_acting_takes_a_candidate_by_softmax_or_the_best():
+    rows = 20_000
+    soft, best = (
+        build(Known(candidates=4, selection=selection, hidden=4), seeds=(0, 1)).act(torch.zeros(2, rows, 3), 7)
+        for selection in ("softmax", "argmax")
+    )
+    assert soft.shape == best.shape == (2, rows, 2)
+    torch.testing.assert_close(best, torch.full_like(best, 0.1))
+    found = torch.stack([((soft[..., 0] - i / 10).abs() < 1e-6).float().mean(1) for i in range(4)], 1)
+    expected = torch.tensor([1.0, 3.0, 2.0, -4.0]).softmax(0)
+    torch.testing.assert_close(found, expected.expand(2, 4), rtol=0, atol=0.012)
+    assert not torch.equal(*soft)
+
+
+def test_candidates_come_from_the_policy_and_scores_from_the_target_critics():
+    """One candidate is a plain sample of the policy; the best of many has the highest of all target values."""
+    engine = trained(replace(SMALL, actor_average_start=10_000), ticks=3)
+    observation = torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(0))
+    acts = [observation]
+
+    def act(learner: DiffusionQL) -> Tensor:
+        other = build(learner)
+        other.load({name: tensor.clone() for name, tensor in engine.state().items()}, 3)
+        return other.act(observation, 0)[0]
+
+    acts = {count: act(replace(SMALL, candidates=count, selection="argmax")) for count in (1, 40)}
+    p, target = (
+        {name: t[0] for name, t in tree.items()} for tree in (engine.params["actor"], engine.targets["critic"])
+    )
+    key = {"seeds": torch.tensor([0]), "ticks": torch.tensor([0])}
+    for count, taken in acts.items():
+        z = noise.normal(site="act/candidates", shape=(5, count, 6, 2), dtype=torch.float32, **key)[0, 0]
+        candidates = denoise(p, VariancePreserving(), observation[0], z[0], z[1:])
+        score = torch.stack([SMALL.q(target, observation[0], each).min(0).values for each in candidates])
+        torch.testing.assert_close(taken, candidates[score.argmax(0), torch.arange(6)])
+
+
+# -- the meta step ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_the_closed_form_agrees_with_automatic_differentiation(seeds):
+    learner = replace(SMALL, gradient_clip=0.5, critic="robust")
+    closed, automatic = (
+        build(learner, ASPC(interval=1, meta_step=back_end), seeds=seeds, horizon=10, dtype=torch.float64)
+        for back_end in ("closed_form", "autograd")
+    )
+    closed.run(1), closed.metrics.flush()
+    for _ in range(2):
+        automatic.load({name: tensor.clone() for name, tensor in closed.state().items()}, closed.tick)
+        found = []
+        for engine in (closed, automatic):
+            engine.run(1)
+            found.append(torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64))
+        torch.testing.assert_close(*found, rtol=1e-9, atol=0)
+        assert (found[0] != 0).all()
+
+
+@dataclass(frozen=True)
+class Noting(Adapter):
+    """Notes how far the terms moved by a step."""
+
+    def init(self, spec, facts, generator):
+        return {"scale": {"k": torch.tensor(facts.tradeoff)}}
+
+    def buffers(self, spec, facts):
+        return {"moved": torch.zeros(3)}
+
+    def tradeoff(self, v, default):
+        return v.p[self.group("scale")]["k"]
+
+    def meta(self, facts):
+        return MetaStep(self.group("scale"), lambda done, total: 0.0, 1)
+
+    def meta_loss(self, v, k, before, after):
+        moved = torch.stack([(new - old).abs().max() for old, new in zip(before, after, strict=True)])
+        return MetaLoss(after.improvement.mean(), {"moved": moved.detach()})
+
+
+def test_the_same_noise_before_and_after_a_meta_step():
+    """A step of almost no length moves none of the terms; a real one moves all."""
+    for rate, moves in ((1e-30, False), (1e-3, True)):
+        engine = trained(replace(SMALL, learning_rate=rate), Noting(), ticks=2)
+        assert ((engine.buffers["noting"]["moved"] > 0) == moves).all()
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+TABLE = """
+halfcheetah-medium        3e-4 1    n 9
+hopper-medium             3e-4 1    n 9
+walker2d-medium           3e-4 1    n 1
+halfcheetah-medium-replay 3e-4 1    n 2
+hopper-medium-replay      3e-4 1    n 4
+walker2d-medium-replay    3e-4 1    n 4
+halfcheetah-medium-expert 3e-4 1    n 7
+hopper-medium-expert      3e-4 1    n 5
+walker2d-medium-expert    3e-4 1    n 5
+antmaze-umaze             3e-4 .5   n 2
+antmaze-umaze-diverse     3e-4 2    y 3
+antmaze-medium-play       1e-3 2    y 2
+antmaze-medium-diverse    3e-4 3    y 1
+antmaze-large-play        3e-4 4.5  y 10
+antmaze-large-diverse     3e-4 3.5  y 7
+pen-human                 3e-5 .15  n 7
+pen-cloned                3e-5 .1   n 8
+kitchen-complete          3e-4 .005 n 9
+kitchen-partial           3e-4 .005 n 10
+kitchen-mixed             3e-4 .005 n 10
+"""
+"""Of the paper: learning rate, eta, max_q_backup, gradient clip."""
+FAMILIES = {
+    "gym": "hopper-medium-expert",
+    "antmaze": "antmaze-umaze-diverse",
+    "adroit": "pen-human",
+    "kitchen": "kitchen-partial",
+}
+
+
+def test_presets_are_the_papers_table():
+    rows = {name: rest for name, *rest in map(str.split, TABLE.strip().splitlines())}
+    assert rows.keys() | FAMILIES.keys() == DiffusionQL.presets.keys()
+    rewards = {"antmaze": (4.0, -2.0), "pen": ("dataset_std", "dataset_mean")}
+    for name, (learning_rate, eta, max_q, clip) in rows.items():
+        scale, shift = rewards.get(name.partition("-")[0], (1.0, 0.0))
+        expected = DiffusionQL(
+            learning_rate=float(learning_rate),
+            eta=float(eta),
+            max_q_backup=max_q == "y",
+            gradient_clip=float(clip),
+            reward_scale=scale,
+            reward_shift=shift,
+        )
+        assert DiffusionQL.preset(name) == expected, name
+    for family, name in FAMILIES.items():
+        assert DiffusionQL.preset(family) == DiffusionQL.preset(name)
+
+
+def test_rewards_are_z_scored():
+    data = random_data()
+    settings = DiffusionQL.preset("pen-human").preprocess()
+    fitted = Preprocessor.fit(data, reward_scale=settings.reward_scale, reward_shift=settings.reward_shift)
+    raw = data.rewards.astype(np.float64)
+    rewards = fitted.table(data)["reward"].numpy()
+    np.testing.assert_allclose(rewards, (raw - raw.mean()) / raw.std(), atol=1e-5)
+    antmaze = DiffusionQL.preset("antmaze-large-play").preprocess()
+    fitted = Preprocessor.fit(data, reward_scale=antmaze.reward_scale, reward_shift=antmaze.reward_shift)
+    torch.testing.assert_close(fitted.rewards(torch.tensor([0.0, 1.0])), torch.tensor([-2.0, 2.0]))
+
+
+def test_equal_rewards_have_no_standard_deviation():
+    data = random_data()
+    same = Dataset.from_arrays(
+        observations=data.observations,
+        actions=data.actions,
+        rewards=np.full(len(data), 0.1),
+        next_observations=data.next_observations,
+        terminals=data.terminals,
+        timeouts=data.timeouts,
+    )
+    with pytest.raises(DatasetError, match="rewards that differ"):
+        Preprocessor.fit(same, reward_scale="dataset_std")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eta": 0.0}, "eta must be > 0, not 0.0"),
+        ({"gradient_clip": 0.0}, "gradient_clip must be > 0, or None, not 0.0"),
+        ({"learning_rate": -1.0}, "learning_rate must be > 0"),
+        ({"candidates": 0}, "candidates must be at least 1, not 0"),
+        ({"diffusion_steps": 0}, "diffusion_steps must be at least 1"),
+        ({"backup_actions": 0}, "backup_actions must be at least 1"),
+        ({"actor_average_every": 0}, "actor_average_every must be at least 1"),
+        ({"actor_rate": 0.0}, r"actor_rate must lie in \(0, 1\], not 0.0"),
+        ({"polyak": 1.5}, r"polyak must lie in \(0, 1\]"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(StackError, match=f"DiffusionQL: {message}"):
+        DiffusionQL(**settings)
+
+
+def test_a_chain_of_one_step_and_no_clip_train():
+    for learner in (replace(SMALL, diffusion_steps=1), replace(SMALL, gradient_clip=None, max_q_backup=True)):
+        engine = trained(learner, ticks=2)
+        assert not engine.metrics.failures()
+
+
+def test_eta_moves_the_policy_towards_higher_values():
+    """With much weight on it, the value of the policy's actions under the same critics rises."""
+    low, high = (trained(replace(SMALL, eta=eta, batch_size=64), ticks=150) for eta in (1e-3, 10.0))
+    engines = itertools.product((low,), (high,))
+    for one, two in engines:
+        values = [engine.metrics.flush()["actor/value"][0] for engine in (one, two)]
+        assert values[1] > values[0]

@@ -1,0 +1,387 @@
+"""IQL against a plain loop in the reference implementation's order, and its options, presets and seams."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from adaptive_constraints import ASPC, Dataset, Gaussian, Point
+from adaptive_constraints.baselines import IQL
+from adaptive_constraints.errors import StackError
+from adaptive_constraints.stack import Stack
+from adaptive_constraints.training import noise
+from adaptive_constraints.training.engine import Engine
+
+from .helpers import build, different, largest_difference, learned, random_data, trained
+from .test_meta_gradient import deviation, outer_step, put
+from .test_seams import Probe, Watch, groups
+from .test_td3bc_aspc import Critic, Policy, give, take
+
+SMALL = {"hidden": 8, "batch_size": 16}
+
+# -- the plain loop ---------------------------------------------------------------------------------------------------
+
+
+class PlainLoop:
+    """V, twin critics with targets and an actor, stepped one after the other."""
+
+    def __init__(self, engine: Engine, data: Dataset, dtype: torch.dtype) -> None:
+        self.settings: IQL = engine.resolved.learner
+        (self.seed,) = engine.seeds
+        self.dtype = dtype
+        arrays = (data.observations, data.actions, data.rewards, data.next_observations, data.terminals)
+        self.columns = [torch.tensor(array).to(dtype) for array in arrays]
+        states, actions, width = data.observation_dim, data.action_dim, self.settings.hidden
+        robust = self.settings.critic == "robust"
+        self.value_network = nn.Sequential(
+            nn.Linear(states, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
+        ).to(self.dtype)
+        self.critics, self.targets = (
+            [Critic(states + actions, width, robust).to(self.dtype) for _ in range(2)] for _ in range(2)
+        )
+        self.actor = Policy(states, width, actions).to(self.dtype)
+        for name, index, network in self.networks():
+            take(network, {key: tensor[0] for key, tensor in engine.params[name.partition("/")[0]].items()}, index)
+        self.log_std = torch.zeros(actions, dtype=self.dtype, requires_grad=True)
+        critic_parameters = [p for critic in self.critics for p in critic.parameters()]
+        self.value_optimizer = torch.optim.Adam(self.value_network.parameters(), lr=3e-4, foreach=True)
+        self.critic_optimizer = torch.optim.Adam(critic_parameters, lr=3e-4, foreach=True)
+        own = [self.log_std] if self.settings.policy == "gaussian" else []
+        self.actor_optimizer = torch.optim.Adam([*self.actor.parameters(), *own], lr=3e-4, foreach=True)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.actor_optimizer, engine.horizon)
+        self.largest_weight = 0.0
+
+    def networks(self) -> list[tuple[str, int | None, nn.Module]]:
+        """(Group in the engine, critic, network)."""
+        online = [("critic", i, critic) for i, critic in enumerate(self.critics)]
+        averaged = [("critic/target", i, critic) for i, critic in enumerate(self.targets)]
+        return [("value", None, self.value_network), *online, *averaged, ("actor", None, self.actor)]
+
+    def largest_deviation(self, engine: Engine) -> float:
+        """Over every parameter."""
+        largest = 0.0
+        for name, index, network in self.networks():
+            group, _, target = name.partition("/")
+            tree = engine.targets if target else engine.params
+            given = give({key: tensor[0] for key, tensor in tree[group].items()}, index)
+            for ours, theirs in zip(network.parameters(), given, strict=True):
+                largest = max(largest, float((ours.detach() - theirs).abs().max()))
+        if self.settings.policy == "gaussian":
+            largest = max(largest, float((self.log_std - engine.params["actor"]["log_std"][0]).detach().abs().max()))
+        return largest
+
+    def tick(self, tick: int) -> None:
+        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
+        count = self.settings.batch_size
+        index = noise.indices(site="batch", count=count, rows=len(self.columns[0]), **key)[0, 0]
+        s, a, r, s2, d = (column[index] for column in self.columns)
+        mean = self.mean(s, key)
+        if self.settings.extraction == "ddpg+bc":  # reads the critics as they stand before their step
+            q = torch.min(*(critic(s, mean) for critic in self.critics))
+            loss = -self.settings.alpha * q.mean() / q.abs().mean().detach() + self.imitation(mean, a).mean()
+            self.step_actor(loss)
+        # From here on as CORL has it: V, the critics, their targets, the actor.
+        with torch.no_grad():
+            next_v = self.value_network(s2).squeeze(1)
+            q_target = torch.min(*(target(s, a) for target in self.targets))
+        advantage = q_target - self.value_network(s).squeeze(1)
+        tau = self.settings.expectile
+        self.step(self.value_optimizer, ((tau - (advantage < 0).to(s.dtype)).abs() * advantage**2).mean())
+        advantage = advantage.detach()
+        y = r + (1 - d) * 0.99 * next_v
+        self.step(self.critic_optimizer, sum(mse_loss(critic(s, a), y) for critic in self.critics) / 2)
+        rate = self.settings.polyak
+        for target, critic in zip(self.targets, self.critics, strict=True):
+            for old, new in zip(target.parameters(), critic.parameters(), strict=True):
+                old.data.copy_(rate * new.data + (1 - rate) * old.data)
+        if self.settings.extraction == "awr":
+            weight = torch.exp(self.settings.beta * advantage).clamp(max=100.0)
+            self.largest_weight = max(self.largest_weight, float(weight.max()))
+            self.step_actor((weight * self.imitation(mean, a)).mean())
+
+    def mean(self, s: Tensor, key: dict[str, Tensor]) -> Tensor:
+        """tanh of the network, whose hidden units are left out by chance."""
+        x, rate = s, self.settings.dropout
+        for number, layer in enumerate(self.actor):
+            x = layer(x)
+            if rate and isinstance(layer, nn.ReLU):
+                site = f"dropout/{number // 2}"
+                kept = noise.uniform(site=site, shape=x.shape, dtype=self.dtype, **key)[0, 0] >= rate
+                x = torch.where(kept, x / (1 - rate), 0.0)
+        return x
+
+    def imitation(self, mean: Tensor, a: Tensor) -> Tensor:
+        if self.settings.policy == "deterministic":
+            return ((mean - a) ** 2).sum(1)
+        normal = torch.distributions.Normal(mean, self.log_std.clamp(-20, 2).exp())
+        return -normal.log_prob(a).sum(1)
+
+    def step_actor(self, loss: Tensor) -> None:
+        self.step(self.actor_optimizer, loss)
+        self.schedule.step()
+
+    @staticmethod
+    def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def beside(learner: IQL, dtype: torch.dtype, ticks: int) -> tuple[Engine, PlainLoop]:
+    """Engine and loop after the same ticks."""
+    data = random_data(1000, observation=11, action=3)
+    engine = build(learner, seeds=(3,), horizon=ticks, data=data, dtype=dtype)
+    loop = PlainLoop(engine, data, dtype)
+    engine.run(ticks)
+    for tick in range(1, ticks + 1):
+        loop.tick(tick)
+    return engine, loop
+
+
+CASES = {
+    "gaussian": IQL(),
+    "deterministic": IQL(policy="deterministic", expectile=0.9, polyak=0.05),
+    "dropout": IQL(dropout=0.2),
+    "robust critics": IQL(critic="robust"),
+    "ddpg+bc": IQL(extraction="ddpg+bc"),
+    "ddpg+bc, deterministic": IQL(extraction="ddpg+bc", policy="deterministic", alpha=5.0, dropout=0.1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_a_plain_loop(case):
+    """In float64: in float32 a ReLU's input within rounding of 0 may fall on the other side and make two of one."""
+    engine, loop = beside(replace(CASES[case], hidden=16, batch_size=32), torch.float64, 50)
+    assert loop.largest_deviation(engine) < 1e-10
+
+
+@pytest.mark.parametrize("case", ["gaussian", "ddpg+bc"])
+def test_equals_a_plain_loop_in_float32(case):
+    engine, loop = beside(replace(CASES[case], hidden=64, batch_size=64), torch.float32, 100)
+    assert loop.largest_deviation(engine) < 1e-5
+
+
+def test_the_real_sizes_equal_a_plain_loop():
+    engine, loop = beside(IQL(), torch.float64, 6)
+    assert (engine.resolved.learner.hidden, engine.resolved.learner.batch_size) == (256, 256)
+    assert loop.largest_deviation(engine) < 1e-10
+
+
+def test_weights_saturate_at_100():
+    engine, loop = beside(IQL(beta=100.0, hidden=16, batch_size=32), torch.float64, 20)
+    assert loop.largest_weight == 100.0
+    assert loop.largest_deviation(engine) < 1e-10
+
+
+# -- many seeds, traces, the trade-off --------------------------------------------------------------------------------
+
+VARIANTS = {
+    "awr": IQL(**SMALL, dropout=0.1),
+    "awr, deterministic": IQL(**SMALL, policy="deterministic"),
+    "ddpg+bc": IQL(**SMALL, extraction="ddpg+bc", dropout=0.1),
+    "ddpg+bc, deterministic": IQL(**SMALL, extraction="ddpg+bc", policy="deterministic", critic="robust"),
+}
+each_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+@pytest.mark.parametrize("variant", ["awr", "ddpg+bc, deterministic"])
+def test_seeds_together_and_traced_are_seeds_alone(variant):
+    settings = {"ticks": 5, "dtype": torch.float64}
+    together = trained(VARIANTS[variant], ASPC(interval=2), seeds=(5, 0), traced=True, **settings)
+    for position, seed in enumerate(together.seeds):
+        alone = trained(VARIANTS[variant], ASPC(interval=2), seeds=(seed,), **settings)
+        assert largest_difference(learned(together, position), learned(alone, 0)) < 1e-12
+
+
+@each_variant
+def test_the_meta_gradient_agrees_with_autograd(variant):
+    closed, autograd = (
+        build(VARIANTS[variant], ASPC(interval=1, meta_step=name), seeds=(0, 1), dtype=torch.float64)
+        for name in ("closed_form", "autograd")
+    )
+    outer_step(closed)
+    found, expected = [], []
+    for _ in range(3):
+        expected.append(outer_step(put(autograd, closed)))
+        found.append(outer_step(closed))
+    assert all((derivative != 0).all() for derivative in expected)
+    assert deviation(found, expected) < 1e-10
+
+
+def test_the_meta_gradient_is_finite_where_weights_overflow():
+    """exp(k A) leaves float32 here, and so would its derivative before it is bounded."""
+    engine = build(IQL(**SMALL), ASPC(interval=1, initial=1e4))
+    for _ in range(2):
+        assert outer_step(engine).isfinite().all()
+    assert not engine.metrics.failures()
+
+
+def test_the_terms_are_those_of_the_mean_action():
+    for learner in VARIANTS.values():
+        learner = replace(learner, dropout=0.0)
+        distribution = "point" if learner.policy == "deterministic" else "gaussian"
+        facts = learner.facts()
+        assert (facts.distribution, facts.owns_value, facts.policy) == (distribution, True, "actor")
+
+        def shown(v, learner=learner):
+            """The terms, and what they should be from services alone."""
+            terms = v.services.terms(v.p["actor"])
+            policy = v.services.distribution(v.p["actor"], v.s)
+            action = policy.action if isinstance(policy, Point) else policy.mean
+            q = torch.minimum(*v.services.q(v.p["critic"], v.s, action))
+            if isinstance(policy, Gaussian):
+                normal = torch.distributions.Normal(policy.mean, policy.std, validate_args=False)
+                constraint = -normal.log_prob(v.a).sum(1)
+            else:
+                constraint = (action - v.a).square().sum(1)
+            return torch.stack([*terms, q, -q / q.abs().mean(), constraint])
+
+        (found,) = trained(learner, Watch(what=shown), ticks=3, dtype=torch.float64).diagnose()["watch/seen"]
+        torch.testing.assert_close(found[:3], found[3:], rtol=1e-12, atol=1e-12)
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+def test_dropout_changes_the_actors_training_and_not_acting():
+    plain, dropped = (build(IQL(**SMALL, dropout=rate)) for rate in (0.0, 0.5))
+    observations = torch.linspace(-1, 1, 12).view(1, 4, 3)
+    assert torch.equal(plain.act(observations, 1), dropped.act(observations, 1))
+    plain.run(4), dropped.run(4)
+    changed = different(learned(plain), learned(dropped))
+    assert groups(changed) == {"actor"}
+    assert torch.equal(dropped.act(observations, 1), dropped.act(observations, 2)), "acting draws nothing"
+
+
+@pytest.mark.parametrize("extraction", ["awr", "ddpg+bc"])
+def test_the_same_units_are_left_out_before_and_after_a_step(extraction):
+    """A step of length 0 then changes no term."""
+    learner = IQL(**SMALL, extraction=extraction, dropout=0.5, actor_learning_rate=0.0)
+    engine = build(learner, ASPC(interval=1, loss="L1+L2", delta_q="step"))
+    assert float(outer_step(engine, "aspc/l2")) == 0.0
+    moving = build(replace(learner, actor_learning_rate=1e-3), ASPC(interval=1, loss="L1+L2", delta_q="step"))
+    assert float(outer_step(moving, "aspc/l2")) > 0.0
+
+
+def test_the_cosine_reaches_0_at_the_horizon():
+    learner = IQL(actor_learning_rate=1e-3)
+    assert learner.actor_rate(1, 1000) == 1e-3
+    assert learner.actor_rate(501, 1000) == pytest.approx(5e-4)
+    assert learner.actor_rate(1000, 1000) == pytest.approx(1e-3 * (math.pi / 2000) ** 2, rel=1e-5)
+    assert learner.actor_rate(1001, 1000) == 0.0
+    last = {schedule: trained(IQL(**SMALL, schedule=schedule), horizon=4) for schedule in ("cosine", "constant")}
+    rates = {name: engine.optimizers["actor"].param_groups[0]["lr"] for name, engine in last.items()}
+    assert rates == {"cosine": pytest.approx(3e-4 * (1 + math.cos(0.75 * math.pi)) / 2), "constant": 3e-4}
+    assert {engine.optimizers["critic"].param_groups[0]["lr"] for engine in last.values()} == {3e-4}
+
+
+def test_a_gaussian_policy_samples_around_its_mean_within_bounds():
+    learner = IQL(**SMALL)
+
+    def shown(v):
+        p = v.p["actor"] | {"log_std": torch.full_like(v.p["actor"]["log_std"], -30.0)}
+        return torch.stack(
+            [
+                learner.sample(v, p, v.s, "near") - learner.act(v, v.s),
+                learner.sample(v, v.p["actor"], v.s, "wide"),
+                learner.distribution(v, p, v.s).std,
+            ]
+        )
+
+    near, wide, std = trained(learner, Watch(what=shown), ticks=1, dtype=torch.float64).diagnose()["watch/seen"][0]
+    assert 0 < near.abs().max() < 10 * math.exp(-20), "the logarithm of its deviation is bounded"
+    torch.testing.assert_close(std, torch.full_like(std, math.exp(-20)))
+    assert wide.abs().max() == 1.0 and wide.std() > 0.3
+
+
+# -- presets and refusals ---------------------------------------------------------------------------------------------
+
+PRESETS = {
+    # beta, expectile, policy, dropout, reward scale, reward shift, Polyak rate
+    "gym": (3.0, 0.7, "gaussian", 0.0, 1.0, 0.0, 0.005),
+    "hopper-medium-expert": (6.0, 0.5, "gaussian", 0.0, 1.0, 0.0, 0.005),
+    "hopper-medium": (3.0, 0.7, "deterministic", 0.0, "return_range", 0.0, 0.001),
+    "hopper-medium-replay": (3.0, 0.7, "deterministic", 0.0, "return_range", 0.0, 0.001),
+    "antmaze": (10.0, 0.9, "gaussian", 0.0, 1.0, -1.0, 0.005),
+    "adroit": (3.0, 0.8, "gaussian", 0.1, 1.0, 0.0, 0.005),
+    "maze2d": (3.0, 0.7, "gaussian", 0.0, 1.0, 0.0, 0.005),
+}
+
+
+def test_presets_are_the_published_settings():
+    assert set(IQL.presets) == set(PRESETS)
+    for family, expected in PRESETS.items():
+        iql = IQL.preset(family)
+        found = (iql.beta, iql.expectile, iql.policy, iql.dropout, iql.reward_scale, iql.reward_shift, iql.polyak)
+        assert found == expected, family
+        assert (iql.extraction, iql.critic, iql.schedule, iql.normalize_observations) == (
+            "awr",
+            "plain",
+            "cosine",
+            True,
+        )
+        assert (iql.hidden, iql.batch_size, iql.discount) == (256, 256, 0.99)
+        assert {iql.value_learning_rate, iql.critic_learning_rate, iql.actor_learning_rate} == {3e-4}
+
+
+REFUSED = {
+    "beta": ({"beta": 0.0}, "beta must be > 0, not 0.0"),
+    "alpha": ({"alpha": -1.0}, "alpha must be > 0, not -1.0"),
+    "expectile": ({"expectile": 1.0}, "expectile must lie in (0, 1), not 1.0"),
+    "dropout": ({"dropout": 1.0}, "dropout must lie in [0, 1), not 1.0"),
+    "hidden": ({"hidden": 0}, "hidden must be at least 1, not 0"),
+    "polyak": ({"polyak": 0.0}, "polyak must lie in (0, 1], not 0.0"),
+    "policy": ({"policy": "mixture"}, "policy"),
+    "extraction": ({"extraction": "rejection"}, "extraction"),
+    "schedule": ({"schedule": "linear"}, "schedule"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_settings_that_make_no_sense_are_refused(case):
+    settings, text = REFUSED[case]
+    with pytest.raises(StackError) as refused:
+        Stack(IQL(**settings))
+    assert "IQL" in str(refused.value) and text in str(refused.value)
+
+
+# -- seams ------------------------------------------------------------------------------------------------------------
+
+HEARER = {"bootstrap": "critic", "td_weight": "critic", "critic_rows": "critic", "value_action": "value"}
+"""The group whose gradient an answer should change; elsewhere the actor's."""
+ASKED = [(name, seam) for name, learner in VARIANTS.items() for seam in sorted(learner.facts().seams)]
+
+
+@pytest.mark.parametrize(("variant", "seam"), ASKED)
+def test_every_seam_is_heard_where_it_should_be(variant, seam):
+    plain, probed = build(VARIANTS[variant]), build(VARIANTS[variant], Probe(seam=seam, by=0.5))
+    plain.run(1), probed.run(1)
+    assert groups(different(learned(plain), learned(probed))) == {HEARER.get(seam, "actor")}
+
+
+def test_only_a_policy_that_climbs_q_can_be_given_another_constraint():
+    asked = {name: "constraint" in learner.facts().seams for name, learner in VARIANTS.items()}
+    assert asked == {name: name.startswith("ddpg+bc") for name in VARIANTS}
+    with pytest.raises(StackError, match="never asks"):
+        Stack(IQL(), (Probe(seam="constraint"),))
+
+
+def test_facts_follow_the_extraction():
+    awr, ddpg = IQL(beta=4.0, alpha=5.0).facts(), IQL(beta=4.0, alpha=5.0, extraction="ddpg+bc").facts()
+    assert (awr.tradeoff, awr.scales, awr.exponential_weights, awr.reads_policy_action) == (
+        4.0,
+        "exponent",
+        True,
+        False,
+    )
+    assert (ddpg.tradeoff, ddpg.scales, ddpg.exponential_weights, ddpg.reads_policy_action) == (
+        5.0,
+        "improvement",
+        False,
+        True,
+    )
