@@ -87,8 +87,8 @@ class CQL(Learner):
     critic_learning_rate: float = 3e-4
     """Adam's learning rate of the critics and of the multiplier."""
     learning_rate_decay: Literal["none", "cosine"] = "none"
-    """cosine: all learning rates fall to 0 over the run, along half a cosine (ILQ on Adroit; that it means
-    every network there is inferred)."""
+    """cosine: all learning rates fall to 0 over the run, along half a cosine (ILQ on Adroit; that every network's does
+    is inferred)."""
     polyak: float = 0.005
     """Rate of the target critics."""
     normalize_observations: bool = True
@@ -242,6 +242,9 @@ class CQL(Learner):
 
     def act(self, v: View, observation: Tensor) -> Tensor:
         return torch.tanh(self.policy(v.p["actor"], observation).mean)
+
+    def explore(self, v: View, observation: Tensor) -> Tensor:
+        return self.sample(v, v.p["actor"], observation, "explore")
 
     # -- soft actor-critic ----------------------------------------------------------------------------------------
 

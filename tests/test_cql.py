@@ -210,10 +210,10 @@ CASES = {
 }
 
 
-def beside(ticks: int, dtype: torch.dtype, traced: bool = False, **settings) -> tuple[Engine, PlainLoop]:
+def beside(ticks: int, dtype: torch.dtype, **settings) -> tuple[Engine, PlainLoop]:
     """Engine and loop after the same ticks."""
     data = random_data(1000, observation=11, action=3)
-    engine = build(CQL(**settings), seeds=(3,), horizon=ticks, data=data, dtype=dtype, traced=traced)
+    engine = build(CQL(**settings), seeds=(3,), horizon=ticks, data=data, dtype=dtype)
     loop = PlainLoop(engine, data, dtype)
     engine.run(ticks)
     for tick in range(1, ticks + 1):
@@ -223,7 +223,7 @@ def beside(ticks: int, dtype: torch.dtype, traced: bool = False, **settings) -> 
 
 def test_equals_a_plain_loop_in_float32():
     """The critics' 2000 rows a tick soon hold a unit's input within rounding of 0, and ReLU makes two of one."""
-    engine, loop = beside(50, torch.float32, traced=True, hidden=64, batch_size=64)
+    engine, loop = beside(50, torch.float32, hidden=64, batch_size=64)
     assert loop.largest_deviation(engine) < 1e-5
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -22,7 +21,7 @@ from adaptive_constraints.training.engine import Engine
 
 from .helpers import build, different, learned, random_data, trained
 
-SMALL = DiffusionQL(hidden=8, batch_size=16, candidates=5, backup_actions=3)
+SMALL = DiffusionQL(hidden=8, batch_size=16, diffusion_steps=2, candidates=5, backup_actions=3)
 
 # -- the plain loop ---------------------------------------------------------------------------------------------------
 
@@ -127,11 +126,9 @@ class PlainLoop:
         with torch.no_grad():
             count = DRAWS if learner.max_q_backup else 1
             z = self.draw("normal", "target", (STEPS, count, *a.shape))
-            values = []  # [actions][critic]
-            for i in range(count):
-                a2 = chain(self.average, s2, z[:, i])
-                values.append([target(s2, a2) for target in self.critic_targets])
-            best = [torch.stack([each[j] for each in values]).max(0).values for j in range(2)]
+            states = s2.repeat(count, 1)
+            a2 = chain(self.average, states, z.reshape(STEPS, count * size, -1))
+            best = [target(states, a2).view(count, size).max(0).values for target in self.critic_targets]
             y = r + 0.99 * (1 - d) * torch.min(*best)
         loss = sum(nn.functional.mse_loss(critic(s, a), y) for critic in self.critics)
         self.step(self.critic_optimizer, self.critics, loss)
@@ -170,16 +167,23 @@ def layers(params: dict[str, Tensor], prefix: str = "") -> list[Tensor]:
 
 
 PLAIN = {
-    "plain": {"actor_average_start": 50},
-    "clipped": {"gradient_clip": 0.3, "eta": 2.5},
-    "max_q_backup, robust": {"max_q_backup": True, "critic": "robust", "actor_average_start": 50},
+    "as it is": {"actor_average_start": 50},
+    "every option": {
+        "eta": 2.5,
+        "max_q_backup": True,
+        "critic": "robust",
+        "gradient_clip": 0.3,
+        "learning_rate": 1e-3,
+        "actor_average_start": 30,
+        "actor_average_every": 2,
+    },
 }
 
 
 def beside(learner: DiffusionQL, ticks: int, dtype: torch.dtype) -> tuple[Engine, PlainLoop]:
     """Engine and loop after the same ticks."""
     data = random_data(1000, observation=11, action=3)
-    engine = build(learner, seeds=(3,), horizon=ticks, data=data, dtype=dtype, traced=True)
+    engine = build(learner, seeds=(3,), horizon=ticks, data=data, dtype=dtype)
     loop = PlainLoop(engine, data)
     engine.run(ticks)
     for tick in range(1, ticks + 1):
@@ -191,11 +195,11 @@ def beside(learner: DiffusionQL, ticks: int, dtype: torch.dtype) -> tuple[Engine
 def test_equals_a_plain_loop_in_float32(case):
     engine, loop = beside(DiffusionQL(hidden=64, batch_size=64, **PLAIN[case]), 100, torch.float32)
     assert loop.largest_deviation(engine) < 1e-5
-    assert (loop.clipped > 100) == (case == "clipped")
+    assert (loop.clipped > 100) == (case == "every option")
 
 
 def test_the_real_sizes_equal_a_plain_loop():
-    engine, loop = beside(DiffusionQL(actor_average_start=0), 10, torch.float64)
+    engine, loop = beside(DiffusionQL(actor_average_start=0, actor_average_every=2), 3, torch.float64)
     assert (engine.resolved.learner.hidden, engine.resolved.learner.batch_size) == (256, 256)
     assert loop.largest_deviation(engine) < 1e-10
 
@@ -230,28 +234,32 @@ def test_samples_broadcast_over_observations():
 
 
 def test_a_model_learns_both_modes_where_there_are_two():
-    """At s = 0 three in ten actions lie at -0.6 and the others at 0.6; at s = 1 all lie at 0.1.
+    """At s = 0 actions lie about -0.7 and 0.7, at s = 1 about 0.2.
 
-    In 20 steps: in five, even the best network leaves four in ten samples between the modes.
+    In 10 steps: in 5, even the best network leaves a third of the samples between the modes.
     """
-    draw, schedule, rows = torch.Generator().manual_seed(0), VariancePreserving(20), 256
-    p = {name: t.requires_grad_() for name, t in init_noise_network(1, 1, draw, hidden=32).items()}
-    optimizer = torch.optim.Adam(p.values(), lr=5e-3, fused=True)
-    s = (torch.arange(rows) % 2).float()[:, None]
-    for _ in range(600):
-        low = torch.rand(rows, 1, generator=draw) < 0.3
-        action = torch.where(s == 1, 0.1, torch.where(low, -0.6, 0.6)) + 0.03 * torch.randn(rows, 1, generator=draw)
+    draw, schedule, rows = torch.Generator().manual_seed(0), VariancePreserving(10), 192
+    p = {name: t.requires_grad_() for name, t in init_noise_network(1, 1, draw, hidden=64).items()}
+    optimizer = torch.optim.Adam(p.values(), lr=8e-3, fused=True)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 800)
+    s = (torch.arange(rows) % 3 == 0).float()[:, None]
+    for _ in range(800):
+        sides = torch.where(torch.rand(rows, 1, generator=draw) < 0.5, -0.7, 0.7)
+        action = torch.where(s == 1, 0.2, sides) + 0.1 * torch.randn(rows, 1, generator=draw)
         t, eps = schedule.step_at(torch.rand(rows, generator=draw)), torch.randn(rows, 1, generator=draw)
         optimizer.zero_grad()
         noise_error(p, schedule, action, s, t, eps).mean().backward()
-        optimizer.step()
-    z = torch.randn(20, 1000, 2, 1, generator=draw)
+        optimizer.step(), decay.step()
+    z = torch.randn(10, 2000, 2, 1, generator=draw)
     with torch.no_grad():
         found = denoise(p, schedule, torch.tensor([[0.0], [1.0]]), z[0], z[1:])
-    two, one = found[:, 0, 0], found[:, 1, 0]
-    assert ((two + 0.6).abs() < 0.15).float().mean() == pytest.approx(0.3, abs=0.1)
-    assert ((two - 0.6).abs() < 0.15).float().mean() == pytest.approx(0.7, abs=0.1)
-    assert ((one - 0.1).abs() < 0.15).float().mean() > 0.95
+
+    def share(s: int, at: float) -> float:
+        return float(((found[:, s, 0] - at).abs() < 0.3).float().mean())
+
+    assert share(0, -0.7) > 0.3 and share(0, 0.7) > 0.3
+    assert share(0, 0.0) < 0.15
+    assert share(1, 0.2) > 0.95
 
 
 # -- the learner ------------------------------------------------------------------------------------------------------
@@ -262,11 +270,10 @@ def test_it_keeps_the_laws_of_a_learner():
     check_learner(SMALL)
 
 
-@pytest.mark.parametrize("settings", [{"max_q_backup": True}, {"critic": "robust"}], ids=lambda s: next(iter(s)))
-def test_seeds_together_are_seeds_alone(settings):
-    learner = replace(SMALL, gradient_clip=0.5, actor_average_start=3, **settings)
+def test_seeds_together_are_seeds_alone():
+    learner = replace(SMALL, max_q_backup=True, critic="robust", gradient_clip=0.5, actor_average_start=3)
     options = {"ticks": 20, "dtype": torch.float64}
-    together = trained(learner, ASPC(interval=2), seeds=(5, 0), traced=True, **options)
+    together = trained(learner, ASPC(interval=2), seeds=(5, 0), **options)
     for position, seed in enumerate(together.seeds):
         alone = learned(trained(learner, ASPC(interval=2), seeds=(seed,), **options), 0)
         for name, tensor in learned(together, position).items():
@@ -340,7 +347,6 @@ def test_candidates_come_from_the_policy_and_scores_from_the_target_critics():
     """One candidate is a plain sample of the policy; the best of many has the highest of all target values."""
     engine = trained(replace(SMALL, actor_average_start=10_000), ticks=3)
     observation = torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(0))
-    acts = [observation]
 
     def act(learner: DiffusionQL) -> Tensor:
         other = build(learner)
@@ -353,8 +359,8 @@ def test_candidates_come_from_the_policy_and_scores_from_the_target_critics():
     )
     key = {"seeds": torch.tensor([0]), "ticks": torch.tensor([0])}
     for count, taken in acts.items():
-        z = noise.normal(site="act/candidates", shape=(5, count, 6, 2), dtype=torch.float32, **key)[0, 0]
-        candidates = denoise(p, VariancePreserving(), observation[0], z[0], z[1:])
+        z = noise.normal(site="act/candidates", shape=(2, count, 6, 2), dtype=torch.float32, **key)[0, 0]
+        candidates = denoise(p, VariancePreserving(2), observation[0], z[0], z[1:])
         score = torch.stack([SMALL.q(target, observation[0], each).min(0).values for each in candidates])
         torch.testing.assert_close(taken, candidates[score.argmax(0), torch.arange(6)])
 
@@ -510,12 +516,3 @@ def test_a_chain_of_one_step_and_no_clip_train():
     for learner in (replace(SMALL, diffusion_steps=1), replace(SMALL, gradient_clip=None, max_q_backup=True)):
         engine = trained(learner, ticks=2)
         assert not engine.metrics.failures()
-
-
-def test_eta_moves_the_policy_towards_higher_values():
-    """With much weight on it, the value of the policy's actions under the same critics rises."""
-    low, high = (trained(replace(SMALL, eta=eta, batch_size=64), ticks=150) for eta in (1e-3, 10.0))
-    engines = itertools.product((low,), (high,))
-    for one, two in engines:
-        values = [engine.metrics.flush()["actor/value"][0] for engine in (one, two)]
-        assert values[1] > values[0]

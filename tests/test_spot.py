@@ -219,7 +219,7 @@ class PlainSPOT(PlainLoop):
 
 def test_equals_a_plain_loop():
     learner, spot = TD3BC(hidden=64, batch_size=64), SPOT(weight=0.7, **TINY)
-    engine = build(learner, spot, seeds=(3,), data=random_data(500, 11, 3), dtype=torch.float64, traced=True)
+    engine = build(learner, spot, seeds=(3,), data=random_data(500, 11, 3), dtype=torch.float64)
     without = trained(learner, seeds=(3,), data=random_data(500, 11, 3), dtype=torch.float64, ticks=40)
     loop = PlainSPOT(engine, 3, 0.7)
     engine.run(40)
@@ -281,19 +281,13 @@ def test_a_larger_trade_off_from_elsewhere_loosens_it():
     assert largest_difference(learned(found), learned(tight)) > 1e-4
 
 
-def test_seeds_together_are_seeds_alone():
+def test_seeds_together_and_traced_are_seeds_alone_and_untraced():
     options = {"dtype": torch.float64, "ticks": 20}
     stack = (TD3BC(**SMALL), SPOT(samples=2, **TINY))
-    together = trained(*stack, seeds=(0, 4), **options)
+    together = trained(*stack, seeds=(0, 4), traced=True, **options)
     for position, seed in enumerate((0, 4)):
         alone = trained(*stack, seeds=(seed,), **options)
         assert largest_difference(learned(together, position), learned(alone, 0)) < 1e-12
-
-
-def test_traced_is_untraced():
-    stack = (TD3BC(**SMALL), SPOT(**TINY))
-    one, two = (trained(*stack, seeds=(0, 1), ticks=8, traced=traced) for traced in (True, False))
-    assert not different(learned(one), learned(two))
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):

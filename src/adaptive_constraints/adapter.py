@@ -107,7 +107,7 @@ class Adapter(Presets):
     tested_on: ClassVar[frozenset[str]] = frozenset()
     """Names of the learners that the adapter's paper tested it on."""
     replaces: ClassVar[frozenset[str]] = frozenset()
-    """Composed seams that this adapter answers without calling ``default()``; at most one adapter may."""
+    """Seams that this adapter answers without calling ``default()``; at most one adapter may."""
 
     def __post_init__(self) -> None:
         if not self.name:

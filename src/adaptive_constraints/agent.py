@@ -205,8 +205,9 @@ class Agent:
             as ``env``; None: never.
         stop_after: stop after this many of the steps.
 
-        Intervals count ticks from the beginning of the phase; everything else is as in `fit`, to go on with a phase that
-        was interrupted too. Unfinished episodes are then played again from their start. Returns the whole history.
+        Intervals count ticks from the beginning of the phase; everything else is as in `fit`, and so is going on with
+        a phase that was interrupted: its unfinished episodes are played again from their start. Returns the history of
+        both phases.
         """
         trained, source = self._need(), _environment(env, self._need().data.env_id)
         assert source is not None
@@ -286,6 +287,11 @@ class Agent:
     def seeds(self) -> tuple[int, ...]:
         """The seeds it was trained with."""
         return self._need().engine.seeds
+
+    @property
+    def data_name(self) -> str:
+        """The reference of the data it was trained on."""
+        return self._need().data.name
 
     def act(self, observations: ArrayLike, *, seed: int | None = None, step: int = 0) -> NDArray[np.float32]:
         """Actions [A] or [N, A] at observations [D] or [N, D], both in the environment's own units.

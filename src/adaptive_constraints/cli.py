@@ -1,4 +1,4 @@
-"""The command line: ``adaptive-constraints train | evaluate | explain | list | doctor | collect``.
+"""The command line: ``adaptive-constraints train | finetune | evaluate | explain | list | doctor | collect``.
 
 A stack is named as ``--learner TD3BC critic=robust --adapters ASPC interval=5 FixedScale``: a setting belongs to the
 name before it. tyro and rich (extra ``cli``) are imported when a command runs.
@@ -31,6 +31,7 @@ from adaptive_constraints.learner import Learner
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training.fitting import CHECKPOINT, LostSeedWarning
 from adaptive_constraints.training.history import History
+from adaptive_constraints.training.online import Buffer
 from adaptive_constraints.training.records import write_json
 from adaptive_constraints.training.trained import Identity, Trained
 
@@ -207,6 +208,86 @@ class Train(Command):
 
 
 @dataclass(kw_only=True)
+class Finetune(Command):
+    """Train a saved agent on in an environment; the same command goes on with a run that was interrupted."""
+
+    path: Path
+    """Saved agent, or run folder (its newest checkpoint)."""
+    env: str = AUTO
+    """Gymnasium id, to collect in; auto is the one the data was recorded in."""
+    steps: int = 250_000
+    """Environment steps of each seed: one tick after each, but for those that only collect."""
+    buffer: Buffer = "all"
+    """Beside the collected rows: all of the data; half, the data in half of every minibatch; part, its best episodes;
+    none."""
+    warm_up: int | None = None
+    """Steps at the beginning that only collect; by default 2 % of all, at most 5,000."""
+    part_episodes: int = 50
+    """Episodes that buffer part keeps."""
+    data: str = AUTO
+    """Reference of the data that the agent was trained on, should it have moved; auto is where it was."""
+    out: Path | None = None
+    """Run folder; by default <path>-online-<buffer>-<steps>."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."""
+    threads: int | None = None
+    """CPU threads of torch; by default as many as torch chooses."""
+    eval_env: str = AUTO
+    """Environment to evaluate in: auto (another one of --env), none, or a Gymnasium id."""
+    eval_every: int = 5_000
+    """Ticks between evaluations; there is one at the end too."""
+    eval_episodes: int = 10
+    """Episodes per seed and evaluation."""
+    stop_after: int | None = None
+    """Stop after this many of the planned steps; the run can go on later."""
+    log_every: int = 1_000
+    """Ticks between rows of metrics."""
+    checkpoint_every: int = 10_000
+    """Ticks between checkpoints: at most so many are lost when a run is killed."""
+    tensorboard: bool = False
+    """Write TensorBoard events to the run folder too."""
+    quiet: bool = False
+    """Print the final table only."""
+    common: Common = field(default_factory=Common)
+
+    def run(self) -> int:
+        """Fine-tune, then say how it went."""
+        _set_threads(self.threads)
+        agent = load_agent(self.path, None if self.device == "auto" else self.device)
+        out = self.out or Path(f"{str(self.path).removesuffix('.npz')}-online-{self.buffer}-{self.steps}")
+        if not self.quiet:
+            print(f"{agent.name} from {self.path}, tick {agent.tick}, seeds {', '.join(map(str, agent.seeds))}")
+            print(f"{self.steps} environment steps per seed, buffer {self.buffer}; run folder {out}")
+        try:
+            history = self._finetune(agent, out)
+        except KeyboardInterrupt:
+            print(_interrupted(out), file=sys.stderr)
+            return INTERRUPTED
+        _show_run(agent, history, out)
+        return 0
+
+    def _finetune(self, agent: Agent, out: Path) -> History:
+        reference = agent.data_name if self.data == AUTO else self.data
+        return agent.finetune(
+            self.env,
+            steps=self.steps,
+            buffer=self.buffer,
+            warm_up=self.warm_up,
+            part_episodes=self.part_episodes,
+            dataset=None if self.buffer == "none" else reference,
+            eval_env=None if self.eval_env == "none" else self.eval_env,
+            eval_every=self.eval_every,
+            eval_episodes=self.eval_episodes,
+            stop_after=self.stop_after,
+            out=out,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            tensorboard=self.tensorboard,
+            progress=not self.quiet,
+        )
+
+
+@dataclass(kw_only=True)
 class Evaluate(Command):
     """Roll a saved agent's policies out, one per seed, and show their returns."""
 
@@ -361,6 +442,7 @@ _TITLE = "Offline reinforcement learning with composable adapters."
 _OF_OPTIONS: dict[str, type[Command]] = {"train": Train}
 """Commands that are told everything by options."""
 _OF_POSITIONS: dict[str, type[Command]] = {
+    "finetune": Finetune,
     "evaluate": Evaluate,
     "explain": Explain,
     "list": List,

@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from adaptive_constraints import registry
 from adaptive_constraints.adapter import Adapter
@@ -35,7 +35,10 @@ class Setting(NamedTuple):
 
 
 def read_learner(words: Sequence[str]) -> Learner:
-    """The learner of ``["TD3BC", "preset=antmaze", "critic=robust", ...]``; raises `StackError` for what is unknown or misplaced."""
+    """The learner of ``["TD3BC", "preset=antmaze", "critic=robust", ...]``.
+
+    Raises `StackError` for what is unknown or misplaced.
+    """
     grouped = _grouped(words, "learner", "TD3BC")
     if len(grouped) != 1:
         names = ", ".join(name for name, _ in grouped) or "none"
@@ -81,7 +84,7 @@ def _make(cls: type[Part], texts: dict[str, str]) -> Part:
             settings[name] = parse(text, known[name])
         except ValueError as error:
             raise StackError(f"{cls.__name__}: {name} must be {error}, not {text!r}") from error
-    return cls(**settings) if family is None else cls.preset(family, **settings)
+    return cls(**settings) if family is None else cast(Part, cls.preset(family, **settings))
 
 
 def parse(text: str, annotation: Any) -> Any:

@@ -81,6 +81,7 @@ class Stack:
         if shared is not None:
             facts = replace(facts, seams=facts.seams | shared.seams)
         answering = _answering(self.learner, self.adapters, facts, phase)
+        warnings += _unheard(answering, facts)
         return Resolved(
             learner=self.learner,
             adapters=self.adapters,
@@ -175,22 +176,32 @@ def _answering(
     return {seam: tuple(answers) for seam, answers in answering.items()}
 
 
+def _unheard(answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list[str]:
+    """Answers that nobody hears because the term that asks for them was replaced."""
+    if not facts.imitation_is_constraint:
+        return []
+    return [
+        f"{unheard.name}: its answer to 'behavior_action' is not heard by the constraint, which {by.name} replaces"
+        for by in answering["constraint"]
+        if "constraint" in by.replaces
+        for unheard in answering["behavior_action"]
+    ]
+
+
 def _check_asked(learner: Learner, adapter: Adapter, seam: str, facts: Facts) -> None:
     if seam not in SEAMS:
         raise StackError(f"{_label(adapter)} answers {seam!r}, which is no seam; the seams are {', '.join(SEAMS)}")
+    if seam == "tradeoff" and facts.tradeoff is None:
+        raise StackError(
+            f"{_label(adapter)} sets the trade-off, but {_label(learner)} as configured has none to set: "
+            "configure the learner with a constraint, or remove the adapter"
+        )
     if seam not in facts.seams and not SEAMS[seam].asked_by_adapters:
         raise StackError(
             f"{_label(adapter)} answers {seam!r}, which {_label(learner)} never asks (it asks "
             f"{', '.join(sorted(facts.seams))}): let answers() leave it out on such learners, or use another learner"
         )
-    if seam != "tradeoff":
-        return
-    if facts.tradeoff is None:
-        raise StackError(
-            f"{_label(adapter)} sets the trade-off, but {_label(learner)} as configured has none to set: "
-            "configure the learner with a constraint, or remove the adapter"
-        )
-    if facts.learns_tradeoff:
+    if seam == "tradeoff" and facts.learns_tradeoff:
         raise StackError(
             f"{_label(adapter)} sets the trade-off, but {_label(learner)} as configured adapts it itself: "
             "switch that off in the learner, or remove the adapter"
@@ -318,6 +329,8 @@ def _default(resolved: Resolved, seam: str, default: str) -> str:
     facts = resolved.facts
     if seam != "tradeoff":
         return default
+    if facts.learns_tradeoff:
+        return "learned by the learner itself"
     return f"{default}: {facts.tradeoff:g}, on the {facts.scales}" if facts.tradeoff is not None else "nothing to scale"
 
 

@@ -4,11 +4,12 @@ A conditional variational autoencoder is trained, beside the critics, on those a
 average. Imitation then aims at whichever promises more, the action it decodes or the data's, and leaves alone the
 states where neither is better than average.
 
-Certain (paper and released code): the filtered autoencoder and its settings, the choice by advantage, the row weights,
-the policy's own action as what is encoded. Different here: V is the stack's shared value, an expectile of the target
-critics (the released code regresses it on a smaller one of two backups), advantages are read from the target critics
-(released: the first current one), and the decoded action is a constant to the policy (released: gradient flows back
-through the autoencoder). The paper also changes the learner: its TD3+BC has four hidden layers in every network.
+Certain (released code): the filtered autoencoder and its settings, the choice by advantage, the row weights, and the
+policy's own action as what is encoded. Inferred: latents drawn a priori, and a threshold other than 0. Different here:
+V is the stack's shared value, the mean of the target critics (released: of the smaller of two backups); advantages are
+read from the target critics (released: from the first current one); a tie goes to the data; and the decoded action is a
+constant to the policy (released: gradient also flows back through the autoencoder). The released learner is deeper than
+TD3+BC: three hidden layers in the actor, four in critics and V.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ class A2PR(Adapter):
     proposal: Literal["policy", "prior"] = "policy"
     """What is decoded. policy: the policy's own action, encoded (the released code). prior: a latent drawn a priori."""
     threshold: float = 0.0
-    """Advantage above which an action is worth imitating (epsilon_A), by autoencoder and policy alike; 0 for both in the
-    released code."""
+    """Advantage above which an action is worth imitating (epsilon_A), by autoencoder and policy alike; the released
+    code has 0 for both."""
     value_expectile: float = 0.5
-    """Expectile of the state value that advantages are relative to; 0.5 is the mean, as in the paper. Unused where the
-    learner has a value of its own."""
+    """Expectile of the state value that advantages are relative to; 0.5 is the mean, as in the released code. Unused
+    where the learner has a value of its own."""
     imitation_weight: float = 1.0
     """Factor on the imitation of the rows that are imitated (published as ``mask``); in TD3+BC a smaller one acts as a
     larger alpha. The presets belong to alpha = 2.5, those of halfcheetah to alpha = 40."""
@@ -64,6 +65,7 @@ class A2PR(Adapter):
     tested_on: ClassVar[frozenset[str]] = frozenset({"TD3BC"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gym": {},
+        # As in the notes on running the released code, some of which set a discount of 0.995.
         "hopper-random": _published(1.5, 1.5),
         "hopper-medium": _published(0.4, 1.0),
         "hopper-medium-replay": _published(0.5, 1.5),

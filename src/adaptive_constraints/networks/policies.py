@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 LARGEST_ACTION = 1 - 1e-6
-"""Actions given to a density are clipped to +-this: beyond it, the arc tangent leaves float32."""
+"""Actions given to a density are clipped to +-this: the inverse of tanh is infinite at +-1."""
 
 
 class TanhGaussian(NamedTuple):

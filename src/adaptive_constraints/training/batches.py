@@ -106,7 +106,7 @@ class Replay(Batches):
     def at(self, tick: int) -> Columns:
         fraction = self._noise.at(tick, "fraction", "batch", (self._size,))
         if self._growth.symmetric:
-            fixed, own = fraction.split([self._size // 2, self._size - self._size // 2], -1)
+            fixed, own = fraction.split_with_sizes([self._size // 2, self._size - self._size // 2], -1)
             index = torch.cat([(fixed * self.rows).long(), self.rows + (own * self._kept).long()], -1)
         else:
             index = (fraction * len(self)).long()
@@ -129,7 +129,7 @@ class Replay(Batches):
 
     def _write(self, slot: int, row: Mapping[str, Tensor]) -> None:
         packed = self._collected[:, slot]
-        for (name, shape), part in zip(self._shapes.items(), torch.split(packed, self._widths, -1), strict=True):
+        for name, part in zip(self._shapes, packed.split_with_sizes(self._widths, -1), strict=True):
             part.copy_(row[name].reshape(part.shape)) if name in row else part.fill_(self._growth.values[name])
 
     def state(self) -> Columns:

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
@@ -179,9 +180,7 @@ class Engine:
             return self._with_draws(running.draws, lambda x: self._stage_gradients(stage, x))
         inputs = self._inputs(running.draws)
         if running.graph is None:
-            running.graph = make_fx(lambda x: self._stage_gradients(stage, x))(inputs)
-            running.graph.graph.eliminate_dead_code()
-            running.graph.recompile()
+            running.graph = _simplified(make_fx(lambda x: self._stage_gradients(stage, x))(inputs))
         with torch.no_grad():
             found: Found = running.graph(inputs)
         return found
@@ -484,3 +483,15 @@ class Engine:
             for name, tensor in params.items():
                 for entry, value in self.optimizers[group].state[tensor].items():
                     yield f"adam/{group}/{name}/{entry}", value
+
+
+def _simplified(traced: GraphModule) -> GraphModule:
+    """The same operations, each of them once: updates of one stage often evaluate a network at the same rows."""
+    graph = traced.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
+        node.replace_all_uses_with(node.args[0])
+        graph.erase_node(node)
+    once = fx_graph_cse(graph)
+    once.set_codegen(graph._codegen)
+    once.eliminate_dead_code()
+    return GraphModule(traced, once)

@@ -47,8 +47,9 @@ class History:
         return np.array([e.tick for e in self.evaluations]), np.array(values, dtype=np.float64)
 
     def summary(self) -> Summary:
-        """Last score, best score, mean of the last ten, per seed."""
-        return summary(self.evaluations)
+        """Last score, best score, mean of the last ten, per seed; of the online phase alone once it has evaluations."""
+        online = [each for each in self.evaluations if self.online_from is not None and each.tick > self.online_from]
+        return summary(online or self.evaluations)
 
     def to_json(self) -> dict[str, Any]:
         """A plain tree that `from_json` reads."""

@@ -86,8 +86,8 @@ class NoiseTables:
     def at(self, tick: int, kind: str, site: str, shape: tuple[int, ...], rows: int = 0) -> Tensor:
         """The draw [S, *shape] of this tick.
 
-        ``kind`` is normal, uniform, index (row numbers below ``rows``), or fraction (times a number of rows that changes
-        from tick to tick, rounded down, it gives the same row numbers).
+        ``kind`` is normal, uniform, index (row numbers below ``rows``), or fraction (what row numbers are made of, for
+        tables whose number of rows changes from tick to tick).
         """
         length = max(1, min(256, _CHUNK // max(1, prod(shape) * len(self._seeds))))
         key, number = (kind, site, shape, rows), tick // length

@@ -198,11 +198,11 @@ class Collector:
             self._begin(position, episode.number)
             for action in actions:
                 self._play(position, action)
-            replayed = self._episodes[position].observation
+            replayed = _known(self._episodes[position].observation)
             if seen is not None and not np.array_equal(seen, replayed, equal_nan=True):
                 warnings.warn(
-                    f"seed {self._seeds[position]}: the environment did not repeat its unfinished episode, so a new one "
-                    "begins; the run goes on, but not bit for bit as if it had never stopped",
+                    f"seed {self._seeds[position]}: the environment did not repeat its unfinished episode, so a new "
+                    "one begins; the run goes on, but not bit for bit as if it had never stopped",
                     ReplayWarning,
                     stacklevel=2,
                 )

@@ -203,7 +203,14 @@ class Trained:
 
     def with_data(self, dataset: Dataset, traced: bool, progress: bool = False) -> Trained:
         """The same run at the same tick, with its data at hand, so that it can go on."""
-        twin = Trained.fresh(
+        twin = self._fresh_twin(dataset, traced, progress)
+        twin.engine.load({name: t.clone() for name, t in self.engine.state().items()}, self.engine.tick)
+        twin.history = self.history
+        return twin
+
+    def _fresh_twin(self, dataset: Dataset, traced: bool, progress: bool) -> Trained:
+        """The same stack, seeds and data at tick 0."""
+        return Trained.fresh(
             self.stack,
             dataset,
             steps=self.steps,
@@ -212,9 +219,6 @@ class Trained:
             traced=traced,
             progress=progress,
         )
-        twin.engine.load({name: t.clone() for name, t in self.engine.state().items()}, self.engine.tick)
-        twin.history = self.history
-        return twin
 
     def go_online(
         self,
@@ -229,27 +233,22 @@ class Trained:
         Everything learned carries over by name; this run stays as it is. ``dataset`` is needed unless the buffer starts
         empty.
         """
-        state, start = self.engine.state(), self.engine.phase_start
-        online, history = copy.deepcopy(self.online), copy.deepcopy(self.history)
-        if online is None:
+        state, history = self.engine.state(), copy.deepcopy(self.history)
+        if self.online is None:
             start = history.online_from = self.engine.tick
-            online = Online(settings, self.origin, Collector(self.engine.seeds))
+            online = Online(settings, self.origin, Collector(self.engine.seeds), source)
             state = {name: tensor for name, tensor in state.items() if not name.startswith("metrics.")}
-        online.source = source
-        twin, table, own = self, None, {}
+        else:
+            start = self.engine.phase_start
+            online = replace(self.online, collector=copy.deepcopy(self.online.collector), source=source)
+        with_rows, table = self, None
+        own: dict[str, Tensor] = {}
         if settings.buffer != "none":
             assert dataset is not None
             if self.dataset is None or self.online is not None:
-                twin = Trained.fresh(
-                    self.stack,
-                    dataset,
-                    steps=self.steps,
-                    seeds=self.engine.seeds,
-                    device=self.device,
-                    traced=traced,
-                    progress=progress,
-                )
-            table, own = twin.engine.batches.select(offline_rows(settings, dataset))
+                with_rows = self._fresh_twin(dataset, traced, progress)
+            table, own = with_rows.engine.batches.select(offline_rows(settings, dataset))
+        columns = with_rows.columns
         initial = InitialState(
             seeds=self.engine.seeds,
             spec=self.spec,
@@ -260,9 +259,9 @@ class Trained:
             seed_columns=own,
             targets=self.engine.targets,
         )
-        engine = _online_engine(self.stack, settings, initial, twin.columns, start, self.device, table, traced)
+        engine = _online_engine(self.stack, settings, initial, columns, start, self.device, table, traced)
         engine.load(engine.state() | state, self.engine.tick)
-        return replace(self, engine=engine, history=history, columns=twin.columns, dataset=dataset, online=online)
+        return replace(self, engine=engine, history=history, columns=columns, dataset=dataset, online=online)
 
     def write(self, path: str | Path) -> None:
         """Save everything, so that the run can go on from here bit for bit."""
@@ -292,7 +291,7 @@ class Trained:
     # -- going on -------------------------------------------------------------------------------------------------
 
     def run(self, ticks: int) -> None:
-        """This many ticks; online, each after a step in every seed's environment, the first after the warm-up."""
+        """Run some ticks; online, each after a step in every seed's environment, the first after the warm-up."""
         if self.online is None:
             self.engine.run(ticks)
             return
@@ -309,22 +308,25 @@ class Trained:
     def _collect(self, collector: Collector) -> None:
         """One more row of every seed, in learner space."""
         step = collector.step(lambda observations, number: self.act(observations, number, "explore"))
-        place, to = (lambda array: torch.as_tensor(array, device=self.device)), self.preprocessor
-        action = to.actions(place(step.action))
-        replay = self.engine.batches
+        observation, action, reward, following, terminal, follows = (
+            torch.as_tensor(array, device=self.device) for array in step
+        )
+        space, replay = self.preprocessor, self.engine.batches
         assert isinstance(replay, Replay)
+        action = space.actions(action)
+        mask = torch.ones_like(reward)
         if wanted := self.stack.learner.columns():
-            found = {"next_action": action, "next_action_mask": torch.ones(len(action), device=self.device)}
-            replay.amend({name: found[name] for name in wanted}, place(step.follows))
+            found = {"next_action": action, "next_action_mask": mask}
+            replay.amend({name: found[name] for name in wanted}, follows)
         replay.add(
             {
-                "observation": to.observations(place(step.observation)),
+                "observation": space.observations(observation),
                 "action": action,
-                "reward": to.rewards(place(step.reward)),
-                "next_observation": to.observations(place(step.next_observation)),
-                "terminal": place(step.terminal),
-                "next_action": to.actions(torch.zeros_like(action)),
-                "next_action_mask": torch.zeros(len(action), device=self.device),
+                "reward": space.rewards(reward),
+                "next_observation": space.observations(following),
+                "terminal": terminal,
+                "next_action": space.actions(torch.zeros_like(action)),
+                "next_action_mask": 0 * mask,
             }
         )
 

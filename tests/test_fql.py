@@ -1,0 +1,357 @@
+"""FQL against a plain loop and plain figures."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adaptive_constraints import ASPC, Dataset
+from adaptive_constraints.baselines import FQL
+from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.errors import StackError
+from adaptive_constraints.testing import Probe, check_learner
+from adaptive_constraints.training import noise
+from adaptive_constraints.training.engine import Engine
+
+from .helpers import build, different, learned, random_data, trained
+
+SMALL = FQL(hidden=8, layers=2, batch_size=16, flow_steps=3, normalize_q=True, alpha=3.0)
+
+# -- the plain loop ---------------------------------------------------------------------------------------------------
+
+
+class Network(nn.Sequential):
+    """Hidden layers of GELU, with LayerNorm in critics, on the concatenated inputs."""
+
+    def __init__(self, inputs: int, width: int, depth: int, outputs: int, norm: bool = False) -> None:
+        layers: list[nn.Module] = []
+        for layer in range(depth):
+            layers += [nn.Linear(width if layer else inputs, width), nn.GELU(approximate="tanh")]
+            layers += [nn.LayerNorm(width, eps=1e-6)] if norm else []
+        super().__init__(*layers, nn.Linear(width, outputs))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return super().forward(torch.cat(inputs, 1))
+
+
+class PlainLoop:
+    """One Adam over everything, as the paper's code has it."""
+
+    def __init__(self, engine: Engine, data: Dataset, seed: int = 3) -> None:
+        self.learner, self.seed = engine.resolved.learner, seed
+        dtype = engine.params["student"]["bias0"].dtype
+        self.table = {name: column.to(dtype) for name, column in Preprocessor.fit(data).table(data).items()}
+        states, actions = data.observation_dim, data.action_dim
+        width, depth = self.learner.hidden, self.learner.layers
+
+        def twin() -> nn.ModuleList:
+            return nn.ModuleList(Network(states + actions, width, depth, 1, norm=True) for _ in range(2)).to(dtype)
+
+        self.critics, self.targets = twin(), twin()
+        self.teacher = Network(states + actions + 1, width, depth, actions).to(dtype)
+        self.student = Network(states + actions, width, depth, actions).to(dtype)
+        for ours, theirs in self.pairs(engine):
+            ours.data.copy_(theirs)
+        trained = [*self.critics.parameters(), *self.teacher.parameters(), *self.student.parameters()]
+        self.optimizer = torch.optim.Adam(trained, lr=3e-4, foreach=True)
+
+    def pairs(self, engine: Engine) -> list[tuple[Tensor, Tensor]]:
+        """Our parameters beside the engine's."""
+        found = []
+        for net, group in ((self.teacher, "teacher"), (self.student, "student")):
+            found += zip(net.parameters(), layers({n: t[0] for n, t in engine.params[group].items()}), strict=True)
+        for nets, tree in ((self.critics, engine.params), (self.targets, engine.targets)):
+            for index, net in enumerate(nets):
+                critic = {name: tensor[0, index] for name, tensor in tree["critic"].items()}
+                found += zip(net.parameters(), layers(critic), strict=True)
+        return found
+
+    def largest_deviation(self, engine: Engine) -> float:
+        return max(float((ours.detach() - theirs).abs().max()) for ours, theirs in self.pairs(engine))
+
+    def tick(self, tick: int) -> None:
+        learner, size = self.learner, self.learner.batch_size
+        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
+        index = noise.indices(site="batch", count=size, rows=len(self.table["reward"]), **key)[0, 0]
+        names = ("observation", "action", "reward", "next_observation", "terminal")
+        s, a, r, s2, d = (self.table[name][index] for name in names)
+
+        def normal(site: str) -> Tensor:
+            return noise.normal(site=site, shape=a.shape, dtype=a.dtype, **key)[0, 0]
+
+        with torch.no_grad():
+            a2 = self.student(s2, normal("target")).clamp(-1, 1)
+            next_q = torch.cat([target(s2, a2) for target in self.targets], 1)
+            next_q = next_q.mean(1) if learner.aggregate_q == "mean" else next_q.min(1).values
+            y = r + learner.discount * (1 - d) * next_q
+        q = torch.cat([critic(s, a) for critic in self.critics], 1)
+        critic_loss = (q - y[:, None]).square().mean()
+
+        x0, t = normal("flow/start"), noise.uniform(site="flow/time", shape=(size, 1), dtype=a.dtype, **key)[0, 0]
+        flow_loss = (self.teacher(s, (1 - t) * x0 + t * a, t) - (a - x0)).square().mean()
+
+        z = normal("student")
+        with torch.no_grad():
+            taught = z
+            for i in range(10):
+                taught = taught + self.teacher(s, taught, torch.full_like(t, i / 10)) / 10
+            taught = taught.clamp(-1, 1)
+        action = self.student(s, z)
+        values = torch.cat([critic(s, action.clamp(-1, 1)) for critic in self.critics], 1).mean(1)
+        q_loss = -values.mean()
+        if learner.normalize_q:
+            q_loss = q_loss / values.abs().mean().detach()
+        student_loss = q_loss + learner.alpha * (action - taught).square().mean()
+
+        self.optimizer.zero_grad()
+        (critic_loss + flow_loss).backward()
+        student_loss.backward(inputs=list(self.student.parameters()))
+        self.optimizer.step()
+        for target, net in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
+            target.data.copy_(0.005 * net.data + 0.995 * target.data)
+
+
+def layers(params: dict[str, Tensor]) -> list[Tensor]:
+    """The engine's tensors in the order and orientation of a module's parameters."""
+    given: list[Tensor] = []
+    for layer in range(sum(name.startswith("weight") for name in params)):
+        given += [params[f"weight{layer}"].mT, params[f"bias{layer}"]]
+        given += [params[f"gain{layer}"], params[f"shift{layer}"]] if f"gain{layer}" in params else []
+    return given
+
+
+def beside(learner: FQL, ticks: int, dtype: torch.dtype) -> tuple[Engine, PlainLoop]:
+    """Engine and loop after the same ticks."""
+    data = random_data(1000, observation=11, action=3)
+    engine = build(learner, seeds=(3,), horizon=ticks, data=data, dtype=dtype)
+    loop = PlainLoop(engine, data)
+    engine.run(ticks)
+    for tick in range(1, ticks + 1):
+        loop.tick(tick)
+    return engine, loop
+
+
+PLAIN = {
+    "mean": FQL(layers=3),
+    "min, normalised": FQL(aggregate_q="min", normalize_q=True, alpha=1.0, discount=0.995, layers=2),
+}
+
+
+@pytest.mark.parametrize("case", PLAIN)
+def test_equals_a_plain_loop_in_float32(case):
+    engine, loop = beside(replace(PLAIN[case], hidden=64, batch_size=64), 100, torch.float32)
+    assert loop.largest_deviation(engine) < 1e-5
+
+
+def test_the_real_sizes_equal_a_plain_loop():
+    engine, loop = beside(FQL(), 2, torch.float64)
+    learner = engine.resolved.learner
+    assert (learner.hidden, learner.layers, learner.flow_steps, learner.batch_size) == (512, 4, 10, 256)
+    assert loop.largest_deviation(engine) < 1e-10
+
+
+def test_initial_weights_are_xaviers():
+    params = build(FQL(hidden=100, layers=3)).params
+    inputs = {"critic": 3 + 2, "teacher": 3 + 2 + 1, "student": 3 + 2}
+    for group, p in params.items():
+        sizes = [inputs[group], 100, 100, 100, 1 if group == "critic" else 2]
+        for layer, (wide, narrow) in enumerate(itertools.pairwise(sizes)):
+            weight, bound = p[f"weight{layer}"], (6 / (wide + narrow)) ** 0.5
+            assert weight.shape[-2:] == (wide, narrow)
+            assert 0.9 * bound < weight.abs().max() <= bound
+            assert not p[f"bias{layer}"].any()
+        assert ("gain0" in p) == (group == "critic")
+
+
+# -- the learner ------------------------------------------------------------------------------------------------------
+
+
+def test_it_keeps_the_laws_of_a_learner():
+    """Shapes, seams, seeds together and alone, traced and eager, resuming, a loaded agent acting as the saved one."""
+    check_learner(SMALL)
+
+
+def test_seeds_together_are_seeds_alone():
+    learner, options = replace(SMALL, aggregate_q="min"), {"ticks": 20, "dtype": torch.float64}
+    together = trained(learner, ASPC(interval=2), seeds=(5, 0), **options)
+    for position, seed in enumerate(together.seeds):
+        alone = learned(trained(learner, ASPC(interval=2), seeds=(seed,), **options), 0)
+        for name, tensor in learned(together, position).items():
+            torch.testing.assert_close(tensor, alone[name], rtol=0, atol=1e-12, msg=name)
+
+
+HEARD = {
+    "bootstrap": "critic",
+    "td_weight": "critic",
+    "critic_rows": "critic",
+    "behavior_action": "teacher",
+    "sample_weight": "teacher",
+    "constraint": "student",
+    "constraint_weight": "student",
+    "constraint_scale": "student",
+    "tradeoff": "student",
+}
+
+
+@pytest.mark.parametrize("seam", HEARD)
+def test_every_seam_is_heard_in_one_group(seam):
+    assert HEARD.keys() == SMALL.facts().seams
+    bare, probed = trained(SMALL, ticks=1), trained(SMALL, Probe(seam=seam, by=0.5), ticks=1)
+    one, two = ({n: t for n, t in engine.state().items() if "exp_avg" in n} for engine in (bare, probed))
+    assert {name.split("/")[1] for name in different(one, two)} == {HEARD[seam]}
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+@pytest.mark.parametrize("normalize_q", [True, False])
+def test_the_closed_form_agrees_with_automatic_differentiation(normalize_q, seeds):
+    learner = replace(SMALL, normalize_q=normalize_q)
+    closed, automatic = (
+        build(learner, ASPC(interval=1, meta_step=back_end), seeds=seeds, horizon=10, dtype=torch.float64)
+        for back_end in ("closed_form", "autograd")
+    )
+    closed.run(1), closed.metrics.flush()
+    for _ in range(2):
+        automatic.load({name: tensor.clone() for name, tensor in closed.state().items()}, closed.tick)
+        found = []
+        for engine in (closed, automatic):
+            engine.run(1)
+            found.append(torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64))
+        torch.testing.assert_close(*found, rtol=1e-9, atol=0)
+        assert (found[0] != 0).all()
+
+
+def test_facts_follow_the_settings():
+    for normalize_q in (True, False):
+        facts = FQL(normalize_q=normalize_q, alpha=7.0).facts()
+        assert (facts.normalizes_improvement, facts.tradeoff) == (normalize_q, 7.0)
+
+
+def test_terms_are_on_the_scale_of_q_unless_it_is_normalised():
+    """Same parameters and noise: the improvement is -Q, or that over its mean size."""
+    for normalize_q in (True, False):
+        engine = trained(replace(SMALL, normalize_q=normalize_q), ticks=2)
+        terms = engine.ask("test", lambda v: v.services.terms(v.p["student"])._asdict())
+        scale = terms["value"].abs().mean() if normalize_q else 1.0
+        torch.testing.assert_close(terms["improvement"], -terms["value"] / scale)
+
+
+# -- acting and the behaviour ------------------------------------------------------------------------------------------
+
+
+def test_it_acts_on_fresh_noise_every_step():
+    engine = trained(SMALL, seeds=(0, 1))
+    observations = torch.zeros(2, 4, 3)
+    first, again, second = (engine.act(observations, step) for step in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.isclose(first, second).any()
+    z = noise.normal(torch.tensor([0, 1]), "act/student", torch.tensor([1]), (4, 2), torch.float32)[0]
+    for seed in range(2):
+        p = {name: tensor[seed] for name, tensor in engine.params["student"].items()}
+        torch.testing.assert_close(second[seed], SMALL.student(p, observations[seed], z[seed]).clamp(-1, 1))
+
+
+def test_the_flow_learns_both_modes_where_there_are_two():
+    """At s = 0 actions lie about -0.7 and 0.7, at s = 1 about 0.2; the student, held to the flow, has them too."""
+    draw, rows = np.random.default_rng(0), 6000
+    s = (np.arange(rows) % 3 == 0).astype(float)[:, None]
+    sides = np.where(draw.uniform(size=(rows, 1)) < 0.3, -0.7, 0.7)
+    actions = np.where(s == 1, 0.2, sides) + 0.05 * draw.normal(size=(rows, 1))
+    data = Dataset.from_arrays(
+        observations=s,
+        actions=actions.clip(-1, 1),
+        rewards=np.zeros(rows),
+        next_observations=s,
+        terminals=np.ones(rows, bool),
+        timeouts=np.zeros(rows, bool),
+    )
+    learner = FQL(hidden=64, layers=2, batch_size=128, learning_rate=3e-3)
+    engine = build(learner, data=data, horizon=700, traced=True)
+    engine.run(700)
+
+    def draws(v):
+        states, policy = torch.tensor([[0.0], [1.0]]), v.p["student"]
+        flow = v.services.sample_behavior(states, "test/flow", 2000)[..., 0]
+        student = v.services.sample(policy, states.repeat(2000, 1), "test/student").view(2000, 2)
+        return {"flow": flow, "student": student}
+
+    for name, (found,) in engine.ask("test", draws).items():
+        share = {at: float(((found[:, 0] - at).abs() < 0.25).float().mean()) for at in (-0.7, 0.0, 0.7)}
+        assert share == pytest.approx({-0.7: 0.3, 0.0: 0.0, 0.7: 0.7}, abs=0.16), name
+        assert ((found[:, 1] - 0.2).abs() < 0.25).float().mean() > 0.9, name
+
+
+def test_actions_of_the_data_stay_off_the_bounds():
+    settings = FQL().preprocess()
+    fitted = Preprocessor.fit(random_data(), action_margin=settings.action_margin)
+    found = fitted.actions(torch.tensor([[-1.0, 0.5]], dtype=torch.float64))
+    assert found[0].tolist() == pytest.approx([-1 + 1e-5, 0.5], abs=1e-7)
+    assert found[0, 0] > -1
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+TABLE = """
+antmaze-large-navigate       10   min  .99  0
+antmaze-giant-navigate       10   min  .995 0
+humanoidmaze-medium-navigate 30   mean .995 0
+humanoidmaze-large-navigate  30   mean .995 0
+antsoccer-arena-navigate     10   mean .995 0
+cube-single-play             300  mean .99  0
+cube-double-play             300  mean .99  0
+scene-play                   300  mean .99  0
+puzzle-3x3-play              1000 mean .99  0
+puzzle-4x4-play              1000 mean .99  0
+antmaze-umaze                10   mean .99  -1
+antmaze-umaze-diverse        10   mean .99  -1
+antmaze-medium-play          10   mean .99  -1
+antmaze-medium-diverse       10   mean .99  -1
+antmaze-large-play           3    mean .99  -1
+antmaze-large-diverse        3    mean .99  -1
+pen-human                    1e4  min  .99  0
+pen-cloned                   1e4  min  .99  0
+pen-expert                   3e3  min  .99  0
+door-human                   3e4  min  .99  0
+door-cloned                  3e4  min  .99  0
+door-expert                  3e4  min  .99  0
+hammer-human                 3e4  min  .99  0
+hammer-cloned                1e4  min  .99  0
+hammer-expert                3e4  min  .99  0
+relocate-human               1e4  min  .99  0
+relocate-cloned              3e4  min  .99  0
+relocate-expert              3e4  min  .99  0
+"""
+"""Of the paper: alpha, the targets' Q, discount, and what is added to rewards."""
+
+
+def test_presets_are_the_papers_table():
+    rows = {name: rest for name, *rest in map(str.split, TABLE.strip().splitlines())}
+    families = {"antmaze": "antmaze-medium-play", "adroit": "door-human"}
+    assert rows.keys() | families.keys() | {"gym"} == FQL.presets.keys()
+    for name, (alpha, aggregate, discount, shift) in rows.items():
+        expected = FQL(alpha=float(alpha), aggregate_q=aggregate, discount=float(discount), reward_shift=float(shift))
+        assert FQL.preset(name) == expected, name
+    for family, name in families.items():
+        assert FQL.preset(family) == FQL.preset(name)
+    assert FQL.preset("gym") == FQL(alpha=1.0, normalize_q=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alpha": 0.0}, "alpha must be > 0, not 0.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be > 0, not 0.0"),
+        ({"layers": 0}, "layers must be at least 1, not 0"),
+        ({"hidden": 0}, "hidden must be at least 1"),
+        ({"flow_steps": 0}, "flow_steps must be at least 1"),
+        ({"polyak": 0.0}, r"polyak must lie in \(0, 1\], not 0.0"),
+        ({"action_margin": 1.0}, r"action_margin must lie in \[0, 1\), not 1.0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(StackError, match=f"FQL: {message}"):
+        FQL(**settings)
