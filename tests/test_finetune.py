@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -424,7 +425,7 @@ def test_the_summary_is_of_the_online_phase():
 @pytest.mark.parametrize("buffer", ["all", "half", "part", "none"])
 def test_stop_save_load_go_on_equals_an_undisturbed_phase(buffer, tmp_path):
     options = {"buffer": buffer, "steps": 40, "traced": buffer == "all", "capacity": 24, "part_episodes": 4}
-    agent = offline(ASPC(interval=2), Columns(), learner=TD3BC(**SMALL, critic="robust"))
+    agent = offline(ASPC(interval=2), Columns(), seeds=1 if options["traced"] else 2)
     agent.save(tmp_path / "offline.npz")
     whole, parts = (load_agent(tmp_path / "offline.npz", "cpu") for _ in range(2))
     data = None if buffer == "none" else make_data()
@@ -441,7 +442,7 @@ def test_stop_save_load_go_on_equals_an_undisturbed_phase(buffer, tmp_path):
     assert max(unfinished) > 0, "some episode is in its middle"
     finetune(rest, dataset=data, **options)
     assert not different(state(whole), state(rest))
-    assert repr(rest.history.metrics) == repr(whole.history.metrics)
+    assert json.dumps(rest.history.metrics, sort_keys=True) == json.dumps(whole.history.metrics, sort_keys=True)
     for seed, env in enumerate(walks()):
         assert [row[1].tolist() for row in env.log] == steps[seed][29 - unfinished[seed] :]
 
@@ -613,7 +614,7 @@ def test_another_phase_and_another_run_are_refused(tmp_path):
     other = load_agent(tmp_path / "offline.npz", "cpu")
     with pytest.raises(CheckpointError, match="online steps 40 there, 50 here.*another folder"):
         finetune(other, steps=50, dataset=make_data(), out=tmp_path / "run")
-    engine(other).params["actor"]["weight.0"][0, 0] += 1
+    engine(other).params["actor"]["weight0"][0, 0] += 1
     with pytest.raises(CheckpointError, match="online began as"):
         finetune(other, dataset=make_data(), out=tmp_path / "run")
     agent.untrained().fit(make_data(), steps=6, seeds=2, out=tmp_path / "first", device="cpu", **QUIET)

@@ -142,13 +142,15 @@ def test_the_wheel_works_where_it_is_unpacked(built: Path, tmp_path: Path) -> No
 
 def test_importing_costs_little_more_than_torch(tmp_path: Path) -> None:
     code = (
-        "import json, time, torch, numpy\n"
+        "import json, time\n"
         "start = time.perf_counter()\n"
+        "import torch, numpy\n"
+        "between = time.perf_counter()\n"
         "import adaptive_constraints, adaptive_constraints.baselines\n"
-        "print(json.dumps(time.perf_counter() - start))"
+        "print(json.dumps((time.perf_counter() - between) / (between - start)))"
     )
-    seconds = [answer(code, SOURCE.parent, tmp_path) for _ in range(3)]
-    assert min(seconds) < 0.3, seconds  # type: ignore[type-var,operator]
+    shares = [answer(code, SOURCE.parent, tmp_path) for _ in range(3)]
+    assert min(shares) < 0.4, shares  # type: ignore[type-var,operator]
 
 
 def test_no_module_imports_an_extra(tmp_path: Path) -> None:

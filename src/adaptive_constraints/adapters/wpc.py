@@ -2,6 +2,9 @@
 
 Only those actions of the data are imitated that are better than what the data does there on average: a row counts
 where Q(s, a) > V(s), and not at all elsewhere.
+
+V is a network of wPC's own. It regresses on the critics' target, as the critics do themselves, so that both are equally
+old. A value regressed on the slow target critics will not do: while values grow, nearly every action is better than it.
 """
 
 from __future__ import annotations
@@ -10,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from adaptive_constraints.adapter import Adapter
+from adaptive_constraints.adapter import Adapter, AdapterStage
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.learner import Facts
+from adaptive_constraints.learner import Facts, Params, Phase, Spec, Stage, Update
+from adaptive_constraints.networks import init_mlp, mlp
 from adaptive_constraints.view import View
 
 
@@ -22,31 +27,51 @@ from adaptive_constraints.view import View
 class WPC(Adapter):
     """Imitate where the advantage is positive: each row weighs 1{Q_1(s, a) > V(s)}."""
 
-    value_expectile: float = 0.5
-    """Of V, in (0, 1); 0.5: the mean of Q over the data's actions. Inferred: the released code of arXiv 2508.19900
-    regresses V on the critics' target by its squared error, which has that mean too. Where the learner trains a V of
-    its own, that one and its expectile count."""
+    learning_rate: float = 3e-4
+    """Adam's learning rate of V."""
+    hidden: int = 256
+    """Width of V's two hidden layers."""
 
     paper: ClassVar[str] = "AAAI 2023, article 26130"
     tested_on: ClassVar[frozenset[str]] = frozenset({"TD3BC"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.value_expectile < 1:
-            raise StackError(f"{self.name}: value_expectile must lie in (0, 1), not {self.value_expectile}")
+        if self.learning_rate < 0:
+            raise StackError(f"{self.name}: learning_rate must be >= 0, not {self.learning_rate}")
+        if self.hidden < 1:
+            raise StackError(f"{self.name}: hidden must be at least 1, not {self.hidden}")
 
     def check(self, facts: Facts) -> Sequence[str]:
         if facts.exponential_weights:
             return ("the learner already weights by exp(advantage): this sets those of negative advantages to 0",)
         return ()
 
-    def expectile(self, facts: Facts) -> float:
-        return self.value_expectile
+    # -- the weight -----------------------------------------------------------------------------------------------
 
     def sample_weight(self, v: View) -> Tensor:
-        """1{Q_1(s, a) > V(s)}, a the imitated action: the data's, unless an adapter says otherwise."""
+        """1{Q_1(s, a) > V(s)}, a the imitated action: the data's, unless another adapter says otherwise; [B]."""
         q = v.services.q(v.p["critic"], v.s, v.behavior_action())[0]
-        return (q > v.value(v.s)).to(q.dtype)
+        return (q > self.value(v.p[self.group("value")], v.s)).to(q.dtype)
 
     def diagnostics(self, v: View) -> Mapping[str, Tensor]:
         return {"imitated": self.sample_weight(v).mean()}
+
+    # -- the value ------------------------------------------------------------------------------------------------
+
+    def init(self, spec: Spec, facts: Facts, generator: torch.Generator) -> dict[str, Params]:
+        return {"value": init_mlp((spec.observation_dim, self.hidden, self.hidden, 1), generator)}
+
+    def stages(self, facts: Facts, phase: Phase) -> tuple[AdapterStage, ...]:
+        group = self.group("value")
+        # Before the learner's own stages, so that the target is the one its critics will see in this tick.
+        return (AdapterStage("start", Stage(group, (Update(group, self.loss, self.learning_rate),))),)
+
+    def value(self, p: Params, observation: Tensor) -> Tensor:
+        """V(s): [N, D] -> [N]."""
+        return mlp(p, observation).squeeze(-1)
+
+    def loss(self, p: Params, v: View) -> Tensor:
+        """mean (r + discount (1 - d) bootstrap(s') - V(s))^2, with the draws of the critics' own target."""
+        target = v.r + v.services.discount * (1 - v.d) * v.bootstrap(v.s2, "target", v.batch)
+        return (target - self.value(p, v.s)).square().mean()

@@ -18,7 +18,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
-from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
@@ -487,6 +486,8 @@ class Engine:
 
 def _simplified(traced: GraphModule) -> GraphModule:
     """The same operations, each of them once: updates of one stage often evaluate a network at the same rows."""
+    from torch._functorch.compile_utils import fx_graph_cse  # costs a second to import, and not all runs trace
+
     graph = traced.graph
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
         node.replace_all_uses_with(node.args[0])

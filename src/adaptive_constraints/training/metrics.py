@@ -33,14 +33,13 @@ class Metrics:
     def __init__(self, seeds: int, device: torch.device) -> None:
         self._seeds, self._device = seeds, device
         self._groups: dict[str, _Group] = {}
-        self._restored: dict[str, Tensor] = {}
 
     def add(self, group: str, values: Mapping[str, Tensor], tick: int) -> None:
         """Add one value [S] per name; ``group`` always brings the same names."""
         if group not in self._groups:
-            self._groups[group] = self._new(group, tuple(values))
+            self._groups[group] = self._new(tuple(values))
         held = self._groups[group]
-        stacked = torch.stack(list(values.values())).to(torch.float64)
+        stacked = torch.stack([values[name] for name in held.names]).to(torch.float64)
         bad = ~stacked.isfinite() & (held.first_bad == 0)
         held.first_bad.masked_fill_(bad, tick)
         held.sums.add_(stacked)
@@ -69,27 +68,30 @@ class Metrics:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold, by name."""
-        live = {
-            f"{group}.{field}": getattr(held, field)
-            for group, held in self._groups.items()
-            for field in ("sums", "added", "first_bad")
-        }
-        return self._restored | live
+        found: dict[str, Tensor] = {}
+        for group, held in self._groups.items():
+            found[f"{group}|added|"] = held.added
+            for row, name in enumerate(held.names):
+                found |= {f"{group}|sums|{name}": held.sums[row], f"{group}|first_bad|{name}": held.first_bad[row]}
+        return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a saved state; each group finds its own when it is first added to."""
+        """Take over a saved state."""
         self._groups.clear()
-        self._restored = dict(state)
+        for group in [key.removesuffix("|added|") for key in state if key.endswith("|added|")]:
+            start = f"{group}|sums|"
+            held = self._new(tuple(key.removeprefix(start) for key in state if key.startswith(start)))
+            held.added.copy_(state[f"{group}|added|"])
+            for row, name in enumerate(held.names):
+                held.sums[row] = state[f"{group}|sums|{name}"]
+                held.first_bad[row] = state[f"{group}|first_bad|{name}"]
+            self._groups[group] = held
 
-    def _new(self, group: str, names: tuple[str, ...]) -> _Group:
+    def _new(self, names: tuple[str, ...]) -> _Group:
         size = (len(names), self._seeds)
-        fresh = {
-            "sums": torch.zeros(size, dtype=torch.float64, device=self._device),
-            "added": torch.zeros((), dtype=torch.int64),
-            "first_bad": torch.zeros(size, dtype=torch.int64, device=self._device),
-        }
-        for field, tensor in fresh.items():
-            restored = self._restored.pop(f"{group}.{field}", None)
-            if restored is not None:
-                tensor.copy_(restored)
-        return _Group(names, **fresh)
+        return _Group(
+            names,
+            sums=torch.zeros(size, dtype=torch.float64, device=self._device),
+            added=torch.zeros((), dtype=torch.int64),
+            first_bad=torch.zeros(size, dtype=torch.int64, device=self._device),
+        )
