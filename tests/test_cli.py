@@ -196,6 +196,63 @@ def test_a_file_where_the_folder_should_be(data, tmp_path, capsys):
     assert said(capsys).splitlines()[-1].startswith("error: ")
 
 
+# -- finetune -----------------------------------------------------------------------------------------------------
+
+
+def test_finetune_stops_goes_on_and_is_complete(run, tmp_path, capsys):
+    out, often = tmp_path / "online", ["--log-every", "10", "--checkpoint-every", "10", "--device", "cpu"]
+    command = ["finetune", str(run), "--steps", "60", "--buffer", "half", *often, "--out", str(out)]
+    assert main([*command, "--eval-env", "none", "--stop-after", "35"]) == 0
+    shown = said(capsys)
+    assert f"TD3BC + aspc from {run}, tick 40, seeds 0, 1" in shown
+    assert f"60 environment steps per seed, buffer half; run folder {out}" in shown
+    assert "TD3BC + aspc at tick 67" in shown, "of a batch of 16, half is collected first"
+    assert main([*command, "--eval-episodes", "1"]) == 0
+    shown = said(capsys)
+    assert "at tick 92" in shown and "last score" in shown and "result.json" in shown
+    config, result = (json.loads((out / f"{name}.json").read_text()) for name in ("config", "result"))
+    assert config["online"].items() >= {"after tick": 40, "env": "Hopper-v5", "buffer": "half", "warm_up": 8}.items()
+    assert result["online_from"] == 40 and [each["tick"] for each in result["evaluations"]] == [20, 40, 92]
+    assert load_agent(out).tick == 92 and load_agent(run).tick == 40
+    assert main(["evaluate", str(out), "--episodes", "1"]) == 0
+    assert main([*command[:4], *command[6:]]) == 2
+    assert "online buffer half there, all here" in said(capsys)
+
+
+def test_finetune_names_its_folder(run, tmp_path, capsys):
+    load_agent(run, "cpu").save(tmp_path / "agent.npz")
+    words = ["--steps", "18", "--buffer", "none", "--eval-env", "none", "--device", "cpu", "--quiet"]
+    assert main(["finetune", str(tmp_path / "agent.npz"), *words]) == 0
+    assert load_agent(tmp_path / "agent-online-none-18").tick == 42
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--buffer", "most"], "most"),
+        (["--steps", "many"], "many"),
+        (["--steps", "0"], "error: steps must be at least 1, not 0"),
+        (["--steps", "40", "--warm-up", "40"], "error: steps must be more than warm_up"),
+        (["--env", "Nope-v0"], "error: Nope-v0 cannot be made"),
+        (["--env", "Pendulum-v1"], "error: Pendulum-v1 has 3 observation and 1 action dimensions"),
+        (["--data", "bundled:hoper"], "error: no bundled data set 'hoper'"),
+        (["--threads", "0"], "error: --threads must be at least 1"),
+    ],
+)
+def test_finetune_refuses_what_makes_no_sense(words, message, run, tmp_path, capsys):
+    assert main(["finetune", str(run), *words, "--out", str(tmp_path / "out")]) == 2
+    assert message in said(capsys)
+    assert not (tmp_path / "out" / "checkpoint.npz").exists()
+
+
+def test_finetune_refuses_other_data_and_what_is_no_agent(run, data, tmp_path, capsys):
+    assert main(["finetune", str(run), "--data", data, "--out", str(tmp_path / "out")]) == 2
+    assert "is not the data that the agent was trained on (bundled:hopper)" in said(capsys)
+    assert main(["finetune", str(tmp_path / "missing")]) == 2
+    assert "no such file" in said(capsys)
+    assert main(["finetune"]) == 2
+
+
 # -- the other commands -------------------------------------------------------------------------------------------
 
 
@@ -293,7 +350,9 @@ def test_words_that_are_no_command(capsys):
         assert said(capsys)
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["explain"], ["list"], ["doctor"], ["collect"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["finetune"], ["evaluate"], ["explain"], ["list"], ["doctor"], ["collect"]]
+)
 def test_help_explains_every_option(command, capsys):
     assert main([*command, "--help"]) == 0
     shown = said(capsys)

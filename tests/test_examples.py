@@ -18,6 +18,7 @@ from adaptive_constraints import ASPC, adapters, baselines, load_agent, load_dat
 from adaptive_constraints.adapter import SEAMS
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.cli import _parse
+from adaptive_constraints.testing import check_adapter, check_learner
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +68,14 @@ def test_own_parts_are_short_and_keep_the_laws():
     adapter = load(ROOT / "examples" / "own_adapter.py", "example_own_adapter").ReturnWeighted()
     check_adapter(adapter, TD3BC(hidden=8, batch_size=16))
     check_learner(load(ROOT / "examples" / "own_learner.py", "example_own_learner").AdvantageWeighted(batch_size=16))
+
+
+def test_finetune(capsys):
+    example = load(ROOT / "examples" / "finetune.py", "example_finetune")
+    example.main(ticks=2, steps=133, episodes=1, buffers=["half"])
+    offline, online = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"TD3BC \+ ssar offline: score -?\d+\.\d after 2 ticks", offline)
+    assert re.fullmatch(r"buffer half  score +\S+ at the end, +\S+ on average; collecting: -?\d+", online)
 
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adaptive_constraints import (
     ASPC,
+    SSAR,
     Adapter,
     AdapterStage,
     Average,
@@ -150,17 +151,18 @@ def test_rows_are_what_the_environments_gave_in_learner_space():
     assert not set(walks()[0].resets) & set(walks()[1].resets), "each seed has starts of its own"
 
 
-def test_it_acts_as_the_learner_explores():
+def test_it_acts_as_the_learner_explores_on_noise_of_its_own():
     class Jumpy(TD3BC):
-        def explore(self, v, observation):
-            return 0.99 * torch.tanh(v.normal("explore", (*observation.shape[:-1], 2)))
+        def act(self, v, observation):
+            return 0.99 * torch.tanh(v.normal("jump", (*observation.shape[:-1], 2)))
 
     agent = offline(learner=Jumpy(**SMALL), seeds=[3])
     finetune(agent, steps=200, buffer="all", warm_up=40, stop_after=50)
     actions = collected(agent)["action"][0]
     assert 0.4 < actions.std() < 0.8 and actions.shape == (50, 2)
     assert len(torch.unique(actions[:, 0])) == 50, "the noise of every step is its own"
-    np.testing.assert_array_equal(agent.act(np.zeros(3)), agent.act(np.zeros(3)))
+    (env,) = walks()
+    assert np.abs(agent.act(np.zeros(3), step=7) - env.log[7][1]).max() > 1e-3, "an evaluation draws otherwise"
 
 
 def test_cql_collects_by_sampling():
@@ -383,6 +385,18 @@ def test_aspc_goes_on_learning_its_scale():
     assert np.isfinite([row["aspc/gradient"] for row in outer]).all()
 
 
+def test_ssar_is_frozen_and_anneals():
+    agent = offline(SSAR(hidden=8, annealing_steps=40))
+    before = state(agent)
+    finetune(agent, steps=20, warm_up=10)
+    beta = [name for name in before if "/ssar.beta/" in name or name.startswith("buffers/ssar")]
+    assert len(beta) > 8 and all(torch.equal(before[name], state(agent)[name]) for name in beta)
+    scale = engine(agent).ask("test", lambda v: {"scale": v.constraint_scale()})["scale"]
+    assert scale.tolist() == [0.75, 0.75]
+    assert (collected(agent)["ssar.trusted"] == 1).all()
+    assert (minibatch(agent, 50)["ssar.trusted"] == 0).any()
+
+
 def test_collected_returns_are_logged():
     agent = offline()
     history = finetune(agent, steps=40, warm_up=0, log_every=40)
@@ -424,8 +438,8 @@ def test_the_summary_is_of_the_online_phase():
 
 @pytest.mark.parametrize("buffer", ["all", "half", "part", "none"])
 def test_stop_save_load_go_on_equals_an_undisturbed_phase(buffer, tmp_path):
-    options = {"buffer": buffer, "steps": 40, "traced": buffer == "all", "capacity": 24, "part_episodes": 4}
-    agent = offline(ASPC(interval=2), Columns(), seeds=1 if options["traced"] else 2)
+    options = {"buffer": buffer, "steps": 40, "capacity": 24, "part_episodes": 4}
+    agent = offline(ASPC(interval=2), Columns(), seeds=1 if buffer == "all" else 2)
     agent.save(tmp_path / "offline.npz")
     whole, parts = (load_agent(tmp_path / "offline.npz", "cpu") for _ in range(2))
     data = None if buffer == "none" else make_data()
@@ -440,7 +454,7 @@ def test_stop_save_load_go_on_equals_an_undisturbed_phase(buffer, tmp_path):
     np.testing.assert_array_equal(rest.act(observation), parts.act(observation))
     unfinished = [len(actions) for actions in _unfinished(rest)]
     assert max(unfinished) > 0, "some episode is in its middle"
-    finetune(rest, dataset=data, **options)
+    finetune(rest, dataset=data, **options, traced=buffer == "all")  # replayed graphs are the same to the bit
     assert not different(state(whole), state(rest))
     assert json.dumps(rest.history.metrics, sort_keys=True) == json.dumps(whole.history.metrics, sort_keys=True)
     for seed, env in enumerate(walks()):
@@ -536,7 +550,7 @@ def test_a_lost_seed_leaves_the_others_as_they_were():
     assert np.isfinite(struck.act(np.zeros(3))).all()
 
 
-def test_an_environment_that_breaks_leaves_the_agent_offline():
+def test_an_environment_that_breaks_leaves_the_agent_where_it_was():
     class Broken(Walk):
         def step(self, action):
             if len(self.log) == 9:
@@ -553,8 +567,13 @@ def test_an_environment_that_breaks_leaves_the_agent_offline():
         finetune(agent, Broken)
     assert not different(before, state(agent)) and agent.tick == 6 and agent.history.online_from is None
     assert len(closed) == len(Walk.made)
-    finetune(agent)
-    assert agent.tick == 46
+    untouched = offline()
+    for each in (agent, untouched):
+        finetune(each, stop_after=5)
+    with pytest.raises(RuntimeError, match="out of order"):
+        finetune(agent, Broken)
+    finetune(agent), finetune(untouched)
+    assert agent.tick == 46 and not different(state(agent), state(untouched))
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------

@@ -569,7 +569,7 @@ def test_density_before_the_tanh():
 
 
 def test_surrogate_is_the_nearest_of_the_draws():
-    draws = torch.tensor([[0.9], [0.0], [0.45], [-2.0], [0.1], [-0.3], [0.8], [0.5]])
+    draws = torch.tensor([[0.9], [-0.3], [0.1], [-2.0], [0.45], [0.0], [0.8], [0.5]])
     asked = []
 
     def sample(p, s, site):
@@ -769,6 +769,8 @@ def test_a_tiny_trusted_share_is_warned_of():
     data = episodes([1.0] * 300, [400.0], [0.0] * 200)
     with pytest.warns(UserWarning, match=r"ssar trusts only 0\.20% of 'hand-made'.*'return'.*above 399"):
         prepared(SSAR(return_threshold=399.0), data)
+    with pytest.warns(UserWarning, match=r"only 0\.20%.*the best 0\.10% of episodes"):
+        prepared(SSAR(trusted_fraction=0.001), data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prepared(SSAR(return_threshold=299.0), data)

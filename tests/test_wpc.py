@@ -191,20 +191,24 @@ def test_where_rows_are_weighted_already_it_warns():
     assert not Stack(TD3BC(), (WPC(),)).resolve().warnings
 
 
-def test_beside_anq_it_judges_the_imitated_action():
-    anq = ANQ(hidden=8, output_scale=1.0, learning_rate=1e-2)
-    engine = trained(LEARNERS["TD3BC"], anq, WPC(), ticks=6)
+def test_it_judges_the_action_that_is_imitated():
+    @dataclass(frozen=True)
+    class Opposite(Adapter):
+        def behavior_action(self, v, default):
+            return -default()
+
+    engine = trained(TD3BC(hidden=8, batch_size=64), Opposite(), WPC())
     wpc = engine.resolved.adapters[1]
     shown = engine.ask(
         "wpc",
         lambda v: {
             "weight": wpc.sample_weight(v),
-            "refined": v.services.q(v.p["critic"], v.s, v.behavior_action())[0] - wpc.value(v.p["wpc.value"], v.s),
+            "imitated": v.services.q(v.p["critic"], v.s, v.behavior_action())[0] - wpc.value(v.p["wpc.value"], v.s),
             "data": v.services.q(v.p["critic"], v.s, v.a)[0] - wpc.value(v.p["wpc.value"], v.s),
         },
     )
-    assert torch.equal(shown["weight"] == 1, shown["refined"] > 0)
-    assert not torch.equal(shown["refined"] > 0, shown["data"] > 0), "the two must differ for this to say anything"
+    assert torch.equal(shown["weight"] == 1, shown["imitated"] > 0)
+    assert not torch.equal(shown["imitated"] > 0, shown["data"] > 0), "the two must differ for this to say anything"
 
 
 @each_learner

@@ -152,8 +152,8 @@ class Facts:
     normalized_critic: bool = False
     """Its critics have LayerNorm."""
     reads_policy_action: bool = True
-    """Q is read at actions off the data: by its policy, which improves that way, or (in what adapters get to see) by an
-    adapter of the stack."""
+    """Q is read at actions off the data: by its policy, which improves that way, or (in what `Adapter.check` gets to
+    see) by another adapter of the stack."""
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,11 @@ class Stack:
     def resolve(self, phase: Phase = "offline") -> Resolved:
         """Work out who answers where; raises `StackError` where parts do not fit."""
         facts = self.learner.facts()
-        reads = any(each.meta(facts) or "query_action" in each.answers(facts, phase) for each in self.adapters)
-        facts = replace(facts, reads_policy_action=facts.reads_policy_action or reads)
-        warnings = [f"{adapter.name}: {text}" for adapter in self.adapters for text in adapter.check(facts)]
+        warnings = [
+            f"{adapter.name}: {text}"
+            for adapter in self.adapters
+            for text in adapter.check(_facts_for(adapter, self.adapters, facts, phase))
+        ]
         shared = _shared_value(self.learner, self.adapters, facts)
         if shared is not None:
             facts = replace(facts, seams=facts.seams | shared.seams)
@@ -174,6 +176,13 @@ def _answering(
         # The one that replaces goes first, so that it cannot swallow what the others add.
         answers.sort(key=lambda adapter: adapter not in replacing)
     return {seam: tuple(answers) for seam, answers in answering.items()}
+
+
+def _facts_for(adapter: Adapter, adapters: Sequence[Adapter], facts: Facts, phase: Phase) -> Facts:
+    """The learner's facts, with what the other adapters of the stack add to them."""
+    others = [other for other in adapters if other is not adapter]
+    reads = any(other.meta(facts) or "query_action" in other.answers(facts, phase) for other in others)
+    return replace(facts, reads_policy_action=facts.reads_policy_action or reads)
 
 
 def _unheard(answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list[str]:
@@ -344,15 +353,15 @@ def _explain_pairs(resolved: Resolved) -> list[str]:
     learner = type(resolved.learner).__name__
     lines = ["", "Evidence"]
     for adapter in resolved.adapters:
-        lines.append(f"  {adapter.name} on {learner}: {_evidence(adapter, learner, resolved.facts)}")
+        lines.append(f"  {adapter.name} on {learner}: {_evidence(adapter, learner, resolved)}")
     return lines
 
 
-def _evidence(adapter: Adapter, learner: str, facts: Facts) -> str:
+def _evidence(adapter: Adapter, learner: str, resolved: Resolved) -> str:
     if not adapter.paper:
         return "no paper"
     if learner in adapter.tested_on:
         return f"tested by its paper ({adapter.paper})"
-    if adapter.check(facts):
-        return f"doubtful, see the warnings; not tested by its paper ({adapter.paper})"
+    if any(text.startswith(f"{adapter.name}: ") for text in resolved.warnings):
+        return f"an extension with caveats, see the warnings; not tested by its paper ({adapter.paper})"
     return f"a natural extension, not tested by its paper ({adapter.paper})"

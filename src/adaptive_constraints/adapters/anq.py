@@ -64,9 +64,10 @@ class ANQ(Adapter):
     largest_weight: float = 3.0
     """Bound of those weights."""
     value_aggregate: Aggregate = "learner"
-    """How the critics become one in both advantages; learner: as the learner's own (so as V was regressed)."""
+    """How the critics become one in both advantages; learner: its own way, which is also how V is regressed, whatever
+    this says. Inferred: the mean on AntMaze."""
     objective_aggregate: Aggregate = "learner"
-    """How the critics become one in what mu climbs."""
+    """How the critics become one in what mu climbs. Inferred: the smallest on AntMaze."""
     target_mu: bool = True
     """V regresses at the actions of mu's Polyak average, as in equation 14; false: of mu itself, as in the port."""
     policy_every: int = 2

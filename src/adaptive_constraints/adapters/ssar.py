@@ -52,7 +52,8 @@ class SSAR(Adapter):
     """For "return": the raw episode return that must be exceeded; None: ``trusted_fraction`` says."""
     trusted_fraction: float = 0.3
     """For "return" without a threshold: the best episodes that are trusted, as a fraction of all. Inferred; the paper
-    sets a threshold per data set, so that between about a tenth and a half of the episodes exceed it."""
+    has a threshold per data set. From a tenth to a half is where to start on data of one source; on mixed data,
+    "advantage" is better."""
     selection_expectile: float = 0.7
     """For "advantage": the expectile of V; the paper has 0.5 or 0.7 per data set."""
     selection_steps: int | None = None
@@ -84,8 +85,9 @@ class SSAR(Adapter):
 
     rate: Literal["scaled", "published"] | float = "scaled"
     """Adam's learning rate of beta. published: 3e-8 on a deterministic policy, 1e-8 on others, meant for the published
-    run length. scaled: that times the published run length over this run's: Adam moves beta by about its rate per
-    tick, so that it otherwise would not move in a shorter run (inferred). A number: that rate."""
+    run length. scaled: that times the published run length over this run's: Adam moves a weight by about its rate
+    per step, whatever the gradient, so that beta otherwise would not move in a shorter run (inferred). A number: that
+    rate."""
     published_steps: int = 1_000_000
     """Ticks of the published run (2,000,000 on AntMaze), which ``rate`` and ``growth_every`` are scaled from."""
     cap: float = 1.5
@@ -183,8 +185,10 @@ class SSAR(Adapter):
 
     def _check_share(self, share: float, preparation: Preparation) -> None:
         data = preparation.data
+        best = f"the best {self.trusted_fraction:.2%} of episodes by return"
+        above = f"episodes of a return above {self.return_threshold}"
         rule = {
-            "return": f"episodes of a return above {self.return_threshold}",
+            "return": best if self.return_threshold is None else above,
             "success": "episodes whose last reward is positive",
             "advantage": f"rows with min Q(s, a) >= V(s) at expectile {self.selection_expectile}",
         }[self.select]
@@ -283,9 +287,9 @@ class SSAR(Adapter):
         if v.resolved.phase == "online":  # beta learns no more, and n says only what it learned from
             return {}
         n, growing = v.buffers[self.name]["n"], v.buffers[self.name]["growing"]
-        heard = self.trusted(v).sum() > 0
-        growing = torch.where(heard & (self._trusted_margin(v) > 0), torch.zeros_like(growing), growing)
+        growing = torch.where(self._trusted_margin(v) > 0, torch.zeros_like(growing), growing)
         grown = (n + (self.n_end - self.n_start) / GROWTHS).clamp(max=self.n_end)
+        heard = self.trusted(v).sum() > 0
         return {"n": torch.where(heard & (growing > 0), grown, n), "growing": growing}
 
     def _trusted_margin(self, v: View) -> Tensor:

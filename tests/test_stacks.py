@@ -1,0 +1,99 @@
+"""Every learner with every subset of the four adapters, and every part of ours by the conformance suite."""
+
+from itertools import combinations
+
+import pytest
+
+from adaptive_constraints import A2PR, ANQ, ASPC, ILQ, SPOT, SSAR, WPC, wrap
+from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC
+from adaptive_constraints.errors import StackError
+from adaptive_constraints.testing import check_adapter, check_learner, check_stack, made_data
+
+LEARNERS = {
+    "TD3BC": TD3BC(hidden=8, batch_size=16),
+    "IQL": IQL(hidden=8, batch_size=16),
+    "CQL": CQL(hidden=8, batch_size=16, gap_actions=2),
+    "DiffusionQL": DiffusionQL(hidden=8, batch_size=16, candidates=3),
+    "FQL": FQL(hidden=8, layers=2, batch_size=16, flow_steps=2),
+}
+ADAPTERS = {
+    "anq": ANQ(hidden=8, policy_every=1),
+    "ssar": SSAR(hidden=8, select="return", trusted_fraction=0.5, growth_every=2),
+    "aspc": ASPC(interval=1),
+    "ilq": ILQ(
+        samples=2, rows=6, model_members=3, model_elites=2, model_hidden=8, model_epochs=2, behavior_steps=20,
+        behavior_hidden=8, diffusion_steps=2, termination_steps=20, warm_up=0.0,
+    ),
+}  # fmt: skip
+OTHERS = {"wpc": WPC(), "a2pr": A2PR(hidden=8), "spot": SPOT(hidden=8, steps=20)}
+SUBSETS = [names for size in range(5) for names in combinations(ADAPTERS, size)]
+ALL = tuple(ADAPTERS.values())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """One cache of models for all, since they all train on the same data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.mark.parametrize("names", SUBSETS, ids=["+".join(names) or "bare" for names in SUBSETS])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_stack_trains_saves_resumes_and_acts(learner, names):
+    check_stack(LEARNERS[learner], *(ADAPTERS[name] for name in names))
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_stack_explains_itself_and_ablates(learner):
+    agent = wrap(LEARNERS[learner], *ALL)
+    shown = agent.explain()
+    for name in ADAPTERS:
+        assert f"  {name} on {learner}: " in shown
+    assert "constraint_weight  ssar (divided by its mean: the trade-off is learned)" in shown
+    assert agent.without("aspc", "ilq").name == f"{learner} + anq + ssar"
+
+
+@pytest.mark.parametrize("adapter", {**ADAPTERS, **OTHERS})
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_adapter_keeps_the_laws_or_says_why_not(learner, adapter):
+    part = {**ADAPTERS, **OTHERS}[adapter]
+    if (learner, adapter) in {("CQL", "spot"), ("IQL", "spot"), ("CQL", "wpc")}:
+        with pytest.raises(StackError, match="no constraint on its policy's action|never asks"):
+            wrap(LEARNERS[learner], part)
+        return
+    check_adapter(part, LEARNERS[learner])
+
+
+def test_rebrac_keeps_the_laws_and_takes_all_four():
+    learner = ReBRAC(hidden=8, batch_size=16)
+    check_learner(learner)
+    check_stack(learner, *ALL)
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [TD3BC(hidden=8, critic="robust"), CQL(hidden=8, alpha=0), CQL(hidden=8, target_gap=1.0, gap_actions=2)],
+    ids=["robust", "no gap", "lagrange"],
+)
+def test_variants_keep_the_laws(learner):
+    check_learner(learner)
+
+
+# -- data that is unusual -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{"action_dim": 1}, {"observation_dim": 1}, {"rows": 20}, {"rows": 12}],
+    ids=["one action dimension", "one observation dimension", "one episode", "less than a batch"],
+)
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_unusual_data(learner, shape):
+    check_stack(LEARNERS[learner], *ALL, data=made_data(**shape))
+
+
+def test_nothing_to_scale_is_refused_by_both():
+    for adapter, words in ((ASPC(), "sets the trade-off"), (SSAR(), "weighs the learner's constraint")):
+        with pytest.raises(StackError, match=words):
+            wrap(CQL(alpha=0), ILQ(), adapter)
