@@ -527,7 +527,6 @@ def test_what_it_answers_and_warns_of(name):
         assert {seam for seam, adapters in resolved.answering.items() if adapters} == ANSWERS[name] - less
     expected = WARNINGS[name]
     assert not resolved.warnings if expected is None else expected in resolved.warnings[0]
-    assert resolved.facts.reads_policy_action
 
 
 def test_a_policy_that_climbs_q_is_weighted_where_it_imitates():

@@ -1,5 +1,6 @@
 """Every learner with every subset of the four adapters, and every part of ours by the conformance suite."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -85,12 +86,14 @@ def test_variants_keep_the_laws(learner):
 
 @pytest.mark.parametrize(
     "shape",
-    [{"action_dim": 1}, {"observation_dim": 1}, {"rows": 20}, {"rows": 12}],
+    [{"action_dim": 1}, {"observation_dim": 1}, {"rows": 20}, {"rows": 40}],
     ids=["one action dimension", "one observation dimension", "one episode", "less than a batch"],
 )
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_unusual_data(learner, shape):
-    check_stack(LEARNERS[learner], *ALL, data=made_data(**shape))
+    data = made_data(**shape)
+    part = replace(LEARNERS[learner], batch_size=64) if len(data) == 40 else LEARNERS[learner]
+    check_stack(part, *ALL, data=data)
 
 
 def test_nothing_to_scale_is_refused_by_both():

@@ -56,6 +56,8 @@ class _Running:
     """A stage and what the engine knows of running it."""
 
     stage: Stage
+    number: int
+    """Its place in the tick; names of stages need not differ."""
     draws: dict[Draw, None] = field(default_factory=dict)
     meta_draws: dict[Draw, None] = field(default_factory=dict)
     graph: GraphModule | None = None
@@ -113,7 +115,7 @@ class Engine:
             else:
                 self._batches = Replay(placed, seed_columns, self._noise, size, len(self.seeds), growth)
         self._batch: dict[str, Tensor] = {}
-        self._stages = [_Running(stage) for stage in resolved.stages]
+        self._stages = [_Running(stage, number) for number, stage in enumerate(resolved.stages, start=1)]
         self._draws: dict[str, dict[Draw, None]] = {}
         self._clock = {
             "tick": torch.zeros((), dtype=torch.int64, device=device),
@@ -165,7 +167,7 @@ class Engine:
             else:
                 self._step(update.group, own, self._rate(update.learning_rate))
         self._average(stage.averages)
-        self.metrics.add(stage.name if due is None else f"{stage.name}+meta", scalars, self.tick)
+        self.metrics.add(f"{running.number}.{stage.name}{'' if due is None else '+meta'}", scalars, self.tick)
 
     # -- gradients ------------------------------------------------------------------------------------------------
 
