@@ -205,6 +205,9 @@ class IQL(Learner):
         """The mean, which its tanh keeps within the bounds."""
         return self.mean(v.p["actor"], observation)
 
+    def explore(self, v: View, observation: Tensor) -> Tensor:
+        return self.sample(v, v.p["actor"], observation, "explore")
+
     # -- equations ------------------------------------------------------------------------------------------------
 
     def value_loss(self, p: Params, v: View) -> Tensor:

@@ -76,7 +76,7 @@ class Homeless(TD3BC):
     [
         (Deaf, "asks 'value_action', but another answer changes nothing"),
         (Moody, "init draws from elsewhere"),
-        (Wild, "outside the action bounds"),
+        (Wild, "act leaves the action bounds"),
         (Wide, "terms.constraint gives"),
         (Homeless, "no group 'student'"),
     ],

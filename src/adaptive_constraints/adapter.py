@@ -113,6 +113,10 @@ class Adapter(Presets):
         if not self.name:
             object.__setattr__(self, "name", type(self).__name__.lower())
 
+    def was_tested_on(self, learner: str, facts: Facts) -> bool:
+        """Whether this adapter's paper tested it on the learner of this name, configured to these facts."""
+        return learner in self.tested_on
+
     def group(self, short: str) -> str:
         """The full name of one of this adapter's groups of parameters."""
         return f"{self.name}.{short}"

@@ -15,7 +15,7 @@ from adaptive_constraints.adapter import Adapter
 from adaptive_constraints.data import Dataset, check_trainable, load_dataset
 from adaptive_constraints.errors import CheckpointError, EvaluationError, TrainingError
 from adaptive_constraints.evaluation import Evaluation, Evaluator
-from adaptive_constraints.learner import Learner
+from adaptive_constraints.learner import Learner, Phase
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training import fitting
 from adaptive_constraints.training.history import History
@@ -77,9 +77,9 @@ class Agent:
         """Such as ``TD3BC + aspc``."""
         return self._stack.name
 
-    def explain(self) -> str:
+    def explain(self, phase: Phase = "offline") -> str:
         """What one tick does, stage by stage, and who answers at each seam."""
-        return self._stack.explain()
+        return self._stack.explain(phase)
 
     def without(self, *names: str) -> Agent:
         """An untrained twin less the adapters of these names: the ablation."""

@@ -343,6 +343,8 @@ class Explain(Command):
     """Learner and its settings, such as: TD3BC critic=robust alpha=3."""
     adapters: tuple[str, ...] = ()
     """Adapters, each with its settings, such as: ASPC interval=5 rate=published."""
+    phase: Literal["offline", "online"] = "offline"
+    """online: as it is while fine-tuning."""
     common: Common = field(default_factory=Common)
 
     def run(self) -> int:
@@ -350,7 +352,8 @@ class Explain(Command):
         if self.path and (self.learner or self.adapters):
             raise StackError("give saved agents, or --learner and --adapters, not both")
         agents = [load_agent(path, "cpu") for path in self.path]
-        print("\n\n".join(agent.explain() for agent in agents or [Agent(_stack(self.learner, self.adapters))]))
+        agents = agents or [Agent(_stack(self.learner, self.adapters))]
+        print("\n\n".join(agent.explain(self.phase) for agent in agents))
         return 0
 
 

@@ -109,9 +109,9 @@ class Stack:
         adapters = (registry.from_spec(each, registry.adapter) for each in spec["adapters"])
         return Stack(registry.from_spec(spec["learner"], registry.learner), tuple(adapters))
 
-    def explain(self) -> str:
+    def explain(self, phase: Phase = "offline") -> str:
         """What one tick does, stage by stage, and who answers at each seam, as text."""
-        resolved = self.resolve()
+        resolved = self.resolve(phase)
         return "\n".join(
             [
                 self.name,
@@ -360,7 +360,7 @@ def _explain_pairs(resolved: Resolved) -> list[str]:
 def _evidence(adapter: Adapter, learner: str, resolved: Resolved) -> str:
     if not adapter.paper:
         return "no paper"
-    if learner in adapter.tested_on:
+    if adapter.was_tested_on(learner, resolved.facts):
         return f"tested by its paper ({adapter.paper})"
     if any(text.startswith(f"{adapter.name}: ") for text in resolved.warnings):
         return f"an extension with caveats, see the warnings; not tested by its paper ({adapter.paper})"

@@ -190,6 +190,8 @@ def _functions_have_their_shapes(case: _Case) -> None:
         found = {
             "q": v.services.q(v.p["critic"], v.s, v.a)[0],
             "sample": v.services.sample(policy, v.s, "conformance/sample"),
+            "act": case.learner.act(v, v.s),
+            "explore": case.learner.explore(v, v.s),
             "bootstrap": v.bootstrap(v.s2, "conformance/bootstrap", v.batch),
             "bootstrap off the data": v.bootstrap(v.s2 + 0.1, "conformance/elsewhere"),
             **{f"terms.{name}": term for name, term in v.services.terms(v.p[facts.constrained])._asdict().items()},
@@ -203,9 +205,11 @@ def _functions_have_their_shapes(case: _Case) -> None:
         return found
 
     for name, tensor in engine.ask("conformance", everything).items():
-        wanted = (rows, actions) if name in ("sample", "sample_behavior") else (rows,)
+        wanted = (rows, actions) if name in ("sample", "act", "explore", "sample_behavior") else (rows,)
         assert tensor.shape[1:] == wanted, f"{case.name}: {name} gives {tuple(tensor.shape[1:])}, not {wanted}"
         assert tensor.isfinite().all(), f"{case.name}: {name} is not finite after one tick"
+        bounded = name not in ("act", "explore") or bool((tensor.abs() <= 1 + 1e-6).all())
+        assert bounded, f"{case.name}: {name} leaves the action bounds"
 
 
 def _seam_is_heard(case: _Case, seam: str) -> None:

@@ -54,6 +54,8 @@ class View:
         self, resolved: Resolved, spec: Spec, inputs: Inputs, draw: Callable[[str, str, tuple[int, ...]], Tensor]
     ) -> None:
         self.resolved = resolved
+        self.phase = resolved.phase
+        """offline or online."""
         self.spec = spec
         """Dimensions of the data."""
         self.p: Mapping[str, Params] = inputs["params"]

@@ -92,6 +92,7 @@ class ILQ(Adapter):
     """Minibatches that a learned termination is trained for (inferred)."""
 
     paper: ClassVar[str] = "arXiv 2505.12211"
+    tested_on: ClassVar[frozenset[str]] = frozenset({"CQL"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "halfcheetah-random": {"eta": 0.95, "delta": 2.0},
         "hopper-random": {"eta": 0.9, "delta": 1.0, "penalty": 1.0},
@@ -146,6 +147,10 @@ class ILQ(Adapter):
     def off(self) -> bool:
         """Nothing is trained, drawn or answered."""
         return self.eta == 1
+
+    def was_tested_on(self, learner: str, facts: Facts) -> bool:
+        """CQL without its penalty is the soft actor-critic of the paper."""
+        return super().was_tested_on(learner, facts) and facts.tradeoff is None
 
     def answers(self, facts: Facts, phase: Phase) -> frozenset[str]:
         return frozenset() if self.off else super().answers(facts, phase)

@@ -284,7 +284,7 @@ class SSAR(Adapter):
 
         A minibatch without trusted rows says nothing.
         """
-        if v.resolved.phase == "online":  # beta learns no more, and n says only what it learned from
+        if v.phase == "online":  # beta learns no more, and n says only what it learned from
             return {}
         n, growing = v.buffers[self.name]["n"], v.buffers[self.name]["growing"]
         growing = torch.where(self._trusted_margin(v) > 0, torch.zeros_like(growing), growing)
