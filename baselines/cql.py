@@ -26,7 +26,6 @@ from adaptive_constraints import (
     Learner,
     Params,
     Phase,
-    PreprocessSettings,
     Schedule,
     Spec,
     Stage,
@@ -92,13 +91,7 @@ class CQL(Learner):
     polyak: float = 0.005
     """Rate of the target critics."""
     normalize_observations: bool = True
-    """Shift and scale observations by the data's mean and standard deviation + 1e-3."""
-    reward_scale: float | str = 1.0
-    """Factor on rewards; "return_range" is 1000 over the range of episode returns."""
-    reward_shift: float | str = 0.0
-    """Added to scaled rewards; "dataset_mean" subtracts their mean. Not neutral where episodes terminate."""
-    action_margin: float = 1e-4
-    """Data actions are clipped to +-(1 - this), where the policy's density is finite; inferred, from SSAR's code."""
+    action_margin: float = 1e-4  # inferred, from SSAR's code
 
     paper: ClassVar[str] = "arXiv 2006.04779"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -143,8 +136,10 @@ class CQL(Learner):
         self.require(self.actor_imitation >= 0, f"actor_imitation must be >= 0, not {self.actor_imitation}")
         self.require(self.critic_layers >= 1, f"critic_layers must be at least 1, not {self.critic_layers}")
         self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
+        self.require(
+            self.action_margin > 0, "action_margin must be > 0: the policy's density is infinite at the bounds"
+        )
         self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
-        self.require(0 < self.action_margin < 1, f"action_margin must lie in (0, 1), not {self.action_margin}")
 
     def facts(self) -> Facts:
         # Not asked: "constraint". Its answer reaches a network by the policy's action, but here the critics are
@@ -162,9 +157,6 @@ class CQL(Learner):
             imitation_is_constraint=False,
             normalized_critic=self.critic == "robust",
         )
-
-    def preprocess(self) -> PreprocessSettings:
-        return PreprocessSettings(self.normalize_observations, self.reward_scale, self.reward_shift, self.action_margin)
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
         width, layers = self.hidden, self.critic_layers

@@ -21,7 +21,6 @@ from adaptive_constraints import (
     Learner,
     Params,
     Phase,
-    PreprocessSettings,
     Spec,
     Stage,
     Terms,
@@ -85,10 +84,6 @@ class DiffusionQL(Learner):
     """Actions drawn per state when acting, of which one is taken by its value under the target critics."""
     selection: Literal["softmax", "argmax"] = "softmax"
     """How: drawn in proportion to exp(Q), Q on its own scale, as in the paper's code; or the best."""
-    reward_scale: float | str = 1.0
-    """Factor on rewards; "dataset_std" divides them by their standard deviation."""
-    reward_shift: float | str = 0.0
-    """Added to scaled rewards; "dataset_mean" subtracts their mean. Not neutral where episodes terminate."""
 
     paper: ClassVar[str] = "arXiv 2208.06193"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -153,9 +148,6 @@ class DiffusionQL(Learner):
                 }
             ),
         )
-
-    def preprocess(self) -> PreprocessSettings:
-        return PreprocessSettings(reward_scale=self.reward_scale, reward_shift=self.reward_shift)
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
         actor = init_noise_network(spec.observation_dim, spec.action_dim, generator, self.hidden)

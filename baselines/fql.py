@@ -22,7 +22,6 @@ from adaptive_constraints import (
     Learner,
     Params,
     Phase,
-    PreprocessSettings,
     Spec,
     Stage,
     Terms,
@@ -57,13 +56,7 @@ class FQL(Learner):
     """Adam's learning rate of all networks."""
     polyak: float = 0.005
     """Rate of the target critics."""
-    reward_scale: float | str = 1.0
-    """Factor on rewards; "dataset_std" divides them by their standard deviation."""
-    reward_shift: float | str = 0.0
-    """Added to scaled rewards (-1 on D4RL's AntMaze); "dataset_mean" subtracts their mean. Not neutral where episodes
-    terminate."""
     action_margin: float = 1e-5
-    """The data's actions are clipped to +-(1 - margin)."""
 
     paper: ClassVar[str] = "arXiv 2502.02538"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -111,7 +104,6 @@ class FQL(Learner):
         for name in ("hidden", "layers", "flow_steps"):
             self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
-        self.require(0 <= self.action_margin < 1, f"action_margin must lie in [0, 1), not {self.action_margin}")
 
     def facts(self) -> Facts:
         return Facts(
@@ -137,11 +129,6 @@ class FQL(Learner):
                     "tradeoff",
                 }
             ),
-        )
-
-    def preprocess(self) -> PreprocessSettings:
-        return PreprocessSettings(
-            reward_scale=self.reward_scale, reward_shift=self.reward_shift, action_margin=self.action_margin
         )
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:

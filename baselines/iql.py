@@ -26,7 +26,6 @@ from adaptive_constraints import (
     Params,
     Phase,
     Point,
-    PreprocessSettings,
     Spec,
     Stage,
     Terms,
@@ -79,12 +78,6 @@ class IQL(Learner):
     polyak: float = 0.005
     """Rate of the target critics."""
     normalize_observations: bool = True
-    """Shift and scale observations by the data's mean and standard deviation + 1e-3."""
-    reward_scale: float | str = 1.0
-    """Factor on rewards; "return_range" is 1000 over the range of episode returns."""
-    reward_shift: float | str = 0.0
-    """Added to scaled rewards (-1 on AntMaze); "dataset_mean" subtracts their mean. Not neutral where episodes
-    terminate."""
 
     paper: ClassVar[str] = "arXiv 2110.06169"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -131,9 +124,6 @@ class IQL(Learner):
             # Advantage-weighted imitation is improvement and constraint in one: there is no other to put in its place.
             seams=frozenset(seams if awr else seams | {"constraint"}),
         )
-
-    def preprocess(self) -> PreprocessSettings:
-        return PreprocessSettings(self.normalize_observations, self.reward_scale, self.reward_shift)
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
         states, actions, hidden = spec.observation_dim, spec.action_dim, (self.hidden,) * HIDDEN_LAYERS

@@ -23,7 +23,6 @@ from adaptive_constraints import (
     Params,
     Phase,
     Point,
-    PreprocessSettings,
     Spec,
     Stage,
     Terms,
@@ -59,12 +58,6 @@ class ReBRAC(Learner):
     """Largest smoothing noise, in units of the action bound."""
     policy_every: int = 2
     """Ticks per actor step and per step of the target networks."""
-    normalize_observations: bool = False
-    """Shift and scale observations by the data's mean and standard deviation + 1e-3."""
-    reward_scale: float | str = 1.0
-    """Factor on rewards (100 on AntMaze); "return_range" is 1000 over the range of episode returns."""
-    reward_shift: float | str = 0.0
-    """Added to scaled rewards; "dataset_mean" subtracts their mean. Not neutral where episodes terminate."""
 
     paper: ClassVar[str] = "arXiv 2305.09836"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -111,9 +104,6 @@ class ReBRAC(Learner):
 
     def columns(self) -> tuple[str, ...]:
         return ("next_action", "next_action_mask")
-
-    def preprocess(self) -> PreprocessSettings:
-        return PreprocessSettings(self.normalize_observations, self.reward_scale, self.reward_shift)
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
         hidden = (self.hidden,) * 3

@@ -20,7 +20,6 @@ from adaptive_constraints import (
     Params,
     Phase,
     Point,
-    PreprocessSettings,
     Spec,
     Stage,
     Terms,
@@ -54,12 +53,6 @@ class TD3BC(Learner):
     policy_every: int = 2
     """Ticks per actor step and per step of the target networks."""
     normalize_observations: bool = True
-    """Shift and scale observations by the data's mean and standard deviation + 1e-3."""
-    reward_scale: float | str = 1.0
-    """Factor on rewards; "return_range" is 1000 over the range of episode returns."""
-    reward_shift: float | str = 0.0
-    """Added to scaled rewards (-1 on AntMaze); "dataset_mean" subtracts their mean. Not neutral where episodes
-    terminate."""
 
     paper: ClassVar[str] = "arXiv 2106.06860"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -97,9 +90,6 @@ class TD3BC(Learner):
                 }
             ),
         )
-
-    def preprocess(self) -> PreprocessSettings:
-        return PreprocessSettings(self.normalize_observations, self.reward_scale, self.reward_shift)
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
         inputs, width = spec.observation_dim + spec.action_dim, self.hidden

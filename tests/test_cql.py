@@ -455,7 +455,7 @@ TABLE = {
 @pytest.mark.parametrize("family", TABLE)
 def test_presets_are_the_published_ones(family):
     chosen = CQL.preset(family)
-    preprocess = chosen.preprocess()
+    preprocess = chosen
     assert TABLE[family] == (
         chosen.alpha,
         chosen.target_gap,
@@ -487,7 +487,7 @@ def test_presets_of_imagination_limited_q_learning(name, actor, critic, entropy,
     chosen = CQL.preset(name)
     assert (chosen.actor_learning_rate, chosen.critic_learning_rate) == (actor, critic)
     assert (chosen.alpha, chosen.entropy, chosen.learning_rate_decay) == (0.0, entropy, decay)
-    assert (chosen.critic_layers, chosen.hidden, chosen.preprocess().normalize_observations) == (3, 256, False)
+    assert (chosen.critic_layers, chosen.hidden, chosen.normalize_observations) == (3, 256, False)
 
 
 @pytest.mark.parametrize(

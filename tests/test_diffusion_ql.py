@@ -468,12 +468,12 @@ def test_presets_are_the_papers_table():
 
 def test_rewards_are_z_scored():
     data = random_data()
-    settings = DiffusionQL.preset("pen-human").preprocess()
+    settings = DiffusionQL.preset("pen-human")
     fitted = Preprocessor.fit(data, reward_scale=settings.reward_scale, reward_shift=settings.reward_shift)
     raw = data.rewards.astype(np.float64)
     rewards = fitted.table(data)["reward"].numpy()
     np.testing.assert_allclose(rewards, (raw - raw.mean()) / raw.std(), atol=1e-5)
-    antmaze = DiffusionQL.preset("antmaze-large-play").preprocess()
+    antmaze = DiffusionQL.preset("antmaze-large-play")
     fitted = Preprocessor.fit(data, reward_scale=antmaze.reward_scale, reward_shift=antmaze.reward_shift)
     torch.testing.assert_close(fitted.rewards(torch.tensor([0.0, 1.0])), torch.tensor([-2.0, 2.0]))
 

@@ -284,7 +284,7 @@ def test_the_flow_learns_both_modes_where_there_are_two():
 
 
 def test_actions_of_the_data_stay_off_the_bounds():
-    settings = FQL().preprocess()
+    settings = FQL()
     fitted = Preprocessor.fit(random_data(), action_margin=settings.action_margin)
     found = fitted.actions(torch.tensor([[-1.0, 0.5]], dtype=torch.float64))
     assert found[0].tolist() == pytest.approx([-1 + 1e-5, 0.5], abs=1e-7)

@@ -113,16 +113,6 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PreprocessSettings:
-    """How raw data becomes learner space; see `adaptive_constraints.data.Preprocessor.fit`."""
-
-    normalize_observations: bool = False
-    reward_scale: float | str = 1.0
-    reward_shift: float | str = 0.0
-    action_margin: float = 0.0
-
-
-@dataclass(frozen=True)
 class Facts:
     """What a configured learner tells adapters, so that nobody has to ask for its class."""
 
@@ -164,11 +154,22 @@ class Learner(Presets, ABC):
     """Discount per environment step."""
     batch_size: int = 256
     """Rows per minibatch and seed."""
+    normalize_observations: bool = False
+    """Shift and scale observations by the data's mean and standard deviation + 1e-3."""
+    reward_scale: float | Literal["return_range", "dataset_std"] = 1.0
+    """Factor on rewards; return_range is 1000 over the range of episode returns, dataset_std is 1 over the rewards'
+    standard deviation."""
+    reward_shift: float | Literal["dataset_mean"] = 0.0
+    """Added to scaled rewards (-1 on AntMaze); dataset_mean subtracts their mean. Not neutral where episodes
+    terminate."""
+    action_margin: float = 0.0
+    """The data's actions are clipped to +-(1 - this), away from where a squashed policy's density is infinite."""
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         self.require(0 <= self.discount <= 1, f"discount must lie in [0, 1], not {self.discount}")
         self.require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
+        self.require(0 <= self.action_margin < 1, f"action_margin must lie in [0, 1), not {self.action_margin}")
 
     def require(self, condition: bool, text: str) -> None:
         """Refuse a setting: raise `StackError` with ``text`` unless ``condition`` holds."""
@@ -218,10 +219,6 @@ class Learner(Presets, ABC):
     def columns(self) -> tuple[str, ...]:
         """Columns of the data that it reads from ``v.batch`` beside the usual ones; see `Dataset.column`."""
         return ()
-
-    def preprocess(self) -> PreprocessSettings:
-        """How raw data becomes learner space."""
-        return PreprocessSettings()
 
     def distribution(self, v: View, p: Params, observation: Tensor) -> Gaussian | Point | None:
         """The policy at states [N, D] in closed form: a density or a point; None where it can only be sampled."""

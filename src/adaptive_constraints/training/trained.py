@@ -145,8 +145,14 @@ class Trained:
         progress: bool = False,
     ) -> Trained:
         """At tick 0, with data."""
-        settings = stack.learner.preprocess()
-        preprocessor = Preprocessor.fit(dataset, **asdict(settings))
+        learner = stack.learner
+        preprocessor = Preprocessor.fit(
+            dataset,
+            normalize_observations=learner.normalize_observations,
+            reward_scale=learner.reward_scale,
+            reward_shift=learner.reward_shift,
+            action_margin=learner.action_margin,
+        )
         spec = Spec(dataset.observation_dim, dataset.action_dim)
         resolved = stack.resolve()
         prepared = prepare(resolved, dataset, preprocessor, seeds, device, progress)
