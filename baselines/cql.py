@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints import (
+    CONSTRAINT_SEAMS,
+    IMITATION_SEAMS,
+    TD_SEAMS,
     Average,
     Facts,
     Gaussian,
@@ -144,11 +147,11 @@ class CQL(Learner):
     def facts(self) -> Facts:
         # Not asked: "constraint". Its answer reaches a network by the policy's action, but here the critics are
         # constrained: it would give them no gradient and leave them with no conservatism at all.
-        gap = {"behavior_action", "constraint_weight", "constraint_scale", "tradeoff"} if self.alpha else set()
-        imitation = {"behavior_action", "sample_weight"} if self.actor_imitation else set()
+        gap = CONSTRAINT_SEAMS - {"constraint"} | {"behavior_action"} if self.alpha else frozenset()
+        imitation = IMITATION_SEAMS if self.actor_imitation else frozenset()
         return Facts(
             constrained="critic",
-            seams=frozenset({"bootstrap", "td_weight", "critic_rows"} | gap | imitation),
+            seams=TD_SEAMS | gap | imitation,
             tradeoff=self.alpha or None,
             scales="constraint",
             policy="actor",

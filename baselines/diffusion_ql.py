@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.nn.functional import mish
 
 from adaptive_constraints import (
+    CONSTRAINT_SEAMS,
+    IMITATION_SEAMS,
+    TD_SEAMS,
     Average,
     Facts,
     Learner,
@@ -134,19 +137,7 @@ class DiffusionQL(Learner):
             scales="improvement",
             distribution="generative",
             normalized_critic=self.critic == "robust",
-            seams=frozenset(
-                {
-                    "bootstrap",
-                    "td_weight",
-                    "critic_rows",
-                    "behavior_action",
-                    "sample_weight",
-                    "constraint",
-                    "constraint_weight",
-                    "constraint_scale",
-                    "tradeoff",
-                }
-            ),
+            seams=TD_SEAMS | IMITATION_SEAMS | CONSTRAINT_SEAMS,
         )
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:

@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from adaptive_constraints import (
+    CONSTRAINT_SEAMS,
+    IMITATION_SEAMS,
+    TD_SEAMS,
     Average,
     Facts,
     Learner,
@@ -116,19 +119,7 @@ class FQL(Learner):
             owns_behavior=True,
             imitation_is_constraint=False,
             normalized_critic=True,
-            seams=frozenset(
-                {
-                    "bootstrap",
-                    "td_weight",
-                    "critic_rows",
-                    "behavior_action",
-                    "sample_weight",
-                    "constraint",
-                    "constraint_weight",
-                    "constraint_scale",
-                    "tradeoff",
-                }
-            ),
+            seams=TD_SEAMS | IMITATION_SEAMS | CONSTRAINT_SEAMS,
         )
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:

@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints import (
+    CONSTRAINT_SEAMS,
+    IMITATION_SEAMS,
+    TD_SEAMS,
     Average,
     Facts,
     Gaussian,
@@ -101,17 +104,7 @@ class IQL(Learner):
 
     def facts(self) -> Facts:
         awr = self.extraction == "awr"
-        seams = {
-            "bootstrap",
-            "td_weight",
-            "critic_rows",
-            "value_action",
-            "behavior_action",
-            "sample_weight",
-            "constraint_weight",
-            "constraint_scale",
-            "tradeoff",
-        }
+        seams = TD_SEAMS | {"value_action"} | IMITATION_SEAMS | CONSTRAINT_SEAMS
         return Facts(
             constrained="actor",
             tradeoff=self.beta if awr else self.alpha,
@@ -122,7 +115,7 @@ class IQL(Learner):
             normalized_critic=self.critic == "robust",
             reads_policy_action=not awr,
             # Advantage-weighted imitation is improvement and constraint in one: there is no other to put in its place.
-            seams=frozenset(seams if awr else seams | {"constraint"}),
+            seams=seams - {"constraint"} if awr else seams,
         )
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints import (
+    CONSTRAINT_SEAMS,
+    IMITATION_SEAMS,
+    TD_SEAMS,
     Average,
     Facts,
     Learner,
@@ -87,19 +90,7 @@ class ReBRAC(Learner):
             scales="constraint",
             distribution="point",
             normalized_critic=True,
-            seams=frozenset(
-                {
-                    "bootstrap",
-                    "td_weight",
-                    "critic_rows",
-                    "behavior_action",
-                    "sample_weight",
-                    "constraint",
-                    "constraint_weight",
-                    "constraint_scale",
-                    "tradeoff",
-                }
-            ),
+            seams=TD_SEAMS | IMITATION_SEAMS | CONSTRAINT_SEAMS,
         )
 
     def columns(self) -> tuple[str, ...]:

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints import (
+    CONSTRAINT_SEAMS,
+    IMITATION_SEAMS,
+    TD_SEAMS,
     Average,
     Facts,
     Learner,
@@ -76,19 +79,7 @@ class TD3BC(Learner):
             scales="improvement",
             distribution="point",
             normalized_critic=self.critic == "robust",
-            seams=frozenset(
-                {
-                    "bootstrap",
-                    "td_weight",
-                    "critic_rows",
-                    "behavior_action",
-                    "sample_weight",
-                    "constraint",
-                    "constraint_weight",
-                    "constraint_scale",
-                    "tradeoff",
-                }
-            ),
+            seams=TD_SEAMS | IMITATION_SEAMS | CONSTRAINT_SEAMS,
         )
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:

@@ -15,6 +15,9 @@ from adaptive_constraints.agent import Agent, load_agent, wrap
 from adaptive_constraints.data import Dataset, doctor, load_dataset
 from adaptive_constraints.errors import AdaptiveConstraintsError
 from adaptive_constraints.learner import (
+    CONSTRAINT_SEAMS,
+    IMITATION_SEAMS,
+    TD_SEAMS,
     Average,
     Facts,
     Gaussian,
@@ -37,9 +40,12 @@ __all__ = [
     "A2PR",
     "ANQ",
     "ASPC",
+    "CONSTRAINT_SEAMS",
     "ILQ",
+    "IMITATION_SEAMS",
     "SPOT",
     "SSAR",
+    "TD_SEAMS",
     "WPC",
     "Adapter",
     "AdapterStage",

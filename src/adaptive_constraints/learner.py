@@ -29,6 +29,12 @@ Params = dict[str, Tensor]
 Schedule = float | Callable[[int, int], float]
 """A learning rate: a number, or a function of (tick, horizon), ticks counted from 1."""
 Phase = Literal["offline", "online"]
+TD_SEAMS = frozenset({"bootstrap", "td_weight", "critic_rows"})
+"""What `Learner.regression` and `Learner.target` ask."""
+IMITATION_SEAMS = frozenset({"behavior_action", "sample_weight"})
+"""What a term asks that imitates the data."""
+CONSTRAINT_SEAMS = frozenset({"constraint", "constraint_weight", "constraint_scale", "tradeoff"})
+"""What the constrained loss asks: `View.constraint`, `View.weighted` or `View.tempered`, and its trade-off."""
 
 
 class Terms(NamedTuple):
