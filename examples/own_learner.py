@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 import adaptive_constraints as ac
-from adaptive_constraints.adapter import SEAMS
 from adaptive_constraints.networks import init_mlp, mlp
 
 
@@ -27,9 +26,9 @@ class AdvantageWeighted(ac.Learner):
     """Inverse temperature of the weights; 0 is plain behaviour cloning. The trade-off."""
 
     def facts(self) -> ac.Facts:
-        asked = frozenset(SEAMS) - {"value_action", "query_action"}
+        seams = ac.TD_SEAMS | ac.IMITATION_SEAMS | ac.CONSTRAINT_SEAMS
         kind = {"exponential_weights": True, "normalized_critic": True, "reads_policy_action": False}
-        return ac.Facts("actor", asked, self.k, "exponent", **kind)
+        return ac.Facts("actor", seams, self.k, "exponent", **kind)
 
     def init(self, spec: ac.Spec, generator: torch.Generator) -> dict[str, ac.Params]:
         state, action = spec
@@ -45,6 +44,9 @@ class AdvantageWeighted(ac.Learner):
 
     def sample(self, v: ac.View, p: ac.Params, observation: Tensor, site: str) -> Tensor:
         return torch.tanh(mlp(p, observation))
+
+    def distribution(self, v: ac.View, p: ac.Params, observation: Tensor) -> ac.Point:
+        return ac.Point(self.sample(v, p, observation, "distribution"))
 
     def act(self, v: ac.View, observation: Tensor) -> Tensor:
         return self.sample(v, v.p["actor"], observation, "act")

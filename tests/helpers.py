@@ -8,12 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptive_constraints import Adapter, Dataset, Learner, Spec
+from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Learner, Spec
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training.engine import Engine
 from adaptive_constraints.training.initial import initial_state
+
+FOUR = (
+    ANQ(hidden=8, policy_every=1),
+    SSAR(hidden=8, select="return", trusted_fraction=0.5, growth_every=2),
+    ASPC(interval=1),
+    ILQ(
+        samples=2, rows=6, model_members=3, model_elites=2, model_hidden=8, model_epochs=2, behavior_steps=20,
+        behavior_hidden=8, diffusion_steps=2, termination_steps=20, warm_up=0.0,
+    ),
+)  # fmt: skip
+"""The four adapters, small and quick to act."""
 
 
 def random_data(rows: int = 200, observation: int = 3, action: int = 2) -> Dataset:

@@ -18,7 +18,9 @@ from adaptive_constraints import ASPC, adapters, baselines, load_agent, load_dat
 from adaptive_constraints.adapter import SEAMS
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.cli import _parse
-from adaptive_constraints.testing import check_adapter, check_learner
+from adaptive_constraints.testing import check_adapter, check_learner, check_stack
+
+from .helpers import FOUR
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,8 +68,10 @@ def test_own_parts_are_short_and_keep_the_laws():
     for name in ("own_adapter", "own_learner"):
         assert EXAMPLES[name].count("\n") < 80
     adapter = load(ROOT / "examples" / "own_adapter.py", "example_own_adapter").ReturnWeighted()
+    learner = load(ROOT / "examples" / "own_learner.py", "example_own_learner").AdvantageWeighted(batch_size=16)
     check_adapter(adapter, TD3BC(hidden=8, batch_size=16))
-    check_learner(load(ROOT / "examples" / "own_learner.py", "example_own_learner").AdvantageWeighted(batch_size=16))
+    check_learner(learner)
+    check_stack(learner, adapter, *FOUR)
 
 
 def test_finetune(capsys):

@@ -5,10 +5,12 @@ from itertools import combinations
 
 import pytest
 
-from adaptive_constraints import A2PR, ANQ, ASPC, ILQ, SPOT, SSAR, WPC, wrap
+from adaptive_constraints import A2PR, ASPC, ILQ, SPOT, SSAR, WPC, wrap
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.testing import check_adapter, check_learner, check_stack, made_data
+
+from .helpers import FOUR
 
 LEARNERS = {
     "TD3BC": TD3BC(hidden=8, batch_size=16),
@@ -17,26 +19,9 @@ LEARNERS = {
     "DiffusionQL": DiffusionQL(hidden=8, batch_size=16, candidates=3),
     "FQL": FQL(hidden=8, layers=2, batch_size=16, flow_steps=2),
 }
-ADAPTERS = {
-    "anq": ANQ(hidden=8, policy_every=1),
-    "ssar": SSAR(hidden=8, select="return", trusted_fraction=0.5, growth_every=2),
-    "aspc": ASPC(interval=1),
-    "ilq": ILQ(
-        samples=2, rows=6, model_members=3, model_elites=2, model_hidden=8, model_epochs=2, behavior_steps=20,
-        behavior_hidden=8, diffusion_steps=2, termination_steps=20, warm_up=0.0,
-    ),
-}  # fmt: skip
+ADAPTERS = {adapter.name: adapter for adapter in FOUR}
 OTHERS = {"wpc": WPC(), "a2pr": A2PR(hidden=8), "spot": SPOT(hidden=8, steps=20)}
 SUBSETS = [names for size in range(5) for names in combinations(ADAPTERS, size)]
-ALL = tuple(ADAPTERS.values())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """One cache of models for all, since they all train on the same data."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.mark.parametrize("names", SUBSETS, ids=["+".join(names) or "bare" for names in SUBSETS])
@@ -47,7 +32,7 @@ def test_every_stack_trains_saves_resumes_and_acts(learner, names):
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_stack_explains_itself_and_ablates(learner):
-    agent = wrap(LEARNERS[learner], *ALL)
+    agent = wrap(LEARNERS[learner], *FOUR)
     shown = agent.explain()
     for name in ADAPTERS:
         assert f"  {name} on {learner}: " in shown
@@ -69,7 +54,7 @@ def test_every_adapter_keeps_the_laws_or_says_why_not(learner, adapter):
 def test_rebrac_keeps_the_laws_and_takes_all_four():
     learner = ReBRAC(hidden=8, batch_size=16)
     check_learner(learner)
-    check_stack(learner, *ALL)
+    check_stack(learner, *FOUR)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +78,7 @@ def test_variants_keep_the_laws(learner):
 def test_unusual_data(learner, shape):
     data = made_data(**shape)
     part = replace(LEARNERS[learner], batch_size=64) if len(data) == 40 else LEARNERS[learner]
-    check_stack(part, *ALL, data=data)
+    check_stack(part, *FOUR, data=data)
 
 
 def test_nothing_to_scale_is_refused_by_both():
