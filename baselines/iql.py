@@ -37,8 +37,6 @@ from adaptive_constraints import (
 )
 from adaptive_constraints.networks import dropout_mask, expectile_loss, init_mlp, mlp, small_output
 
-LARGEST_WEIGHT = 100.0
-"""Of a row in advantage-weighted imitation."""
 SMALLEST_LOG_STD, LARGEST_LOG_STD = -20.0, 2.0
 """Of the policy."""
 HIDDEN_LAYERS = 2
@@ -55,6 +53,8 @@ class IQL(Learner):
     about Q off the data reach the policy."""
     beta: float = 3.0
     """awr: inverse temperature of the weights; larger trusts the advantages more. Its trade-off."""
+    largest_weight: float = 100.0
+    """awr: bound of those weights."""
     alpha: float = 2.5
     """ddpg+bc: weight of the normalised value against the imitation term. Its trade-off. Inferred: TD3+BC's number, as
     the paper tunes it per task."""
@@ -68,6 +68,8 @@ class IQL(Learner):
     critic: Literal["plain", "robust"] = "plain"
     """plain: two hidden ReLU layers. robust: three, each followed by a LayerNorm, small initial outputs. Inferred:
     arXiv 2508.19900 (ASPC) has the latter for TD3+BC and reports instability without."""
+    critics: int = 2
+    """How many."""
     hidden: int = 256
     """Width of every hidden layer."""
     value_learning_rate: float = 3e-4
@@ -91,6 +93,8 @@ class IQL(Learner):
         "antmaze": {"beta": 10.0, "expectile": 0.9, "reward_shift": -1.0},
         "adroit": {"expectile": 0.8, "dropout": 0.1},
         "maze2d": {},
+        # The learner under adaptive neighbourhoods (arXiv 2511.02567) on Gym, but for its slower policy and targets.
+        "anq": {"policy": "deterministic", "critics": 4, "largest_weight": 3.0},
     }
 
     def __post_init__(self) -> None:
@@ -99,6 +103,8 @@ class IQL(Learner):
         self.require(self.alpha > 0, f"alpha must be > 0, not {self.alpha}")
         self.require(0 < self.expectile < 1, f"expectile must lie in (0, 1), not {self.expectile}")
         self.require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), not {self.dropout}")
+        self.require(self.largest_weight > 0, f"largest_weight must be > 0, not {self.largest_weight}")
+        self.require(self.critics >= 1, f"critics must be at least 1, not {self.critics}")
         self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
         self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
 
@@ -125,10 +131,12 @@ class IQL(Learner):
         if self.policy == "gaussian":
             actor["log_std"] = torch.zeros(actions)
         if self.critic == "plain":
-            critic = init_mlp((states + actions, *hidden, 1), generator, ensemble=(2,))
+            critic = init_mlp((states + actions, *hidden, 1), generator, ensemble=(self.critics,))
         else:
             sizes = (states + actions, *hidden, self.hidden, 1)
-            critic = init_mlp(sizes, generator, ensemble=(2,), initializers=small_output(sizes, 3e-3), norm="after")
+            critic = init_mlp(
+                sizes, generator, ensemble=(self.critics,), initializers=small_output(sizes, 3e-3), norm="after"
+            )
         return {"value": value, "critic": critic, "actor": actor}
 
     def stages(self, phase: Phase) -> tuple[Stage, ...]:
@@ -203,7 +211,7 @@ class IQL(Learner):
         return self.value(v.p["value"], observation)
 
     def td_error(self, q: Tensor, target: Tensor) -> Tensor:
-        """The squared error, averaged over the two critics."""
+        """The squared error, averaged over the critics."""
         return (q - target).square().mean(0)
 
     def advantage(self, v: View) -> Tensor:
@@ -234,9 +242,9 @@ class IQL(Learner):
         return [dropout_mask(v.uniform(f"dropout/{layer}", shape), self.dropout) for layer in range(HIDDEN_LAYERS)]
 
     def constrained_loss(self, p: Params, v: View, k: Tensor) -> tuple[Tensor, Terms]:
-        """awr: imitation, each row weighted by min(exp(k A), 100). ddpg+bc: k * improvement + imitation."""
+        """awr: imitation, each row weighted by min(exp(k A), largest_weight). ddpg+bc: k * improvement + imitation."""
         if self.extraction == "ddpg+bc":
             return super().constrained_loss(p, v, k)
         terms = self.terms(p, v)
-        weight = v.tempered(k * self.advantage(v)).clamp(max=math.log(LARGEST_WEIGHT)).exp()
+        weight = v.tempered(k * self.advantage(v)).clamp(max=math.log(self.largest_weight)).exp()
         return (v.sample_weight() * weight * terms.constraint).mean(), terms

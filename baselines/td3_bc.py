@@ -29,7 +29,10 @@ from adaptive_constraints import (
     Update,
     View,
 )
-from adaptive_constraints.networks import init_mlp, mlp, small_output
+from adaptive_constraints.networks import Norm, init_mlp, mlp, small_output
+
+NORMS: dict[str, Norm] = {"plain": "none", "layernorm": "before", "robust": "after"}
+"""On which side of a critic's ReLU its LayerNorm stands."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,9 @@ class TD3BC(Learner):
 
     alpha: float = 2.5
     """Weight of the normalised value against the imitation term; larger trusts Q more. The trade-off."""
-    critic: Literal["plain", "robust"] = "plain"
-    """plain: two hidden ReLU layers. robust: three, each followed by a LayerNorm, small initial outputs
+    critic: Literal["plain", "layernorm", "robust"] = "plain"
+    """plain: two hidden ReLU layers. layernorm: the same with a LayerNorm before each ReLU (SSAR's backbone,
+    arXiv 2505.19923). robust: three, each followed by a LayerNorm, small initial outputs
     (arXiv 2508.19900, section 4); what ASPC recommends."""
     hidden: int = 256
     """Width of every hidden layer."""
@@ -78,17 +82,18 @@ class TD3BC(Learner):
             tradeoff=self.alpha,
             scales="improvement",
             distribution="point",
-            normalized_critic=self.critic == "robust",
+            normalized_critic=self.critic != "plain",
             seams=TD_SEAMS | IMITATION_SEAMS | CONSTRAINT_SEAMS,
         )
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
         inputs, width = spec.observation_dim + spec.action_dim, self.hidden
         actor = init_mlp((spec.observation_dim, width, width, spec.action_dim), generator)
-        if self.critic == "plain":
-            return {"actor": actor, "critic": init_mlp((inputs, width, width, 1), generator, ensemble=(2,))}
-        sizes = (inputs, width, width, width, 1)
-        critic = init_mlp(sizes, generator, ensemble=(2,), initializers=small_output(sizes, 3e-3), norm="after")
+        if self.critic == "robust":
+            sizes = (inputs, width, width, width, 1)
+            critic = init_mlp(sizes, generator, ensemble=(2,), initializers=small_output(sizes, 3e-3), norm="after")
+        else:
+            critic = init_mlp((inputs, width, width, 1), generator, ensemble=(2,), norm=NORMS[self.critic])
         return {"actor": actor, "critic": critic}
 
     def stages(self, phase: Phase) -> tuple[Stage, ...]:
@@ -111,7 +116,7 @@ class TD3BC(Learner):
     def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
         """Q_1, Q_2 at (s, a): [2, N], or of as many critics as ``p`` holds."""
         inputs = torch.cat([observation, action], -1)
-        return mlp(p, inputs, norm="after" if self.critic == "robust" else "none").squeeze(-1)
+        return mlp(p, inputs, norm=NORMS[self.critic]).squeeze(-1)
 
     def sample(self, v: View, p: Params, observation: Tensor, site: str) -> Tensor:
         """pi(s) + clipped noise, within the action bounds (target policy smoothing)."""

@@ -439,6 +439,18 @@ class Unbound(Adapter):
         return 0.0
 
 
+def test_untrusted_rows_leave_an_imitation_by_advantage():
+    """There a weight of the constraint divides an exponent: 0 would make such rows count up to 100 times."""
+    engine = trained(TinyIQL(), SSAR(hidden=8, trusted_fraction=0.5), data=made_data())
+
+    def look(v) -> dict[str, Tensor]:
+        return {"rows": v.sample_weight(), "trusted": v.batch["ssar.trusted"], "constraint": v.constraint_weight()}
+
+    found = engine.ask("look", look)
+    assert torch.equal(found["rows"], found["trusted"]) and 0 < found["rows"].mean() < 1
+    assert (found["constraint"] > 0.5).all()
+
+
 @each_learner
 def test_without_trusted_rows_nothing_is_learned_or_constrained(learner):
     """Check 4 of the spec's list; n stays too."""

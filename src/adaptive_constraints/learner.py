@@ -150,6 +150,8 @@ class Facts:
     reads_policy_action: bool = True
     """Q is read at actions off the data: by its policy, which improves that way, or (in what `Adapter.check` gets to
     see) by another adapter of the stack."""
+    replaced: frozenset[str] = frozenset()
+    """In what `Adapter.check` gets to see: the seams that another adapter of the stack replaces."""
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,8 @@ def _facts_for(adapter: Adapter, adapters: Sequence[Adapter], facts: Facts, phas
     """The learner's facts, with what the other adapters of the stack add to them."""
     others = [other for other in adapters if other is not adapter]
     reads = any(other.meta(facts) or "query_action" in other.answers(facts, phase) for other in others)
-    return replace(facts, reads_policy_action=facts.reads_policy_action or reads)
+    replaced = frozenset(seam for other in others for seam in other.answers(facts, phase) & other.replaces)
+    return replace(facts, reads_policy_action=facts.reads_policy_action or reads, replaced=replaced)
 
 
 def _unheard(answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list[str]:
@@ -190,10 +191,11 @@ def _unheard(answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list
     if not facts.imitation_is_constraint:
         return []
     return [
-        f"{unheard.name}: its answer to 'behavior_action' is not heard by the constraint, which {by.name} replaces"
+        f"{unheard.name}: its answer to {seam!r} is not heard by the constraint, which {by.name} replaces"
         for by in answering["constraint"]
         if "constraint" in by.replaces
-        for unheard in answering["behavior_action"]
+        for seam in ("behavior_action", "sample_weight")
+        for unheard in answering[seam]
     ]
 
 

@@ -181,9 +181,10 @@ class View:
         return self._product("constraint_scale")
 
     def weighted(self, constraint: Tensor) -> Tensor:
-        """The constraint [B] under the weights of all seams."""
+        """The constraint [B] under the weights of all seams; the rows' weights only where it imitates the data."""
         weight = self.constraint_scale() * self.constraint_weight()
-        if self.resolved.facts.imitation_is_constraint:
+        replaced = any("constraint" in adapter.replaces for adapter in self._answering("constraint"))
+        if self.resolved.facts.imitation_is_constraint and not replaced:
             weight = self.sample_weight() * weight
         return weight * constraint
 

@@ -1,4 +1,7 @@
-"""How far the data's action lies inside or outside a policy's trust interval, for every kind of policy."""
+"""How far the imitated action lies inside or outside a policy's trust interval, for every kind of policy.
+
+That is the data's action unless another adapter refines it: what the coefficient weighs is the pull towards it.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,7 @@ class TrustInterval:
             lower, upper = self._edge(policy, n, -1, squashed), self._edge(policy, n, 1, squashed)
             return torch.minimum(policy.log_density(lower), policy.log_density(upper))
 
-        return (torch.maximum(policy.log_density(v.a), at_edges(FLOOR_N)) - at_edges(n)).mean(-1)
+        return (torch.maximum(policy.log_density(v.behavior_action()), at_edges(FLOOR_N)) - at_edges(n)).mean(-1)
 
     def _edge(self, policy: Gaussian, n: Tensor | float, side: int, squashed: bool) -> Tensor:
         """The action n standard deviations to one side of the mean; squashed, at most n sigma away from it."""
@@ -90,7 +93,7 @@ class TrustInterval:
         The same difference of log-densities without the tanh's derivative, and without a bound in action space.
         """
         policy = _gaussian(v)
-        z = (torch.atanh(v.a.clamp(-LARGEST_EDGE, LARGEST_EDGE)) - policy.mean) / policy.std
+        z = (torch.atanh(v.behavior_action().clamp(-LARGEST_EDGE, LARGEST_EDGE)) - policy.mean) / policy.std
         return (n.square() - z.square().clamp(max=FLOOR_N**2)).mean(-1) / 2
 
     # -- by distance ----------------------------------------------------------------------------------------------
@@ -100,8 +103,8 @@ class TrustInterval:
         if self.kind == "model":
             return v.services.terms(v.p[v.services.facts.policy]).constraint.clamp(max=1)
         if self.kind == "surrogate":
-            return _distance(self._draws(v), v.a).amin(0)
-        return _distance(_mean_action(v), v.a)
+            return _distance(self._draws(v), v.behavior_action()).amin(0)
+        return _distance(_mean_action(v), v.behavior_action())
 
     def _draws(self, v: View) -> Tensor:
         """A few actions of the policy at each state; [M, B, A]."""

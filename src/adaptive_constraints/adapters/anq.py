@@ -5,7 +5,8 @@ distance that is high where the data's action was good and low where it was bad.
 actions, the critics' target bootstraps from V, and the policy imitates the refined actions: the best of a small
 neighbourhood of each action of the data, found without sampling and without a model of the behaviour.
 
-One tick: V (at the refined actions); the critics; every second tick mu, then its Polyak average; the learner's policy.
+One tick: V (at the refined actions); the critics; every second tick mu, then its Polyak average; the learner's policy
+(on learners that step critics and policy in one stage, mu comes after both).
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class ANQ(Adapter):
 
     paper: ClassVar[str] = "arXiv 2511.02567"
     tested_on: ClassVar[frozenset[str]] = frozenset({"IQL"})
-    """In substance: the paper's own agent is IQL with a deterministic policy, on four critics."""
+    """In substance: the paper's own agent is like ``IQL.preset("anq")``."""
     replaces: ClassVar[frozenset[str]] = frozenset({"bootstrap"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gym": {},

@@ -40,8 +40,8 @@ class ASPC(Adapter):
     rate: Literal["scaled", "published"] | float = "scaled"
     """Learning rate of rho. published: 2e-3 * interval / 10, meant for 10^6 ticks. scaled: that times the paper's
     run length over this run's, so that the scale can travel as far in a short run, but at most 0.05 (reached below
-    40,000 ticks), so that it does not run away while the critics know nothing. A number: that rate. All three decay
-    exponentially to 1 % over the run."""
+    20,000 constrained steps), so that it does not run away while the critics know nothing. A number: that rate. All
+    three decay exponentially to 1 % over the run."""
     loss: Literal["auto", "L1", "L1+L2", "L1+L3", "L1+L2+L3"] = "auto"
     """Parts of the outer loss; auto: all on a deterministic policy (the paper's method), L1+L2 otherwise (its
     appendix D names no L3 there)."""
@@ -71,9 +71,17 @@ class ASPC(Adapter):
             raise StackError(f"{self.name}: rate must be >= 0, not {self.rate}")
 
     def check(self, facts: Facts) -> Sequence[str]:
-        if facts.normalized_critic:
-            return ()
-        return ("the paper reports instability without LayerNorm in the critics; use the learner's robust critic",)
+        doubts = []
+        if not facts.normalized_critic:
+            doubts.append(
+                "the paper reports instability without LayerNorm in the critics; use the learner's robust critic"
+            )
+        if not facts.normalizes_improvement:
+            doubts.append(
+                "its outer loss, and how far its scale can travel (about 20 in all), are meant for a value divided by "
+                "its mean size; normalise the learner's value (normalize_q=True)"
+            )
+        return doubts
 
     # -- the scale ------------------------------------------------------------------------------------------------
 

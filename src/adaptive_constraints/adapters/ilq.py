@@ -253,7 +253,7 @@ class ILQ(Adapter):
 
     def td_weight(self, v: View) -> Tensor | float:
         """eta; 1 while a behaviour model that the learner still trains warms up."""
-        if not (self.limit and v.services.facts.owns_behavior):
+        if v.phase == "online" or not (self.limit and v.services.facts.owns_behavior):
             return self.eta
         warm = v.tick > self.warm_up * v.horizon
         return torch.where(warm, v.r.new_tensor(self.eta), v.r.new_tensor(1.0))

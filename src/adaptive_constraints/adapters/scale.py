@@ -29,7 +29,10 @@ class FixedScale(Adapter):
 
 @dataclass(frozen=True)
 class LinearScale(Adapter):
-    """The trade-off on a straight line over the run, reaching ``end`` at the last planned tick."""
+    """The trade-off on a straight line over the run, reaching ``end`` at the last planned tick.
+
+    Fine-tuning makes the run longer, so the line starts anew from where the longer one stands then.
+    """
 
     end: float = 10.0
     """> 0."""

@@ -60,7 +60,8 @@ class SSAR(Adapter):
     """For "advantage": minibatches that V and Q are trained on. None: five per row, at least 100,000 and at most
     1,000,000; inferred: the paper always has 1,000,000, and so has this on all data sets that it uses the rule on."""
     loosen_bound: bool = True
-    """Rows that are not trusted are not constrained at all; otherwise they merely have no say in beta."""
+    """Rows that are not trusted are not constrained at all; otherwise they merely have no say in beta. Where imitation
+    is weighted by exp(advantage), improvement and constraint in one, such rows are not imitated (inferred)."""
 
     deviation: Literal["auto", "density", "pre_tanh", "fixed_sigma", "surrogate", "model"] = "auto"
     """How the deviation of the data's action from the policy is measured. density: by the Gaussian policy's own
@@ -146,6 +147,11 @@ class SSAR(Adapter):
                 "the policy has no density, so the deviation is the distance to the nearest of a few draws, to which "
                 "a right action of another mode is far: doubtful on multimodal data"
             )
+        if interval.kind == "model" and "constraint" in facts.replaced:
+            doubts.append(
+                "the distance to the learner's own behaviour model is read off its constraint, which another adapter "
+                "replaces: set deviation='surrogate'"
+            )
         if self.loosen_bound and self.select != "all" and not facts.normalized_critic:
             doubts.append(
                 "untrusted states are not constrained, and without LayerNorm in the critics Q may diverge there: use "
@@ -154,8 +160,14 @@ class SSAR(Adapter):
         return doubts
 
     def answers(self, facts: Facts, phase: Phase) -> frozenset[str]:
-        annealed = phase == "online" and self.annealing != "none"
-        return frozenset({"constraint_weight", "constraint_scale"} if annealed else {"constraint_weight"})
+        annealed = {"constraint_scale"} if phase == "online" and self.annealing != "none" else set()
+        selective = {"sample_weight"} if self._drops_rows(facts) else set()
+        return frozenset({"constraint_weight"} | annealed | selective)
+
+    def _drops_rows(self, facts: Facts) -> bool:
+        """Untrusted rows leave the imitation: a weight of 0 would not loosen exp(advantage) but make it extreme."""
+        asked = facts.exponential_weights and "sample_weight" in facts.seams
+        return asked and self.loosen_bound and self.select != "all"
 
     # -- the trusted subset D^ ------------------------------------------------------------------------------------
 
@@ -229,7 +241,11 @@ class SSAR(Adapter):
 
     def constraint_weight(self, v: View) -> Tensor:
         weight = self.weight(v.p[self.group("beta")], v.s)
-        return self.trusted(v) * weight if self.loosen_bound else weight
+        loosened = self.loosen_bound and not self._drops_rows(v.services.facts)
+        return self.trusted(v) * weight if loosened else weight
+
+    def sample_weight(self, v: View) -> Tensor:
+        return self.trusted(v)
 
     def constraint_scale(self, v: View) -> Tensor:
         """Annealing online; never below 0, which would push away from the data."""
@@ -282,7 +298,8 @@ class SSAR(Adapter):
     def advance(self, v: View) -> Mapping[str, Tensor]:
         """n grows until, on the trusted rows of a minibatch, the policy covers the data on average; then never again.
 
-        A minibatch without trusted rows says nothing.
+        A minibatch without trusted rows says nothing. The policy is the one after this tick's step, while beta's loss
+        read the one before it.
         """
         if v.phase == "online":  # beta learns no more, and n says only what it learned from
             return {}

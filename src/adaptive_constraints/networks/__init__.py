@@ -15,6 +15,7 @@ from adaptive_constraints.networks.dynamics import (
 )
 from adaptive_constraints.networks.losses import expectile_loss
 from adaptive_constraints.networks.mlp import (
+    Norm,
     dropout_mask,
     init_mlp,
     linear,
@@ -29,6 +30,7 @@ from adaptive_constraints.networks.policies import TanhGaussian
 from adaptive_constraints.networks.vae import Posterior, decode_action, encode_action, init_action_vae, reconstruct
 
 __all__ = [
+    "Norm",
     "Posterior",
     "TanhGaussian",
     "VariancePreserving",
