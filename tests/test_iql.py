@@ -310,6 +310,7 @@ PRESETS = {
     "antmaze": (10.0, 0.9, "gaussian", 0.0, 1.0, -1.0, 0.005),
     "adroit": (3.0, 0.8, "gaussian", 0.1, 1.0, 0.0, 0.005),
     "maze2d": (3.0, 0.7, "gaussian", 0.0, 1.0, 0.0, 0.005),
+    "anq": (3.0, 0.7, "deterministic", 0.0, 1.0, 0.0, 0.005),
 }
 
 
@@ -326,6 +327,7 @@ def test_presets_are_the_published_settings():
             True,
         )
         assert (iql.hidden, iql.batch_size, iql.discount) == (256, 256, 0.99)
+        assert (iql.critics, iql.largest_weight) == ((4, 3.0) if family == "anq" else (2, 100.0))
         assert {iql.value_learning_rate, iql.critic_learning_rate, iql.actor_learning_rate} == {3e-4}
 
 

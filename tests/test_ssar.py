@@ -516,7 +516,7 @@ def margin(kind: str, policy: object, a: Tensor, n: float, distribution: str = "
     """w of a policy that says the same at all states."""
     facts = SimpleNamespace(policy="actor", distribution=distribution)
     services = SimpleNamespace(facts=facts, distribution=lambda p, s: policy, **other)
-    v = SimpleNamespace(services=services, p={"actor": {}}, a=a, s=torch.zeros(len(a), 3))
+    v = SimpleNamespace(services=services, p={"actor": {}}, a=a, behavior_action=lambda: a, s=torch.zeros(len(a), 3))
     return TrustInterval(kind, 0.1, 4, "ssar/draws").margin(v, torch.tensor(n).to(a))
 
 
@@ -929,7 +929,7 @@ def test_online_the_coefficient_is_used_but_not_trained(learner):
 
     def look(v) -> dict[str, Tensor]:
         weight = v.resolved.adapters[0].weight(v.p["ssar.beta"], v.s) * v.batch["ssar.trusted"] * (1 - 3 / 10)
-        return {"found": v.constraint_scale() * v.constraint_weight(), "expected": weight}
+        return {"found": v.sample_weight() * v.constraint_scale() * v.constraint_weight(), "expected": weight}
 
     seen = engine.ask("ssar", look)
     torch.testing.assert_close(seen["found"], seen["expected"])
