@@ -132,7 +132,10 @@ WRONG = {
     "no learner": (["--learner"], "name a learner, such as --learner TD3BC"),
     "two learners": (["--learner", "TD3BC", "ASPC"], "one learner is needed, not TD3BC, ASPC"),
     "unknown setting": (["--learner", "TD3BC", "critc=robust"], "TD3BC has no setting 'critc': did you mean 'critic'?"),
-    "wrong choice": (["--learner", "TD3BC", "critic=fast"], "critic must be 'plain', 'layernorm' or 'robust', not 'fast'"),
+    "wrong choice": (
+        ["--learner", "TD3BC", "critic=fast"],
+        "critic must be 'plain', 'layernorm' or 'robust', not 'fast'",
+    ),
     "wrong number": (["--learner", "TD3BC", "hidden=2.5"], "hidden must be a whole number, not '2.5'"),
     "setting first": (["--learner", "hidden=8"], "'hidden=8' stands before any learner"),
     "spaces": (["--learner", "TD3BC", "=8"], "write setting=value without spaces"),
@@ -313,7 +316,11 @@ def test_list(capsys):
         assert name in shown
     assert main(["list", "td3bc", "aspc"]) == 0
     shown = said(capsys)
-    assert "'plain', 'layernorm' or 'robust'" in shown and "Width of every hidden layer." in shown and "closed_form" in shown
+    assert (
+        "'plain', 'layernorm' or 'robust'" in shown
+        and "Width of every hidden layer." in shown
+        and "closed_form" in shown
+    )
     assert main(["list", "TD3"]) == 2
     assert "unknown learner or adapter 'TD3': did you mean TD3BC?" in said(capsys)
 

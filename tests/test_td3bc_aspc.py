@@ -39,13 +39,14 @@ class Policy(nn.Sequential):
 
 
 class Critic(nn.Module):
-    """One critic; robust ones have three hidden layers, each followed by LayerNorm."""
+    """One critic; robust ones have three hidden layers, each followed by LayerNorm, others may have it before ReLU."""
 
-    def __init__(self, inputs: int, width: int, robust: bool) -> None:
+    def __init__(self, inputs: int, width: int, robust: bool, before: bool = False) -> None:
         super().__init__()
         layers, sizes = [], [inputs, *[width] * (3 if robust else 2)]
         for wide, narrow in itertools.pairwise(sizes):
-            layers += [nn.Linear(wide, narrow), nn.ReLU()] + ([nn.LayerNorm(narrow)] if robust else [])
+            layers += [nn.Linear(wide, narrow), *([nn.LayerNorm(narrow)] if before else []), nn.ReLU()]
+            layers += [nn.LayerNorm(narrow)] if robust else []
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ class PlainLoop:
         robust, width = learner.critic == "robust", learner.hidden
 
         def critic() -> Critic:
-            return Critic(states + actions, width, robust).to(dtype)
+            return Critic(states + actions, width, robust, learner.critic == "layernorm").to(dtype)
 
         self.policy, self.policy_target = (Policy(states, width, actions).to(dtype) for _ in range(2))
         self.critics, self.critic_targets = [critic(), critic()], [critic(), critic()]
@@ -196,6 +197,7 @@ def take(network: nn.Module, params: dict[str, Tensor], index: int | None) -> No
 
 CASES = {
     "plain": ("plain", None),
+    "layernorm": ("layernorm", None),
     "robust": ("robust", None),
     "robust+ASPC": ("robust", Meta()),
 }
