@@ -52,7 +52,7 @@ ILQ: dict[str, Any] = {
 SLOWER: dict[str, Any] = {"actor_learning_rate": 1e-4, "critic_learning_rate": 3e-4}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CQL(Learner):
     """CQL; the defaults are those of CORL's reference implementation on Gym."""
 

@@ -54,7 +54,7 @@ _ANTMAZE: dict[str, Any] = {"reward_scale": 4.0, "reward_shift": -2.0}
 _PEN: dict[str, Any] = {"learning_rate": 3e-5, "reward_scale": "dataset_std", "reward_shift": "dataset_mean"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DiffusionQL(Learner):
     """Diffusion-QL; the defaults are those of the paper and its code on locomotion."""
 

@@ -38,7 +38,7 @@ _EPSILON = 1e-6
 """What the critics' LayerNorm adds to variances, and the activation's approximation: as in JAX's libraries."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FQL(Learner):
     """Flow Q-learning; the defaults are those of the paper and its code."""
 

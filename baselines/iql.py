@@ -43,7 +43,7 @@ HIDDEN_LAYERS = 2
 """Of the actor, the plain critics and V."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IQL(Learner):
     """IQL; the defaults are those of CORL's reference implementation on the Gym tasks."""
 

@@ -35,7 +35,7 @@ from adaptive_constraints import (
 from adaptive_constraints.networks import init_mlp, mlp, small_output
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReBRAC(Learner):
     """ReBRAC; apart from the two penalties, which its authors tune per data set, the defaults are theirs for Gym."""
 

@@ -35,7 +35,7 @@ NORMS: dict[str, Norm] = {"plain": "none", "layernorm": "before", "robust": "aft
 """On which side of a critic's ReLU its LayerNorm stands."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TD3BC(Learner):
     """TD3+BC; the defaults are those of the paper and of CORL's reference implementation."""
 

@@ -28,7 +28,7 @@ class ReturnWeighted(Adapter):
         """One weight per row [N]; the engine gathers it with every minibatch."""
         returns = torch.as_tensor(preparation.data.column("return"))
         weight = (self.temperature * (returns - returns.mean()) / returns.std()).exp()
-        return Prepared(columns={"weight": weight / weight.mean()})
+        return Prepared(columns={"weight": weight / weight.mean()}, online={"weight": 1.0})
 
     def sample_weight(self, v: View) -> Tensor:
         """The weights [B] of this minibatch."""

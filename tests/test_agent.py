@@ -8,13 +8,25 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from adaptive_constraints import ASPC, Adapter, Dataset, FixedScale, LinearScale, load_agent, wrap
+from adaptive_constraints import (
+    ASPC,
+    Adapter,
+    Dataset,
+    FixedScale,
+    LinearScale,
+    adapters,
+    baselines,
+    load_agent,
+    registry,
+    wrap,
+)
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, StackError, TrainingError
 from adaptive_constraints.stack import Stack
@@ -150,14 +162,47 @@ def test_explain_names_stages_seams_evidence_and_warnings():
         ((TD3BC(), ASPC(), ASPC()), "share one name"),
         ((TD3BC(), ASPC(), FixedScale()), r"ASPC \(name 'aspc'\) and FixedScale .* both decide 'tradeoff'"),
         ((TD3BC(), ASPC(name="No good")), "lower-case"),
-        ((TD3BC(critic="robus"),), "TD3BC: critic must be 'plain' or 'robust', not 'robus'"),
-        ((TD3BC(hidden=2.5),), "hidden must be a whole number, not 2.5"),
-        ((TD3BC(), ASPC(rate="fast")), "ASPC: rate must be 'scaled', 'published' or a number, not 'fast'"),
     ],
 )
 def test_stacks_that_cannot_be(parts, message):
     with pytest.raises(StackError, match=message):
         wrap(*parts)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "message"),
+    [
+        (TD3BC, {"critic": "robus"}, "TD3BC: critic must be 'plain', 'layernorm' or 'robust', not 'robus'"),
+        (TD3BC, {"hidden": 2.5}, "hidden must be a whole number, not 2.5"),
+        (TD3BC, {"hidden": "256"}, "hidden must be a whole number, not '256'"),
+        (ASPC, {"rate": "fast"}, "ASPC: rate must be 'scaled', 'published' or a number, not 'fast'"),
+    ],
+)
+def test_settings_are_checked_where_they_are_given(part, settings, message):
+    with pytest.raises(StackError, match=message):
+        part(**settings)
+
+
+def test_settings_are_named():
+    """A number alone might be meant for any of them."""
+    for part in (TD3BC, FixedScale):
+        with pytest.raises(TypeError, match="positional"):
+            part(0.5)
+
+
+def test_an_adapter_that_does_nothing_is_noticed():
+    class Misspelled(Adapter):
+        def sample_wieght(self, v):
+            return 2.0
+
+    assert r"sample_wieght (sample_weight?)" in wrap(TD3BC(), Misspelled()).explain()
+
+
+def test_only_parts_that_are_meant_to_be_used_are_listed():
+    import_module("adaptive_constraints.testing")  # which defines some for its own ends
+    known = {**registry.learners(), **registry.adapters()}
+    ours = {name for name, part in known.items() if part.__module__.startswith("adaptive_constraints")}
+    assert ours == {*baselines.__all__, *adapters.__all__}
 
 
 def test_taking_off_what_is_not_there(stack):

@@ -15,11 +15,12 @@ from adaptive_constraints.baselines import DiffusionQL
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.errors import DatasetError, StackError
 from adaptive_constraints.networks import VariancePreserving, denoise, init_noise_network, noise_error
-from adaptive_constraints.testing import Probe, check_learner
+from adaptive_constraints.testing import check_learner
 from adaptive_constraints.training import noise
 from adaptive_constraints.training.engine import Engine
 
 from .helpers import build, different, learned, random_data, trained
+from .test_seams import Probe
 
 SMALL = DiffusionQL(hidden=8, batch_size=16, diffusion_steps=2, candidates=5, backup_actions=3)
 

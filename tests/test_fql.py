@@ -14,11 +14,12 @@ from adaptive_constraints import ASPC, Dataset, Spec
 from adaptive_constraints.baselines import FQL
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.testing import Probe, check_learner
+from adaptive_constraints.testing import check_learner
 from adaptive_constraints.training import noise
 from adaptive_constraints.training.engine import Engine
 
 from .helpers import build, different, learned, random_data, trained
+from .test_seams import Probe
 
 SMALL = FQL(hidden=8, layers=2, batch_size=16, flow_steps=3, normalize_q=True, alpha=3.0)
 

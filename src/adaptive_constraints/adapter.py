@@ -97,7 +97,7 @@ class Prepared:
     """The value a row collected online gets in each column."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Adapter(Presets):
     """Base class of adapters. Two adapters of one class need different names: they key state, noise and logs."""
 
@@ -110,8 +110,9 @@ class Adapter(Presets):
     """Seams that this adapter answers without calling ``default()``; at most one adapter may."""
 
     def __post_init__(self) -> None:
+        self.check_settings()
         if not self.name:
-            object.__setattr__(self, "name", type(self).__name__.lower())
+            object.__setattr__(self, "name", type(self).__name__.lstrip("_").lower())
 
     def was_tested_on(self, learner: str, facts: Facts) -> bool:
         """Whether this adapter's paper tested it on the learner of this name, configured to these facts."""

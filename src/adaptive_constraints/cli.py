@@ -96,6 +96,9 @@ def _import(modules: Sequence[str]) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise DependencyError(f"--imports {module}: {error}; give a module's dotted name, not a file") from error
+        except Exception as error:
+            text = f"--imports {module}: it fails while being imported ({type(error).__name__}: {error})"
+            raise DependencyError(f"{text}; import it in Python to see where") from error
 
 
 def _failed(error: BaseException, debug: bool) -> int:
@@ -501,8 +504,6 @@ def _announce(stack: Stack, data: Dataset, wanted: Identity, out: Path) -> None:
     """What is going to be trained, and whether it was begun before."""
     print(f"{stack.name} on {data!r}")
     print(f"seeds {', '.join(map(str, wanted.seeds))}; {wanted.steps} ticks; run folder {out}")
-    for text in stack.resolve().warnings:
-        print(f"note: {text}")
     if (out / CHECKPOINT).is_file():
         found = Trained.read(out / CHECKPOINT, torch.device("cpu"))
         if found.identity == wanted:
@@ -583,8 +584,10 @@ def _show_settings(cls: type[Learner] | type[Adapter]) -> None:
     _table(["setting", "default", "values", ""], [list(setting) for setting in settings.describe(cls)])
     if cls.presets:
         print("\npreset=NAME takes these published settings:")
+        default = {entry.name: entry.default for entry in fields(cls)}
         presets = {
-            name: " ".join(f"{key}={value}" for key, value in each.items()) for name, each in cls.presets.items()
+            name: " ".join(f"{key}={value}" for key, value in each.items() if value != default[key])
+            for name, each in cls.presets.items()
         }
         _table(["preset", "differs from the defaults in"], [[name, each or "-"] for name, each in presets.items()])
 

@@ -154,7 +154,7 @@ class Facts:
     """In what `Adapter.check` gets to see: the seams that another adapter of the stack replaces."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Learner(Presets, ABC):
     """Base class of learners: override the upper half; the page of defaults below it suits most."""
 
@@ -175,6 +175,7 @@ class Learner(Presets, ABC):
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        self.check_settings()
         self.require(0 <= self.discount <= 1, f"discount must lie in [0, 1], not {self.discount}")
         self.require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
         self.require(0 <= self.action_margin < 1, f"action_margin must lie in [0, 1), not {self.action_margin}")

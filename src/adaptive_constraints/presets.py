@@ -17,6 +17,12 @@ class Presets:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Published settings by family of data sets (gym, antmaze, ...) or by data set, as far as the defaults differ."""
 
+    def check_settings(self) -> None:
+        """Raise `StackError` where a setting is not what its annotation allows, such as a misspelled choice."""
+        from adaptive_constraints.settings import check  # which knows learners and adapters, and so comes after them
+
+        check(self)  # type: ignore[arg-type]
+
     @classmethod
     def preset(cls, family: str, **settings: Any) -> Self:
         """The published settings for a family of data sets, less those that ``settings`` says otherwise.

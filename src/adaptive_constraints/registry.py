@@ -82,7 +82,8 @@ def _known(base: type[Part], group: str) -> dict[str, type[Part]]:
 def _descendants(base: type[Part]) -> Iterator[type[Part]]:
     subclasses: list[type[Part]] = list(base.__subclasses__())  # type: ignore[arg-type]
     for cls in subclasses:
-        if is_dataclass(cls) and not getattr(cls, "__abstractmethods__", None):
+        private = cls.__name__.startswith("_")
+        if is_dataclass(cls) and not private and not getattr(cls, "__abstractmethods__", None):
             yield cls
         yield from _descendants(cls)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -84,6 +85,7 @@ class Stack:
             facts = replace(facts, seams=facts.seams | shared.seams)
         answering = _answering(self.learner, self.adapters, facts, phase)
         warnings += _unheard(answering, facts)
+        warnings += [f"{each.name}: {text}" for each in self.adapters for text in _idle(each, facts, phase)]
         return Resolved(
             learner=self.learner,
             adapters=self.adapters,
@@ -184,6 +186,17 @@ def _facts_for(adapter: Adapter, adapters: Sequence[Adapter], facts: Facts, phas
     reads = any(other.meta(facts) or "query_action" in other.answers(facts, phase) for other in others)
     replaced = frozenset(seam for other in others for seam in other.answers(facts, phase) & other.replaces)
     return replace(facts, reads_policy_action=facts.reads_policy_action or reads, replaced=replaced)
+
+
+def _idle(adapter: Adapter, facts: Facts, phase: Phase) -> list[str]:
+    """That an adapter does nothing at all, as with a misspelled seam."""
+    overridden = {name for name in vars(Adapter) if getattr(type(adapter), name) is not getattr(Adapter, name)}
+    acts = overridden & {"answers", "stages", "advance", "meta", "diagnostics"}
+    if acts or adapter.answers(facts, phase):
+        return []
+    own = {name for name in vars(type(adapter)) if callable(getattr(type(adapter), name)) and not name.startswith("_")}
+    near = [f"{name} ({close[0]}?)" for name in sorted(own) if (close := difflib.get_close_matches(name, SEAMS, n=1))]
+    return ["it answers no seam and has no stage, so it changes nothing" + (f": {', '.join(near)}" if near else "")]
 
 
 def _unheard(answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list[str]:

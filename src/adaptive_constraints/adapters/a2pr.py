@@ -35,7 +35,7 @@ def _published(imitation_weight: float, reconstruction_weight: float) -> dict[st
     return {"imitation_weight": imitation_weight, "reconstruction_weight": reconstruction_weight}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class A2PR(Adapter):
     """Imitate an autoencoder's action where it has the greater advantage, and nothing where none is positive."""
 

@@ -31,7 +31,7 @@ SMALLEST_FACTOR = 0.01
 Aggregate = Literal["learner", "min", "mean"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ANQ(Adapter):
     """Refine the data's actions within neighbourhoods; learn V from them, Q from V, and imitate them.
 

@@ -29,7 +29,7 @@ PUBLISHED_STEPS = 500_000
 """Constrained steps in the paper's runs: 10^6 ticks, one in two."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ASPC(Adapter):
     """Learn the trade-off, scale = softplus(rho), by descending L1 + L2 + L3 through the constrained step."""
 

@@ -35,7 +35,7 @@ class Imagined(NamedTuple):
     """Probability that the episode truly ends there; [N]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ILQ(Adapter):
     """Supervise Q off the data with min(imagined value, best value of the behaviour) + delta; learn the rest as before.
 

@@ -12,7 +12,7 @@ from adaptive_constraints.errors import StackError
 from adaptive_constraints.view import View
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FixedScale(Adapter):
     """The trade-off at one value throughout; with the value ASPC converged to, the paper's "converged" column."""
 
@@ -27,7 +27,7 @@ class FixedScale(Adapter):
         return default() if self.value is None else v.r.new_tensor(self.value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LinearScale(Adapter):
     """The trade-off on a straight line over the run, reaching ``end`` at the last planned tick.
 

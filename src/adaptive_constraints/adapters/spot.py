@@ -34,7 +34,7 @@ CHUNK = 500
 """Minibatches between two updates of the progress bar."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SPOT(Adapter):
     """Replace the learner's constraint by the negative log-density of its action under a model of the behaviour."""
 

@@ -40,7 +40,7 @@ FEW = 0.01
 """A trusted share of the data below this is warned of."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SSAR(Adapter):
     """Learn where to constrain: a coefficient per state, lower where the policy already covers trusted data."""
 
@@ -205,9 +205,14 @@ class SSAR(Adapter):
             "advantage": f"rows with min Q(s, a) >= V(s) at expectile {self.selection_expectile}",
         }[self.select]
         if share == 0:
+            remedy = {
+                "return": "lower return_threshold",
+                "success": "rewards that are never positive at an episode's end want select='return'",
+                "advantage": "lower selection_expectile",
+            }[self.select]
             raise DatasetError(
                 f"{self.name} would trust nothing in {data.name!r}: select={self.select!r} keeps {rule}, and the best "
-                f"return in the data is {data.episode_returns().max():g}. Lower return_threshold, or select otherwise"
+                f"return in the data is {data.episode_returns().max():g}; {remedy}"
             )
         if share < FEW:
             text = f"{self.name} trusts only {share:.2%} of {data.name!r}: select={self.select!r} keeps {rule}"

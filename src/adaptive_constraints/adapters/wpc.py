@@ -23,7 +23,7 @@ from adaptive_constraints.networks import init_mlp, mlp
 from adaptive_constraints.view import View
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WPC(Adapter):
     """Imitate where the advantage is positive: each row weighs 1{Q_1(s, a) > V(s)}."""
 

@@ -59,6 +59,8 @@ def fit(trained: Trained, plan: Plan) -> None:
         progress = Progress(trained.stack.name, trained.engine.horizon, trained.engine.tick, plan.progress)
         try:
             with progress, tuned(trained.device), trained.environments():
+                for text in trained.engine.resolved.warnings:
+                    progress.say(f"note: {text}")
                 _Loop(trained, plan, evaluator, log, progress).run()
         finally:
             if log is not None:

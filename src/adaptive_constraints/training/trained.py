@@ -77,7 +77,7 @@ class Identity:
     def differences(self, other: Identity) -> list[str]:
         """In words, what ``other`` has otherwise."""
         pairs: dict[str, tuple[Any, ...]] = {
-            "stack": (self.stack, other.stack),
+            **_differing_settings(self.stack, other.stack),
             "steps": (self.steps, other.steps),
             "seeds": (list(self.seeds), list(other.seeds)),
             "data fingerprint": (self.fingerprint, other.fingerprint),
@@ -87,6 +87,19 @@ class Identity:
         else:
             pairs |= {f"online {key}": (self.online[key], other.online[key]) for key in self.online}
         return [f"{what} {mine} there, {theirs} here" for what, (mine, theirs) in pairs.items() if mine != theirs]
+
+
+def _differing_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Of two stacks' descriptions: their parts where those differ, otherwise the settings that do."""
+    parts = [[each["learner"], *each["adapters"]] for each in (mine, theirs)]
+    types = [[part["type"] for part in each] for each in parts]
+    if types[0] != types[1]:
+        return {"stack": (" + ".join(types[0]), " + ".join(types[1]))}
+    return {
+        f"{one['type']} {name}": (one["settings"].get(name), two["settings"].get(name))
+        for one, two in zip(*parts, strict=True)
+        for name in one["settings"] | two["settings"]
+    }
 
 
 @dataclass
