@@ -566,11 +566,11 @@ def test_two_that_decide_the_bootstrap_are_refused():
 
 
 def test_presets():
-    assert ANQ.preset("gym") == ANQ()
-    assert ANQ.preset("gym-expert") == ANQ(penalty_weight=5.0)
+    assert ANQ.preset("gym") == ANQ(penalty_weight=0.1)
+    assert ANQ.preset("gym-expert") == ANQ() == ANQ(penalty_weight=5.0)
     antmaze = ANQ.preset("antmaze", penalty_weight=0.1)
     assert (antmaze.value_expectile, antmaze.value_aggregate, antmaze.objective_aggregate) == (0.9, "mean", "min")
-    assert antmaze.penalty_weight == 0.1
+    assert antmaze.penalty_weight == 0.1 and ANQ.preset("antmaze").penalty_weight == 5.0
 
 
 # -- laws -------------------------------------------------------------------------------------------------------------
