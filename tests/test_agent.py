@@ -183,6 +183,11 @@ def test_settings_are_checked_where_they_are_given(part, settings, message):
         part(**settings)
 
 
+def test_a_phase_that_is_none_is_refused(stack):
+    with pytest.raises(StackError, match="phase must be 'offline' or 'online', not 'onlin'"):
+        stack.explain("onlin")
+
+
 def test_settings_are_named():
     """A number alone might be meant for any of them."""
     for part in (TD3BC, FixedScale):

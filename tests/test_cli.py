@@ -132,6 +132,7 @@ WRONG = {
     "no learner": (["--learner"], "name a learner, such as --learner TD3BC"),
     "two learners": (["--learner", "TD3BC", "ASPC"], "one learner is needed, not TD3BC, ASPC"),
     "unknown setting": (["--learner", "TD3BC", "critc=robust"], "TD3BC has no setting 'critc': did you mean 'critic'?"),
+    "quoted": (["--learner", "TD3BC critic=robust"], "as words of their own, without quotes"),
     "wrong choice": (
         ["--learner", "TD3BC", "critic=fast"],
         "critic must be 'plain', 'layernorm' or 'robust', not 'fast'",

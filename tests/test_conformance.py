@@ -64,6 +64,23 @@ class Wide(TD3BC):
 
 
 @dataclass(frozen=True)
+class Branching(TD3BC):
+    """Looks at a value."""
+
+    def td_error(self, q, target):
+        return super().td_error(q, target) if target.mean() > 0 else super().td_error(q, target) * 2
+
+
+@dataclass(frozen=True)
+class Noisy(TD3BC):
+    """Draws as one pleases."""
+
+    def sample(self, v, p, observation, site):
+        action = self.policy(p, observation)
+        return (action + torch.randn_like(action)).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
 class Homeless(TD3BC):
     """Calls a group its policy that is not there."""
 
@@ -79,6 +96,8 @@ class Homeless(TD3BC):
         (Wild, "act leaves the action bounds"),
         (Wide, "terms.constraint gives"),
         (Homeless, "no group 'student'"),
+        (Branching, "branches on a tensor's value"),
+        (Noisy, "draws noise elsewhere|changes"),
     ],
 )
 def test_a_learner_that_breaks_a_law_is_told_so(learner, words):

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from adaptive_constraints import Facts, Preparation, Spec, Stage, Update
+from adaptive_constraints import Adapter, Facts, Preparation, Prepared, Spec, Stage, Update, wrap
+from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_mlp, mlp
+from adaptive_constraints.testing import made_data
 
 from .helpers import random_data
 
@@ -100,3 +103,12 @@ def test_shared_models_are_those_of_the_first_seed():
         "test.x", {}, lambda seeds, _: counts.append(list(seeds)) or {"w": torch.randn(1, 2)}, steps=1, shared=True
     )
     assert counts == [[3]] and shared["w"].shape == (3, 2) and torch.equal(shared["w"][0], shared["w"][2])
+
+
+def test_a_column_of_another_length_is_refused():
+    class Short(Adapter):
+        def prepare(self, preparation):
+            return Prepared(columns={"weight": torch.ones(5)})
+
+    with pytest.raises(StackError, match=r"short: its column 'weight' has 5 rows, the data has 160"):
+        wrap(TD3BC(), Short()).fit(made_data(), steps=1, progress=False)

@@ -17,7 +17,7 @@ from torch import Tensor
 from adaptive_constraints._version import __version__
 from adaptive_constraints.adapter import Prepared
 from adaptive_constraints.data import Dataset, Preprocessor
-from adaptive_constraints.errors import CheckpointError
+from adaptive_constraints.errors import CheckpointError, StackError
 from adaptive_constraints.learner import Facts, Params, Spec, Stage
 from adaptive_constraints.stack import Resolved
 from adaptive_constraints.training import checkpoint
@@ -144,7 +144,14 @@ def prepare(
     preparation = Preparation(
         data, preprocessor, resolved.facts, spec, tuple(seeds), resolved.learner.discount, device, progress
     )
-    return {each.name: each.prepare(preparation) or Prepared() for each in resolved.adapters}
+    prepared = {each.name: each.prepare(preparation) or Prepared() for each in resolved.adapters}
+    for name, each in prepared.items():
+        rows = {column: len(values) for column, values in each.columns.items()}
+        rows |= {column: values.shape[1] for column, values in each.seed_columns.items()}
+        for column, count in rows.items():
+            if count != len(data):
+                raise StackError(f"{name}: its column {column!r} has {count} rows, the data has {len(data)}")
+    return prepared
 
 
 def cache_folder() -> Path:

@@ -57,6 +57,8 @@ def _grouped(words: Sequence[str], kind: str, example: str) -> list[tuple[str, d
     """Each name with the texts of the settings that follow it."""
     grouped: list[tuple[str, dict[str, str]]] = []
     for word in words:
+        if " " in word:
+            raise StackError(f"{word!r}: write a name and its settings as words of their own, without quotes")
         setting, equals, text = word.partition("=")
         if not equals:
             grouped.append((word, {}))

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -74,6 +74,8 @@ class Stack:
 
     def resolve(self, phase: Phase = "offline") -> Resolved:
         """Work out who answers where; raises `StackError` where parts do not fit."""
+        if phase not in get_args(Phase):
+            raise StackError(f"phase must be 'offline' or 'online', not {phase!r}")
         facts = self.learner.facts()
         warnings = [
             f"{adapter.name}: {text}"

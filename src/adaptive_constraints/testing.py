@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from torch import Tensor
 from adaptive_constraints.adapter import SEAMS, Adapter, MetaLoss, MetaStep
 from adaptive_constraints.agent import load_agent, wrap
 from adaptive_constraints.data import Dataset, Preprocessor
-from adaptive_constraints.errors import StackError
+from adaptive_constraints.errors import AdaptiveConstraintsError, StackError
 from adaptive_constraints.learner import Facts, Learner, Params, Phase, Row, Spec, Terms
 from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
@@ -47,17 +48,18 @@ def check_learner(learner: Learner, *, data: Dataset | None = None) -> None:
     laws of `check_stack`.
     """
     case = _Case(learner, (), data or made_data())
-    _facts_fit_the_parameters(case)
-    _functions_have_their_shapes(case)
-    for seam in sorted(learner.facts().seams):
-        _seam_is_heard(case, seam)
-        _neutral_answer_changes_nothing(case, seam)
-    _meta_gradient_agrees_with_automatic_differentiation(case)
-    _for_presets(learner)
-    check_stack(learner, data=data)
-    _together_is_alone(case)
-    _a_lost_seed_is_alone(case)
-    _traced_is_eager(case)
+    with _said_plainly(case):
+        _facts_fit_the_parameters(case)
+        _functions_have_their_shapes(case)
+        for seam in sorted(learner.facts().seams):
+            _seam_is_heard(case, seam)
+            _neutral_answer_changes_nothing(case, seam)
+        _meta_gradient_agrees_with_automatic_differentiation(case)
+        _for_presets(learner)
+        check_stack(learner, data=data)
+        _together_is_alone(case)
+        _a_lost_seed_is_alone(case)
+        _traced_is_eager(case)
 
 
 def check_adapter(adapter: Adapter, learner: Learner, *, data: Dataset | None = None) -> None:
@@ -67,14 +69,15 @@ def check_adapter(adapter: Adapter, learner: Learner, *, data: Dataset | None = 
     of it do not share state; and it keeps the laws of `check_stack`. Raises `StackError` where it refuses the learner.
     """
     case = _Case(learner, (adapter,), data or made_data())
-    _answers_seams_that_exist(case)
-    _draws_under_its_own_name(case)
-    _two_of_a_kind_stay_apart(case)
-    _for_presets(adapter)
-    check_stack(learner, adapter, data=data)
-    _together_is_alone(case)
-    _a_lost_seed_is_alone(case)
-    _traced_is_eager(case)
+    with _said_plainly(case):
+        _answers_seams_that_exist(case)
+        _draws_under_its_own_name(case)
+        _two_of_a_kind_stay_apart(case)
+        _for_presets(adapter)
+        check_stack(learner, adapter, data=data)
+        _together_is_alone(case)
+        _a_lost_seed_is_alone(case)
+        _traced_is_eager(case)
 
 
 def check_stack(learner: Learner, *adapters: Adapter, data: Dataset | None = None) -> None:
@@ -84,9 +87,10 @@ def check_stack(learner: Learner, *adapters: Adapter, data: Dataset | None = Non
     loaded half-way equals one that was not, and a loaded agent acts as the saved one, within the action bounds.
     """
     case = _Case(learner, adapters, data or made_data())
-    _survives_its_spec(case)
-    _is_finite_and_moves_what_it_steps(case)
-    _resumes_and_acts(case)
+    with _said_plainly(case):
+        _survives_its_spec(case)
+        _is_finite_and_moves_what_it_steps(case)
+        _resumes_and_acts(case)
 
 
 def made_data(rows: int = 160, observation_dim: int = 3, action_dim: int = 2) -> Dataset:
@@ -155,6 +159,24 @@ def _learned(engine: Engine) -> State:
 def _different(one: State, two: State) -> list[str]:
     """Names of tensors of both that differ in any bit."""
     return [name for name in one.keys() & two.keys() if not torch.equal(one[name], two[name])]
+
+
+@contextmanager
+def _said_plainly(case: _Case) -> Iterator[None]:
+    """What torch says of a broken law, in the words of the law."""
+    try:
+        yield
+    except (AssertionError, AdaptiveConstraintsError):
+        raise
+    except Exception as error:
+        text = str(error)
+        if "data-dependent control flow" in text:
+            said = "a function branches on a tensor's value: use torch.where"
+        elif "random operation" in text:
+            said = "a function draws noise elsewhere than by v.normal and v.uniform"
+        else:
+            said = f"running it fails ({type(error).__name__}: {text.splitlines()[0] if text else 'no message'})"
+        raise AssertionError(f"{case.name}: {said}") from error
 
 
 # -- laws of a learner --------------------------------------------------------------------------------------------

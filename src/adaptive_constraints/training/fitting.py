@@ -69,6 +69,8 @@ def fit(trained: Trained, plan: Plan) -> None:
         if evaluator is not None:
             evaluator.close()
     if plan.out is not None:
+        if not (plan.out / CHECKPOINT).is_file():  # a run that was complete before it got this folder
+            trained.write(plan.out / CHECKPOINT)
         _results(trained, plan.out)
 
 
