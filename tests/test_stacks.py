@@ -36,6 +36,8 @@ def test_every_stack_explains_itself_and_ablates(learner):
     shown = agent.explain()
     for name in ADAPTERS:
         assert f"  {name} on {learner}: " in shown
+    assert "  ilq: 3 dynamics models, up to 2 passes over the data" in shown
+    assert ("a diffusion model of the behaviour" in shown) == (learner != "FQL"), "which has a model of its own"
     assert "constraint_weight  ssar (divided by its mean: the trade-off is learned)" in shown
     assert agent.without("aspc", "ilq").name == f"{learner} + anq + ssar"
 

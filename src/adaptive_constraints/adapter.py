@@ -139,6 +139,10 @@ class Adapter(Presets):
         """
         return None
 
+    def preparations(self, facts: Facts) -> Sequence[str]:
+        """What it trains before tick 1, in words and with what it costs (for `explain`)."""
+        return ()
+
     def prepare(self, preparation: Preparation) -> Prepared | None:
         """Frozen models and extra columns for all seeds, before tick 1."""
         return None

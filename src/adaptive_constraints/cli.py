@@ -513,7 +513,7 @@ def _announce(stack: Stack, data: Dataset, wanted: Identity, out: Path) -> None:
 
 def _interrupted(out: Path) -> str:
     if not (out / CHECKPOINT).is_file():
-        return "interrupted before the first checkpoint: the same command starts from the beginning"
+        return "interrupted before the first checkpoint: the same command starts anew (trained models are kept)"
     tick = load_agent(out, "cpu").tick
     return f"interrupted: the same command goes on from tick {tick}, the last checkpoint in {out}"
 

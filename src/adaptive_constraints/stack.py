@@ -119,6 +119,7 @@ class Stack:
         return "\n".join(
             [
                 self.name,
+                *_explain_preparations(resolved),
                 "",
                 "Stages of one tick",
                 *_explain_stages(resolved),
@@ -316,6 +317,13 @@ def _check_groups(stages: Sequence[Stage]) -> None:
 
 
 # -- explanations -------------------------------------------------------------------------------------------------
+
+
+def _explain_preparations(resolved: Resolved) -> list[str]:
+    said = [(each.name, text) for each in resolved.adapters for text in each.preparations(resolved.facts)]
+    if resolved.phase == "online" or not said:
+        return []
+    return ["", "Before tick 1 (kept in the cache)", *(f"  {name}: {text}" for name, text in said)]
 
 
 def _explain_stages(resolved: Resolved) -> list[str]:

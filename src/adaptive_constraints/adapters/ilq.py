@@ -177,6 +177,19 @@ class ILQ(Adapter):
 
     # -- models ---------------------------------------------------------------------------------------------------
 
+    def preparations(self, facts: Facts) -> Sequence[str]:
+        if self.off:
+            return ()
+        models = []
+        if self.imagination:
+            models.append(f"{self.model_members} dynamics models, up to {self.model_epochs} passes over the data")
+        if self.imagination and self.termination in ("auto", "learned"):
+            text = f"a classifier of terminal states, {self.termination_steps:,} minibatches"
+            models.append(text + (", unless a rule is known" if self.termination == "auto" else ""))
+        if self.limit and not facts.owns_behavior:
+            models.append(f"a diffusion model of the behaviour, {self.behavior_steps:,} minibatches")
+        return models
+
     def prepare(self, preparation: Preparation) -> Prepared | None:
         """Train or fetch what ``v.frozen`` is to hold, a flat dict (``dynamics.``, ``behavior.``, ...)."""
         if self.off:

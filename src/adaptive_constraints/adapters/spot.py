@@ -117,6 +117,9 @@ class SPOT(Adapter):
 
     # -- the model of the behaviour -------------------------------------------------------------------------------
 
+    def preparations(self, facts: Facts) -> Sequence[str]:
+        return (f"an autoencoder of the data's actions, {self.steps:,} minibatches",)
+
     def prepare(self, preparation: Preparation) -> Prepared:
         """The autoencoder's parameters, trained on the data's states and actions."""
         name, spec, latent = f"{self.name}.behavior", preparation.spec, self._latent(preparation.spec)

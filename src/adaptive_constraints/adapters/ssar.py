@@ -171,6 +171,12 @@ class SSAR(Adapter):
 
     # -- the trusted subset D^ ------------------------------------------------------------------------------------
 
+    def preparations(self, facts: Facts) -> Sequence[str]:
+        if self.select != "advantage":
+            return ()
+        steps = f"{self.selection_steps:,}" if self.selection_steps else "100,000 to 1,000,000"
+        return (f"critics to select trusted rows by, {steps} minibatches",)
+
     def prepare(self, preparation: Preparation) -> Prepared | None:
         """The flag m of every row, 1 where it is trusted, and what share of the data that is."""
         if self.select == "all":
