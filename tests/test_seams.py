@@ -27,6 +27,7 @@ from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import mlp
 from adaptive_constraints.stack import Stack
+from adaptive_constraints.testing import _Probe as Probe
 from adaptive_constraints.training.engine import Engine
 from adaptive_constraints.training.metrics import Failure
 
@@ -42,47 +43,6 @@ LEARNERS = {
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 ASKED = [(name, seam) for name, learner in LEARNERS.items() for seam in sorted(learner.facts().seams)]
 each_seam = pytest.mark.parametrize(("name", "seam"), ASKED)
-
-
-@dataclass(frozen=True)
-class Probe(Adapter):
-    """Answers one seam, away from its default by ``by``."""
-
-    seam: str = "td_weight"
-    by: float = 0.0
-
-    def answers(self, facts, phase):
-        return frozenset({self.seam})
-
-    def bootstrap(self, v, observation, site, batch, default):
-        return default() + self.by
-
-    def td_weight(self, v):
-        return 1 + self.by
-
-    def critic_rows(self, v):
-        return [Row(self.by, v.s, -v.a, v.r)]
-
-    def value_action(self, v, default):
-        return default() + self.by
-
-    def behavior_action(self, v, default):
-        return default() + self.by
-
-    def sample_weight(self, v):
-        return 1 + self.by * (v.r > 0)
-
-    def constraint(self, v, action, default):
-        return default() + self.by * action.square().mean(-1)
-
-    def constraint_weight(self, v):
-        return 1 + self.by * (v.r > 0)
-
-    def constraint_scale(self, v):
-        return 1 + self.by
-
-    def tradeoff(self, v, default):
-        return default() * (1 + self.by)
 
 
 @dataclass(frozen=True)

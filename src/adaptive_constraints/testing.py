@@ -409,7 +409,7 @@ class _Probe(Adapter):
         return default() + self.by
 
     def behavior_action(self, v: View, default: Callable[[], Tensor]) -> Tensor:
-        return default() + self.by * 0.1
+        return default() + self.by
 
     def sample_weight(self, v: View) -> Tensor:
         return 1 + self.by * (v.r > 0)
