@@ -25,5 +25,9 @@ class EvaluationError(AdaptiveConstraintsError):
     """An environment is unknown or does not fit the agent."""
 
 
+class SuiteError(AdaptiveConstraintsError):
+    """A suite of benchmarks cannot be read, or does not fit what a results folder already holds."""
+
+
 class DependencyError(AdaptiveConstraintsError, ImportError):
     """An optional dependency is missing; the message names the extra that brings it."""

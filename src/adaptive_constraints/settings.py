@@ -183,7 +183,7 @@ def describe(cls: type[Learner | Adapter]) -> list[Setting]:
     inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__annotations__", {})}
     described = []
     for field in sorted(fields(cls), key=lambda field: field.name in inherited):
-        default = "(required)" if field.default is MISSING else _plain(field.default)
+        default = "(required)" if field.default is MISSING else plain(field.default)
         described.append(Setting(field.name, default, words(annotations[field.name]), docs.get(field.name, "")))
     return described
 
@@ -197,7 +197,8 @@ def _one_line(text: str) -> str:
     return " ".join(text.replace("``", "").split())
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """A value as `parse` reads it."""
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value) or "(empty)"
 
 
@@ -224,4 +225,4 @@ def _docs_of(cls: type) -> Iterator[tuple[str, str]]:
                 yield field.target.id, _one_line(text)
 
 
-__all__ = ["Setting", "check", "describe", "parse", "read_adapters", "read_learner", "summary", "words"]
+__all__ = ["Setting", "check", "describe", "parse", "plain", "read_adapters", "read_learner", "summary", "words"]

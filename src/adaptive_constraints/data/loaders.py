@@ -35,12 +35,16 @@ def load_dataset(reference: str, *, download: bool = False) -> Dataset:
     - `d4rl:FILE.hdf5`: a file in D4RL's layout, read without the d4rl package.
     - `npz:FILE`: arrays named as in `Dataset`, or what `save_npz` wrote.
     """
+    check_reference(reference)
+    scheme, _, rest = reference.partition(":")
+    return _load_minari(rest, download) if scheme == "minari" else _LOCAL_SCHEMES[scheme](rest)
+
+
+def check_reference(reference: str) -> None:
+    """Raise `DatasetError` for what can be no data reference, without looking whether the data is here."""
     scheme, colon, rest = reference.partition(":")
-    if colon and rest and scheme == "minari":
-        return _load_minari(rest, download)
-    if colon and rest and scheme in _LOCAL_SCHEMES:
-        return _LOCAL_SCHEMES[scheme](rest)
-    raise DatasetError(f"unknown data reference {reference!r}; use one of: {', '.join(_USAGES)}")
+    if not (colon and rest and (scheme == "minari" or scheme in _LOCAL_SCHEMES)):
+        raise DatasetError(f"unknown data reference {reference!r}; use one of: {', '.join(_USAGES)}")
 
 
 def list_datasets() -> list[str]:

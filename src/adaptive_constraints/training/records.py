@@ -38,7 +38,7 @@ def write_json(path: str | Path, obj: object) -> None:
     Arrays, tensors and tuples become lists, paths become strings, NaN and infinities become null.
     """
     with replacing(path) as file:
-        json.dump(_plain(obj), file, indent=2, allow_nan=False)
+        json.dump(plain(obj), file, indent=2, allow_nan=False)
         file.write("\n")
 
 
@@ -66,7 +66,7 @@ class MetricsLog:
 
     def append(self, tick: int, values: Mapping[str, Any]) -> None:
         """Record ``values`` by name at ``tick``."""
-        row = _plain({"tick": tick, **values})
+        row = plain({"tick": tick, **values})
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_line(row))
         if self._writer is not None:
@@ -134,14 +134,14 @@ def device_name(device: str | torch.device) -> str:
     return f"{device} ({_processor()})" if device.type == "cpu" else str(device)
 
 
-def _plain(value: Any) -> Any:
-    """``value`` in JSON's own types."""
+def plain(value: Any) -> Any:
+    """``value`` in JSON's own types: arrays, tensors and tuples as lists, paths as text, NaN and infinities as null."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(entry) for name, entry in value.items()}
+        return {str(name): plain(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, Path):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,251 @@
+"""One cell of a grid: one stack on one data set, all its seeds together, in a process of its own.
+
+A cell is handed to its process as the file ``cell.json`` in its run folder and leaves its rows there, or the reason why
+it failed. It runs anywhere: ``python -m adaptive_constraints.experiments.cell FOLDER DEVICE THREADS`` is what the local
+scheduler starts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import resource
+import shlex
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from adaptive_constraints.agent import Agent
+from adaptive_constraints.data import load_dataset
+from adaptive_constraints.errors import AdaptiveConstraintsError, SuiteError
+from adaptive_constraints.experiments.rows import ROWS, Row, write_rows
+from adaptive_constraints.stack import Stack
+from adaptive_constraints.training.fitting import CHECKPOINT
+from adaptive_constraints.training.history import History
+from adaptive_constraints.training.records import plain, write_json
+
+CELL, FAILED, SESSION, LOG = "cell.json", "failed.json", "session.json", "log.txt"
+FINISHED_EXIT, FAILED_EXIT = 0, 3
+"""How a cell's process ends once its rows, or the reason of its failure, are written; anything else is a lost one."""
+POINTS = 200
+"""Of a row's series, and of the metrics that they are made from."""
+_REGENERATED = re.compile(r"minari:(regenerated|mujoco)/")
+"""Minari's own MuJoCo sets are recordings anew, too, under D4RL's names."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is to be trained; everything in it is plain."""
+
+    id: str
+    suite: str
+    stack: str
+    """Label of the stack, made of the next two."""
+    learner: str
+    adapters: tuple[str, ...]
+    learner_words: tuple[str, ...]
+    """As ``train --learner`` takes them."""
+    adapter_words: tuple[str, ...]
+    spec: dict[str, Any]
+    """As `Stack.from_spec` reads it."""
+    data: str
+    seeds: tuple[int, ...]
+    ticks: int
+    eval_every: int
+    eval_episodes: int
+    eval_env: str
+    imports: tuple[str, ...] = ()
+    """Modules that define learners and adapters of the user's own."""
+
+    def command(self) -> str:
+        """The ``train`` command that makes this cell."""
+        counted = self.seeds == tuple(range(len(self.seeds)))
+        seeds = ["--seeds", str(len(self.seeds))] if counted else ["--seed-list", *map(str, self.seeds)]
+        return shlex.join(
+            [
+                *("adaptive-constraints", "train", "--data", self.data, "--learner", *self.learner_words),
+                *(["--adapters", *self.adapter_words] if self.adapter_words else []),
+                *("--steps", str(self.ticks), *seeds),
+                *("--eval-every", str(self.eval_every), "--eval-episodes", str(self.eval_episodes)),
+                *([] if self.eval_env == "auto" else ["--eval-env", self.eval_env]),
+                *(["--imports", *self.imports] if self.imports else []),
+            ]
+        )
+
+    def write(self, folder: Path) -> None:
+        """Into its run folder, for the process that trains it."""
+        write_json(folder / CELL, asdict(self))
+
+    @staticmethod
+    def read(folder: Path) -> Cell:
+        """The cell of a run folder."""
+        try:
+            stored: dict[str, Any] = json.loads((folder / CELL).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise SuiteError(
+                f"{folder} is not there on this machine: --out must be a folder that every machine at work sees"
+            ) from error
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in stored.items()}
+        return Cell(**values)
+
+
+def run_cell(folder: str | Path, device: str | None = None, threads: int = 1) -> bool:
+    """Train the cell of a run folder, or go on with it; whether it has rows at the end.
+
+    device: such as "cpu" or "cuda"; None takes CUDA where there is one.
+    threads: CPU threads of torch.
+
+    What goes wrong is written to ``failed.json`` rather than raised, and everything said to ``log.txt``.
+    """
+    folder = Path(folder)
+    cell = Cell.read(folder)
+    torch.set_num_threads(threads)
+    with (folder / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        _sweep(folder)
+        before = _open_session(folder)
+        started = time.monotonic()
+        try:
+            agent = _train(cell, folder, device)
+            write_rows(folder, _rows(cell, agent, folder, before + time.monotonic() - started, threads))
+        except Exception as error:
+            traceback.print_exc()
+            write_json(folder / FAILED, {"cell": cell.id, "reason": _reason(error), "command": cell.command()})
+            return False
+        (folder / FAILED).unlink(missing_ok=True)
+        return True
+
+
+def _train(cell: Cell, folder: Path, device: str | None) -> Agent:
+    for module in cell.imports:
+        importlib.import_module(module)
+    agent = Agent(Stack.from_spec(cell.spec))
+    agent.fit(
+        load_dataset(cell.data),
+        steps=cell.ticks,
+        seeds=cell.seeds,
+        device=device,
+        eval_env=cell.eval_env,
+        eval_every=cell.eval_every,
+        eval_episodes=cell.eval_episodes,
+        out=folder,
+        log_every=-(-cell.ticks // POINTS),
+        checkpoint_every=cell.eval_every,
+    )
+    return agent
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process had only half written."""
+    for path in folder.glob(".*.*"):
+        path.unlink()
+
+
+def _open_session(folder: Path) -> float:
+    """Note that the cell is at work from now on; seconds that earlier sessions spent on what is kept of them."""
+    file, checkpoint, before = folder / SESSION, folder / CHECKPOINT, 0.0
+    if file.is_file() and checkpoint.is_file():
+        last = json.loads(file.read_text(encoding="utf-8"))
+        before = last["before"] + max(0.0, checkpoint.stat().st_mtime - last["began"])
+    write_json(file, {"before": before, "began": time.time()})
+    return before
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, AdaptiveConstraintsError) else f"{type(error).__name__}: {error}"
+
+
+# -- rows ---------------------------------------------------------------------------------------------------------
+
+
+def _rows(cell: Cell, agent: Agent, folder: Path, wall_seconds: float, threads: int) -> list[Row]:
+    """One per seed."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    history = agent.history
+    reference = history.evaluations[-1].reference
+    common = {
+        **{name: getattr(cell, name) for name in ("suite", "stack", "learner", "adapters", "spec", "ticks")},
+        "cell": cell.id,
+        "data": {"reference": cell.data, **config["data"], "regenerated": bool(_REGENERATED.match(cell.data))},
+        "reference": reference and {name: getattr(reference, name) for name in ("random", "expert", "source")},
+        "tick": agent.tick,
+        "measure": history.summary().measure,
+        "ticks_per_second": history.ticks_per_second,
+        "seconds": history.seconds,
+        "wall_seconds": wall_seconds,
+        "peak_memory": _peak_memory(),
+        **{name: config[name] for name in ("device", "versions", "commit")},
+        "threads": threads,
+        "command": cell.command(),
+    }
+    return [cast(Row, plain(common | _of_seed(history, cell.seeds, i))) for i in range(len(cell.seeds))]
+
+
+def _of_seed(history: History, seeds: Sequence[int], position: int) -> dict[str, Any]:
+    """What differs between the rows of a cell."""
+    seed, found = seeds[position], history.summary()
+    lost = history.failures.get(seed)
+    numbers = {name: getattr(found, name)[position] for name in ("last", "best", "last_ten")}
+    ticks, values = history.scores()
+    return {
+        "seed": seed,
+        "lost": lost and lost._asdict(),
+        **(dict.fromkeys(numbers) if lost else numbers),
+        "evaluations": [
+            {"tick": tick, "value": value, "returns": evaluation.returns[position]}
+            for tick, value, evaluation in zip(ticks, values[:, position], history.evaluations, strict=True)
+        ],
+        "series": {name: _series(history, name, position) for name in history.adaptive},
+    }
+
+
+def _series(history: History, name: str, position: int) -> list[Any]:
+    """[ticks, values] of one seed, evenly thinned to `POINTS`, the last among them."""
+    ticks, values = history.series(name)
+    kept = np.unique(np.linspace(0, len(ticks) - 1, min(POINTS, len(ticks))).round().astype(int))
+    return [ticks[kept], values[kept, position]]
+
+
+def _peak_memory() -> int:
+    """Highest resident memory of this process, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+# -- as a process -------------------------------------------------------------------------------------------------
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the cell of a run folder has its rows."""
+    return (folder / ROWS).is_file()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, however that ended: its end of the pipe closes."""
+
+    def wait() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        os._exit(2)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> int:
+    """Run the cell that the command line names, as long as the parent process lives."""
+    _end_with_parent()
+    folder, device, threads = sys.argv[1:]
+    return FINISHED_EXIT if run_cell(folder, device or None, int(threads)) else FAILED_EXIT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""A results folder: what it was planned to hold, how far each cell is, and the rows of those that are finished."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from adaptive_constraints.errors import SuiteError
+from adaptive_constraints.experiments.cell import FAILED, SESSION, Cell
+from adaptive_constraints.experiments.rows import (
+    ROWS,
+    SUITE,
+    PlannedCell,
+    Published,
+    Row,
+    read_rows,
+    read_suite,
+    write_rows,
+    write_suite,
+)
+from adaptive_constraints.experiments.suite import Suite
+from adaptive_constraints.training.records import commit, plain, read_metrics, versions
+
+CELLS = "cells"
+
+
+class Status(NamedTuple):
+    """How far a cell is."""
+
+    state: Literal["waiting", "begun", "finished", "failed"]
+    tick: int = 0
+    measure: str = ""
+    values: tuple[float, ...] = ()
+    """Latest score or return of each seed that is not lost."""
+    ticks_per_second: float = float("nan")
+    reason: str = ""
+    """Of a failure."""
+
+
+class Results:
+    """The folder of one suite. Make one inside ``with locked(folder)``."""
+
+    def __init__(self, folder: Path, suite: Suite, cells: Sequence[Cell], command: str) -> None:
+        """Plan these cells of a suite, beside those that the folder has already.
+
+        Raises `SuiteError` if the folder holds one of them with other settings.
+        """
+        self.folder, self.cells = folder, tuple(cells)
+        differing = [text for cell in cells if (text := self._difference(cell))]
+        if differing:
+            more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+            raise SuiteError(f"{folder} holds other cells: {differing[0]}{more}. Use another --out, or remove it")
+        for cell in cells:
+            cell.write(self.of(cell))
+        planned = {each["cell"]: each for each in self._planned_before()} | {each.id: _planned(each) for each in cells}
+        write_suite(
+            folder,
+            {
+                "suite": suite.name,
+                "about": suite.about,
+                "command": command,
+                "commit": commit(),
+                "versions": versions(),
+                "published": _relevant(suite.published, planned.values()),
+                "cells": list(planned.values()),
+            },
+        )
+        self._planned = list(planned)
+        self.collect()
+
+    def of(self, cell: Cell) -> Path:
+        """The run folder of a cell."""
+        return self.folder / CELLS / cell.id
+
+    def collect(self) -> list[Row]:
+        """Write the rows of all finished cells anew, and return them."""
+        finished = [self.folder / CELLS / each for each in self._planned]
+        rows = [row for folder in finished if (folder / ROWS).is_file() for row in read_rows(folder)]
+        write_rows(self.folder, rows)
+        return rows
+
+    def status(self, cell: Cell) -> Status:
+        """How far it is, read from its run folder."""
+        folder = self.of(cell)
+        if (folder / ROWS).is_file():
+            return _finished(read_rows(folder))
+        if (folder / FAILED).is_file():
+            return _begun(folder)._replace(
+                state="failed", reason=json.loads((folder / FAILED).read_text(encoding="utf-8"))["reason"]
+            )
+        return _begun(folder) if (folder / SESSION).is_file() else Status("waiting")
+
+    def _planned_before(self) -> list[PlannedCell]:
+        return read_suite(self.folder)["cells"] if (self.folder / SUITE).is_file() else []
+
+    def _difference(self, cell: Cell) -> str:
+        """In words, what the folder's cell of this name has otherwise."""
+        folder = self.of(cell)
+        if not folder.is_dir():
+            return ""
+        there, here = asdict(Cell.read(folder)), asdict(cell)
+        names = [name for name in here if name != "suite" and plain(there[name]) != plain(here[name])]
+        each = (f"{name} {_short(there[name])} there, {_short(here[name])} here" for name in names)
+        return f"{cell.id} ({'; '.join(each)})" if names else ""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """While this is open, nobody else works on the results folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SuiteError(f"another bench is at work on {folder}: wait for it, or use another --out") from error
+        yield
+
+
+def _planned(cell: Cell) -> PlannedCell:
+    return {
+        "cell": cell.id,
+        "stack": cell.stack,
+        "learner": cell.learner,
+        "adapters": list(cell.adapters),
+        "data": cell.data,
+        "seeds": list(cell.seeds),
+        "ticks": cell.ticks,
+    }
+
+
+def _relevant(published: Sequence[Published], planned: Any) -> list[Published]:
+    """Figures on the data that is planned."""
+    data = {each["data"] for each in planned}
+    return [each for each in published if each["data"] in data]
+
+
+def _short(value: Any) -> str:
+    text = str(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def _finished(rows: Sequence[Row]) -> Status:
+    values = tuple(row["last"] for row in rows if row["last"] is not None)
+    return Status("finished", rows[0]["tick"], rows[0]["measure"], values, rows[0]["ticks_per_second"])
+
+
+def _begun(folder: Path) -> Status:
+    found = Status("begun")
+    for row in read_metrics(folder / "metrics.jsonl"):
+        found = found._replace(tick=row["tick"], ticks_per_second=row.get("ticks_per_second", found.ticks_per_second))
+        for measure in ("score", "return"):
+            if (values := row.get(f"eval/{measure}")) is not None:
+                known = tuple(value for value in values if value is not None and np.isfinite(value))
+                found = found._replace(measure=measure, values=known)
+    return found
+
+
+__all__ = ["CELLS", "Results", "Status", "locked"]

@@ -1,0 +1,192 @@
+"""Run the cells of a suite: which are due, on which workers, and what is said meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from adaptive_constraints.errors import TrainingError
+from adaptive_constraints.experiments.board import Board
+from adaptive_constraints.experiments.cell import FAILED, FAILED_EXIT, FINISHED_EXIT, LOG, Cell
+from adaptive_constraints.experiments.results import Results, locked
+from adaptive_constraints.experiments.rows import Row
+from adaptive_constraints.experiments.suite import Suite
+from adaptive_constraints.training.records import write_json
+
+RETRIES = 2
+"""How often a cell whose worker was lost is begun again, from its checkpoint."""
+_POLL = 0.05
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a bench run came to."""
+
+    folder: Path
+    rows: list[Row]
+    """Of every finished cell of the folder."""
+    failed: dict[str, str]
+    """The reason by cell."""
+
+
+class Workers(Protocol):
+    """Whoever runs cells: local processes, or Ray."""
+
+    @property
+    def room(self) -> bool:
+        """Whether one more may be started now."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs."""
+
+    def start(self, cell: Cell, folder: Path) -> None:
+        """Begin a cell, or go on with it."""
+
+    def ended(self, seconds: float) -> Sequence[tuple[Cell, str]]:
+        """Those that ended meanwhile, each with how its worker was lost ("" if it was not); waits at most so long."""
+
+    def close(self) -> None:
+        """End everything that runs; it can go on later."""
+
+
+def bench(
+    suite: Suite,
+    cells: Sequence[Cell],
+    folder: str | Path,
+    workers: Workers,
+    *,
+    command: str = "",
+    progress: bool = True,
+) -> Outcome:
+    """Run those cells of a suite that are not finished yet, and go on with those that are half so.
+
+    A cell that fails is recorded with its reason and stops no other; it is tried again the next time. Interrupted
+    (Ctrl-C, or killed at any point), the same call goes on.
+    """
+    folder = Path(folder)
+    with locked(folder):
+        results = Results(folder, suite, cells, command)
+        board = Board(results, progress)
+        waiting = deque(cell for cell in results.cells if results.status(cell).state != "finished")
+        for cell in waiting:
+            (results.of(cell) / FAILED).unlink(missing_ok=True)
+        try:
+            with board:
+                while waiting or workers.busy:
+                    while waiting and workers.room:
+                        cell = waiting.popleft()
+                        workers.start(cell, results.of(cell))
+                        board.started(cell)
+                    for cell, lost in workers.ended(0.5):
+                        if lost:
+                            reason = {"cell": cell.id, "reason": lost, "command": cell.command()}
+                            write_json(results.of(cell) / FAILED, reason)
+                        results.collect()
+                        board.ended(cell)
+                    board.update()
+        finally:
+            workers.close()
+        statuses = {cell.id: results.status(cell) for cell in results.cells}
+        failed = {name: status.reason for name, status in statuses.items() if status.state == "failed"}
+        return Outcome(folder, results.collect(), failed)
+
+
+@dataclass
+class LocalWorkers:
+    """Processes on this machine, one per cell; they end when this process does, however it ends."""
+
+    count: int = 1
+    """At work at one time."""
+    threads: int = 1
+    """CPU threads of each."""
+    device: str | None = None
+    """Such as "cpu" or "cuda"; None takes CUDA where there is one."""
+    _running: list[_Worker] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name, number in (("workers", self.count), ("threads", self.threads)):
+            if number < 1:
+                raise TrainingError(f"{name} must be at least 1, not {number}")
+
+    @property
+    def room(self) -> bool:
+        """Whether one more may be started now."""
+        return len(self._running) < self.count
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs."""
+        return bool(self._running)
+
+    def start(self, cell: Cell, folder: Path) -> None:
+        """Begin a cell, or go on with it."""
+        self._running.append(_Worker(cell, folder, self._process(folder)))
+
+    def ended(self, seconds: float) -> list[tuple[Cell, str]]:
+        """Those that ended; a lost one is begun again before it counts as such."""
+        until = time.monotonic() + seconds
+        found: list[tuple[Cell, str]] = []
+        while not found and self._running and time.monotonic() < until:
+            time.sleep(_POLL)
+            found = [
+                (worker.cell, lost) for worker in list(self._running) if (lost := self._end_of(worker)) is not None
+            ]
+        return found
+
+    def close(self) -> None:
+        """End everything that runs."""
+        for worker in self._running:
+            worker.process.kill()
+        for worker in self._running:
+            worker.process.communicate()
+        self._running.clear()
+
+    def _end_of(self, worker: _Worker) -> str | None:
+        """None while it runs; then "" or how it was lost."""
+        code = worker.process.poll()
+        if code is None:
+            return None
+        worker.process.communicate()
+        if code not in (FINISHED_EXIT, FAILED_EXIT) and worker.retries < RETRIES:
+            worker.retries += 1
+            worker.process = self._process(worker.folder)
+            return None
+        self._running.remove(worker)
+        if code in (FINISHED_EXIT, FAILED_EXIT):
+            return ""
+        how = f"by signal {-code} (9: killed, perhaps for lack of memory)" if code < 0 else f"with exit code {code}"
+        return f"its process ended {how}, {RETRIES + 1} times; {worker.folder / LOG} holds what it said"
+
+    def _process(self, folder: Path) -> subprocess.Popen[bytes]:
+        """A process that runs the cell. Its standard input closes with us; a terminal's Ctrl-C is for us alone."""
+        command = [sys.executable, "-m", "adaptive_constraints.experiments.cell"]
+        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        paths = os.pathsep.join(path for path in sys.path if path)
+        with (folder / LOG).open("ab") as log:
+            return subprocess.Popen(
+                [*command, str(folder), self.device or "", str(self.threads)],
+                env={**os.environ, **threads, "PYTHONPATH": paths},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+
+@dataclass
+class _Worker:
+    cell: Cell
+    folder: Path
+    process: subprocess.Popen[bytes]
+    retries: int = 0
+
+
+__all__ = ["RETRIES", "LocalWorkers", "Outcome", "Workers", "bench"]

@@ -1,0 +1,310 @@
+"""Suites: grids of stacks x data sets x seeds x ticks in small TOML files. docs/benchmarks.md describes the format."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NoReturn
+
+from adaptive_constraints.data.loaders import check_reference
+from adaptive_constraints.errors import AdaptiveConstraintsError, DatasetError, StackError, SuiteError
+from adaptive_constraints.experiments.cell import Cell
+from adaptive_constraints.experiments.rows import Published
+from adaptive_constraints.experiments.stacks import BARE, NamedStack, joined, read_stack, subsets
+
+_FOLDER = Path("benchmarks", "suites")
+_GRID = ("stacks", "learners", "adapters", "every_subset_of", "data", "family", "seeds", "ticks", "evaluation")
+_EVALUATION = {"every": 5_000, "episodes": 10, "env": "auto"}
+_PUBLISHED = ("source", "data", "scores", "spreads")
+_LONGEST_ID = 150
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite, read: every cell resolved."""
+
+    name: str
+    about: str
+    cells: tuple[Cell, ...]
+    published: tuple[Published, ...]
+
+
+def load_suite(name: str | Path, imports: Sequence[str] = ()) -> Suite:
+    """The suite of this name (``benchmarks/suites`` of a checkout) or file; raises `SuiteError` where it is wrong.
+
+    imports: modules that define learners and adapters of the suite; the caller has imported them.
+    """
+    path = _find(name)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SuiteError(f"{path} is no readable TOML: {error}") from error
+    return _Reader(path, tuple(imports)).suite(tree)
+
+
+def list_suites() -> dict[str, Path]:
+    """The suites of this checkout, or of the working directory's, by name."""
+    return {path.stem: path for folder in _folders() for path in sorted(folder.glob("*.toml"))}
+
+
+def short_name(reference: str) -> str:
+    """What a data set is called in presets: ``hopper-medium`` of ``d4rl:data/hopper_medium-v2.hdf5``."""
+    scheme, _, rest = reference.partition(":")
+    parts = rest.split("/")
+    name = "-".join(parts[1:] if scheme == "minari" and len(parts) > 1 else parts[-1:] if "." in parts[-1] else parts)
+    return re.sub(r"(-v\d+)?(\.\w+)?$", "", name).replace("_", "-")
+
+
+def expand(text: str) -> list[str]:
+    """``a{b,c}`` as a shell would write it out: ``ab``, ``ac``."""
+    found = re.search(r"\{([^{}]*)\}", text)
+    if found is None:
+        return [text]
+    options = found[1].split(",")
+    return [each for option in options for each in expand(text[: found.start()] + option.strip() + text[found.end() :])]
+
+
+# -- narrowing ----------------------------------------------------------------------------------------------------
+
+
+def narrow(
+    cells: Iterable[Cell],
+    *,
+    where: Sequence[str] = (),
+    only: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    ticks: int | None = None,
+) -> tuple[Cell, ...]:
+    """Those cells that are asked for, with other seeds or ticks if those are given.
+
+    where: ``key=pattern``, key one of learner, adapter, data, stack; patterns as in file names, in any case. Values
+        of one key are alternatives, keys must all hold; ``adapter=none`` is the bare learner.
+    only: cell ids, or patterns of them.
+
+    Raises `SuiteError` where nothing is left, saying what there is.
+    """
+    cells = tuple(cells)
+    wanted: dict[str, list[str]] = {}
+    for condition in where:
+        key, equals, pattern = condition.partition("=")
+        if not equals or key not in _KEYS:
+            raise SuiteError(f"--where {condition}: write KEY=PATTERN, KEY one of {', '.join(_KEYS)}")
+        wanted.setdefault(key, []).append(pattern)
+    kept = [cell for cell in cells if all(_any(patterns, _KEYS[key](cell)) for key, patterns in wanted.items())]
+    kept = [cell for cell in kept if not only or _any(only, [cell.id])]
+    if not kept:
+        raise SuiteError(_nothing_left(cells, wanted, only))
+    changes: dict[str, Any] = {} if seeds is None else {"seeds": tuple(seeds)}
+    changes |= {} if ticks is None else {"ticks": ticks}
+    return tuple(replace(cell, **changes) for cell in kept)
+
+
+_KEYS = {
+    "learner": lambda cell: [cell.learner, cell.spec["learner"]["type"]],
+    "adapter": lambda cell: [*cell.adapters, *(each["type"] for each in cell.spec["adapters"])] or [BARE],
+    "data": lambda cell: [cell.data, short_name(cell.data)],
+    "stack": lambda cell: [cell.stack],
+}
+
+
+def _any(patterns: Iterable[str], texts: Iterable[str]) -> bool:
+    lower = [text.lower() for text in texts]
+    return any(text == pattern.lower() or fnmatch(text, pattern.lower()) for pattern in patterns for text in lower)
+
+
+def _nothing_left(cells: Sequence[Cell], wanted: Mapping[str, Sequence[str]], only: Sequence[str]) -> str:
+    for key, patterns in wanted.items():
+        there = sorted({text for cell in cells for text in _KEYS[key](cell)})
+        if not _any(patterns, there):
+            return f"no cell has {key}={' or '.join(patterns)}; there are {', '.join(there)}"
+    if only:
+        return f"no cell is called {' or '.join(only)} within what --where leaves; --list shows the cells"
+    return "no cell meets all of --where; --list shows the cells"
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+def _folders() -> list[Path]:
+    places = (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[3])
+    return [place / _FOLDER for place in places if (place / _FOLDER).is_dir()]
+
+
+def _find(name: str | Path) -> Path:
+    path, known = Path(name), list_suites()
+    if path.suffix == ".toml":
+        if path.is_file():
+            return path
+        raise SuiteError(f"no file {path}" + (f"; suites by name are {', '.join(known)}" if known else ""))
+    if str(name) in known:
+        return known[str(name)]
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    there = ", ".join(known) or f"none, because no folder {_FOLDER} is here or above (run in a checkout)"
+    raise SuiteError(
+        f"no suite {str(name)!r}: {hint}there: {there}. A file of your own is named by its path, NAME.toml"
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    path: Path
+    imports: tuple[str, ...]
+
+    def suite(self, tree: dict[str, Any]) -> Suite:
+        grids = self._tables(tree.pop("grid", []), "grid")
+        published = self._tables(tree.pop("published", []), "published")
+        about = self._text(tree.pop("about", None), "about")
+        self._known(tree, _GRID, "the top")
+        cells: dict[str, Cell] = {}
+        placed = [(f"grid {n}", grid) for n, grid in enumerate(grids, start=1)] or [("the top", {})]
+        for place, grid in placed:
+            self._known(grid, _GRID, place)
+            evaluation = {**tree.get("evaluation", {}), **grid.get("evaluation", {})}
+            for cell in self._cells({**tree, **grid, "evaluation": evaluation}, place):
+                if cells.setdefault(cell.id, cell) != cell:
+                    self._fail(place, f"{cell.stack} on {cell.data} stands in an earlier grid too, with other settings")
+        figures = [each for n, table in enumerate(published, start=1) for each in self._published(table, n)]
+        return Suite(self.path.stem, " ".join(about.split()), tuple(cells.values()), tuple(figures))
+
+    # -- grids
+
+    def _cells(self, grid: Mapping[str, Any], place: str) -> Iterable[Cell]:
+        lines, data = self._lines(grid, place), self._data(grid.get("data"), place)
+        family = self._text(grid.get("family", ""), f"{place}, family")
+        evaluation = self._evaluation(grid["evaluation"], place)
+        seeds, ticks = self._seeds(grid.get("seeds"), place), self._count(grid.get("ticks"), f"{place}, ticks")
+        for name, reference in data.items():
+            for line in lines:
+                stack = self._stack(line, place, data=name, family=family)
+                yield Cell(
+                    id=_cell_id(stack, reference),
+                    suite=self.path.stem,
+                    stack=stack.label,
+                    learner=stack.learner,
+                    adapters=stack.adapters,
+                    learner_words=stack.learner_words,
+                    adapter_words=stack.adapter_words,
+                    spec=stack.stack.to_spec(),
+                    data=reference,
+                    seeds=seeds,
+                    ticks=ticks,
+                    eval_every=self._count(evaluation["every"], f"{place}, evaluation.every"),
+                    eval_episodes=self._count(evaluation["episodes"], f"{place}, evaluation.episodes"),
+                    eval_env=self._text(evaluation["env"], f"{place}, evaluation.env"),
+                    imports=self.imports,
+                )
+
+    def _lines(self, grid: Mapping[str, Any], place: str) -> list[str]:
+        """Every stack of a grid, as a line."""
+        learners = self._texts(grid.get("learners", []), f"{place}, learners")
+        adapters = self._texts(grid.get("adapters", []), f"{place}, adapters")
+        adapters += subsets(every) if (every := self._texts(grid.get("every_subset_of", []), place)) else []
+        lines = self._texts(grid.get("stacks", []), f"{place}, stacks")
+        lines += [joined(learner, added) for learner in learners for added in adapters or [BARE]]
+        if not lines:
+            self._fail(place, "no stacks: give learners (and adapters), or stacks")
+        return list(dict.fromkeys(lines))
+
+    def _stack(self, line: str, place: str, **values: str) -> NamedStack:
+        try:
+            return read_stack(line, **values)
+        except StackError as error:
+            self._fail(f"{place}, {line!r}", str(error), error)
+
+    def _data(self, value: Any, place: str) -> dict[str, str]:
+        """References by short name: of a table as it says, of a list from the references themselves."""
+        if not isinstance(value, dict):
+            listed = self._texts(value, f"{place}, data")
+            value = {short_name(each): each for text in listed for each in expand(text)}
+        for name, reference in value.items():
+            try:
+                check_reference(self._text(reference, f"{place}, data"))
+            except DatasetError as error:
+                self._fail(f"{place}, data {name}", str(error), error)
+        return dict(value)
+
+    def _evaluation(self, value: Any, place: str) -> dict[str, Any]:
+        self._known(value, tuple(_EVALUATION), f"{place}, evaluation")
+        return {**_EVALUATION, **value}
+
+    def _seeds(self, value: Any, place: str) -> tuple[int, ...]:
+        if isinstance(value, list) and value and all(type(each) is int for each in value):
+            if len(set(value)) == len(value):
+                return tuple(value)
+            self._fail(f"{place}, seeds", "the same seed stands there twice")
+        return tuple(range(self._count(value, f"{place}, seeds")))
+
+    # -- published figures
+
+    def _published(self, table: Mapping[str, Any], number: int) -> list[Published]:
+        place = f"published {number}"
+        self._known(table, _PUBLISHED, place)
+        source = self._text(table.get("source"), f"{place}, source")
+        data, spreads = list(self._data(table.get("data"), place).values()), table.get("spreads", {})
+        found: list[Published] = []
+        for method, scores in table.get("scores", {}).items():
+            columns = {"scores": scores, "spreads": spreads.get(method, [None] * len(data))}
+            for name, values in columns.items():
+                if not isinstance(values, list) or len(values) != len(data):
+                    self._fail(f"{place}, {name}.{method!r}", f"{len(data)} numbers are needed, one per data set")
+            for reference, score, spread in zip(data, *columns.values(), strict=True):
+                if score == score:  # nan: the paper does not say
+                    found.append(
+                        {"data": reference, "stack": method, "score": score, "spread": spread, "source": source}
+                    )
+        return found
+
+    # -- what may stand where
+
+    def _known(self, table: Any, known: Sequence[str], place: str) -> None:
+        """A table without keys that nobody reads."""
+        if not isinstance(table, dict):
+            self._fail(place, f"a table is needed, not {table!r}")
+        for key in table:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                self._fail(place, f"unknown key {key!r}: {hint}known are {', '.join(known)}")
+
+    def _tables(self, value: Any, name: str) -> list[dict[str, Any]]:
+        if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+            self._fail(name, f"write [[{name}]] above each of them")
+        return value
+
+    def _text(self, value: Any, place: str) -> str:
+        if not isinstance(value, str):
+            self._fail(place, "it is missing; text is needed" if value is None else f"text is needed, not {value!r}")
+        return value
+
+    def _texts(self, value: Any, place: str) -> list[str]:
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+            self._fail(place, "it is missing" if value is None else f"text or a list of texts is needed, not {value!r}")
+        return list(values)
+
+    def _count(self, value: Any, place: str) -> int:
+        if type(value) is not int or value < 1:
+            self._fail(place, "it is missing" if value is None else f"a whole number from 1 is needed, not {value!r}")
+        return value
+
+    def _fail(self, place: str, text: str, cause: AdaptiveConstraintsError | None = None) -> NoReturn:
+        raise SuiteError(f"{self.path}, {place}: {text}") from cause
+
+
+def _cell_id(stack: NamedStack, reference: str) -> str:
+    """Such as ``bundled-hopper-TD3BC,critic=robust+ASPC``: a file's name, unique in a suite."""
+    parts = "+".join(re.sub(r"\(|, ", ",", label).replace(")", "") for label in (stack.learner, *stack.adapters))
+    name = re.sub(r"[^A-Za-z0-9_.+,=-]+", "-", f"{reference.removesuffix('.hdf5')}-{parts}")
+    if len(name) <= _LONGEST_ID:
+        return name
+    return f"{name[:_LONGEST_ID]}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+__all__ = ["Suite", "expand", "list_suites", "load_suite", "narrow", "short_name"]
