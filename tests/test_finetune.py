@@ -27,7 +27,7 @@ from adaptive_constraints import (
 )
 from adaptive_constraints.baselines import CQL, TD3BC
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, TrainingError
-from adaptive_constraints.training.batches import Growth, Replay, batches_of
+from adaptive_constraints.training.batches import Growth, batches_of
 from adaptive_constraints.training.fitting import LostSeedWarning
 from adaptive_constraints.training.noise import NoiseTables
 from adaptive_constraints.training.online import ReplayWarning

@@ -67,8 +67,10 @@ class Batches:
         noise: NoiseTables,
         size: int,
     ) -> None:
-        """``packed`` [N, W] holds the columns that all seeds share, one row's in the order of ``shapes``; ``columns``
-        are those of each seed [S, N, ...]."""
+        """``packed`` [N, W] holds the columns that all seeds share, in the order of ``shapes``.
+
+        ``columns`` are those of each seed [S, N, ...].
+        """
         self.rows = len(packed)
         self._packed, self._shapes = packed, dict(shapes)
         self._widths = [shape.numel() for shape in self._shapes.values()]

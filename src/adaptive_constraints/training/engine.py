@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from adaptive_constraints.adapter import Adapter, MetaStep
+from adaptive_constraints.adapter import MetaStep
 from adaptive_constraints.learner import Average, Params, Schedule, Stage, Update
 from adaptive_constraints.networks import Precision, product_precision
 from adaptive_constraints.stack import Resolved
@@ -308,9 +308,7 @@ class Engine:
         adapter, group = self.resolved.meta[0], update.group
         before = {name: tensor.clone() for name, tensor in self.params[group].items()}
         oracle = step.backend != "closed_form"
-        moments = (
-            {key: {n: t.clone() for n, t in m.items()} for key, m in self._moments(group).items()} if oracle else {}
-        )
+        moments = pytree.tree_map(torch.clone, self._moments(group)) if oracle else {}
         self._step(group, g)
         adam = self._adam(group)
 

@@ -127,8 +127,11 @@ class Losses:
     def outer_gradient(
         self, after: Params, before: tuple[Tensor, ...], inputs: Inputs
     ) -> tuple[Params, Params, Scalars]:
-        """The outer loss at parameters ``after`` [S, ...] of the constrained step: its gradient by them, the adapter's
-        new buffers, scalars to log. ``before`` are the terms before the step, ``inputs`` the state then."""
+        """The outer loss's gradient by the parameters ``after`` [S, ...] the constrained step, and what else it gives.
+
+        That is the adapter's new buffers and scalars to log. ``before`` are the terms before the step, ``inputs`` the
+        state then.
+        """
         theta = stacked.leaves(after)
         loss, buffers, scalars = self.map(self._outer_loss, theta, before, inputs)
         return stacked.gradient(loss, theta), buffers, scalars

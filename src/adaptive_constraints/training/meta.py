@@ -125,7 +125,7 @@ def _torchopt_step(inner: InnerStep, theta: Sequence[Tensor], gradients: Sequenc
     moved = [(v > 0) | (g.detach() != 0) for v, g in zip(inner.second, gradients, strict=True)]
     second = tuple(torch.where(some, v, 1.0) for some, v in zip(moved, inner.second, strict=True))
     parameters = tuple(theta)
-    state = _carry(optimizer.init(parameters), tuple(inner.first), second, adam.step - 1)
+    state = _carry(optimizer.init(parameters), tuple(inner.first), second, int(adam.step) - 1)
     updates, _ = optimizer.update(tuple(gradients), state, params=parameters, inplace=False)
     return [p + torch.where(some, u, 0.0) for p, some, u in zip(parameters, moved, updates, strict=True)]
 

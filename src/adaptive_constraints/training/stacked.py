@@ -22,7 +22,7 @@ def adam(params: Params, captured: bool = False) -> torch.optim.Adam:
     on_cuda = tensors[0].is_cuda
     rate = torch.zeros((), dtype=torch.float32 if on_cuda else torch.float64, device=tensors[0].device)
     optimizer = torch.optim.Adam(tensors, lr=rate if captured else 0.0, fused=True, capturable=captured and on_cuda)
-    optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # steps before the first graph
+    optimizer._warned_capturable_if_run_uncaptured = True  # steps before the first graph
     for tensor in params.values():
         optimizer.state[tensor] = {
             "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
