@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
+from adaptive_constraints.cli.bench import Bench
 from adaptive_constraints.cli.command import FAILED, INTERRUPTED, Command
 from adaptive_constraints.cli.data import Collect, Doctor
 from adaptive_constraints.cli.evaluate import Evaluate
@@ -25,6 +26,7 @@ COMMANDS: dict[str, type[Command]] = {
     "list": List,
     "doctor": Doctor,
     "collect": Collect,
+    "bench": Bench,
 }
 """Every command by its name, in the order of the help."""
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from adaptive_constraints.experiments.cell import Cell
-from adaptive_constraints.experiments.results import Results, Status
+from adaptive_constraints.experiments.results import Results
+from adaptive_constraints.experiments.rows import Row
 
 _LINE_EVERY, _LOOK_EVERY = 60.0, 1.0
 """Seconds between two lines where there is no terminal, and between two looks at what runs."""
@@ -53,7 +55,7 @@ class Board:
         self._running.pop(cell.id)
         self._recent.append(cell.stack)
         status = self._status[cell.id] = self._results.status(cell)
-        said = f"FAILED: {status.reason}" if status.state == "failed" else f"{status.measure} {_score(status)}"
+        said = f"FAILED: {status.reason}" if status.state == "failed" else f"{status.measure} {_spread(status.values)}"
         self._say(f"{cell.id}: {said}  ({self.summary()})")
 
     def update(self) -> None:
@@ -133,18 +135,28 @@ class Board:
             return Text("")
         status = self._status[cell.id]
         if cell.id in self._running and status.state == "begun":
-            return Text(f"{_score(status)} at {self._share(cell)}", style="yellow")
+            return Text(f"{_spread(status.values)} at {self._share(cell)}", style="yellow")
         if status.state == "failed":
             return Text("failed", style="red")
-        return Text(_score(status)) if status.state == "finished" else Text(".", style="dim")
+        return Text(_spread(status.values)) if status.state == "finished" else Text(".", style="dim")
 
 
-def _score(status: Status) -> str:
+def score_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines of a table of stacks x data sets: the last score of the seeds that are not lost."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        kept = values.setdefault((row["stack"], row["data"]["reference"]), [])
+        kept += [] if row["last"] is None else [row["last"]]
+    stacks, data = (list(dict.fromkeys(pair[i] for pair in values)) for i in (0, 1))
+    lines = [[s, *(_spread(values[s, d]) if (s, d) in values else "" for d in data)] for s in sorted(stacks)]
+    return ["stack", *data], lines
+
+
+def _spread(values: Sequence[float]) -> str:
     """Mean and standard deviation over the seeds."""
-    if not status.values:
+    if not values:
         return "-"
-    spread = f" +- {np.std(status.values):.1f}" if len(status.values) > 1 else ""
-    return f"{np.mean(status.values):.1f}{spread}"
+    return f"{np.mean(values):.1f}" + (f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def _live() -> Any:

@@ -38,6 +38,8 @@ from adaptive_constraints.training.records import plain, write_json
 CELL, FAILED, SESSION, LOG = "cell.json", "failed.json", "session.json", "log.txt"
 FINISHED_EXIT, FAILED_EXIT = 0, 3
 """How a cell's process ends once its rows, or the reason of its failure, are written; anything else is a lost one."""
+_TRACED_FROM = 1_000
+"""Ticks from which tracing the stages, which takes seconds, pays for itself."""
 POINTS = 200
 """Of a row's series, and of the metrics that they are made from."""
 _REGENERATED = re.compile(r"minari:(regenerated|mujoco)/")
@@ -141,6 +143,7 @@ def _train(cell: Cell, folder: Path, device: str | None) -> Agent:
         out=folder,
         log_every=-(-cell.ticks // POINTS),
         checkpoint_every=cell.eval_every,
+        traced=cell.ticks > _TRACED_FROM,
     )
     return agent
 

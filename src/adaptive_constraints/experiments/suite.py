@@ -80,8 +80,9 @@ def narrow(
     only: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
     ticks: int | None = None,
+    eval_env: str | None = None,
 ) -> tuple[Cell, ...]:
-    """Those cells that are asked for, with other seeds or ticks if those are given.
+    """Those cells that are asked for, with other seeds, ticks or environments to evaluate in if those are given.
 
     where: ``key=pattern``, key one of learner, adapter, data, stack; patterns as in file names, in any case. Values
         of one key are alternatives, keys must all hold; ``adapter=none`` is the bare learner.
@@ -100,8 +101,8 @@ def narrow(
     kept = [cell for cell in kept if not only or _any(only, [cell.id])]
     if not kept:
         raise SuiteError(_nothing_left(cells, wanted, only))
-    changes: dict[str, Any] = {} if seeds is None else {"seeds": tuple(seeds)}
-    changes |= {} if ticks is None else {"ticks": ticks}
+    wishes = {"seeds": None if seeds is None else tuple(seeds), "ticks": ticks, "eval_env": eval_env}
+    changes: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
     return tuple(replace(cell, **changes) for cell in kept)
 
 
