@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from adaptive_constraints.errors import DependencyError, TrainingError
 from adaptive_constraints.experiments.cell import Cell, run_cell
-from adaptive_constraints.experiments.runner import RETRIES
+from adaptive_constraints.experiments.runner import RETRIES, import_path
 
 
 class RayWorkers:
@@ -81,21 +82,29 @@ def _connected(address: str | None) -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise DependencyError(
-            "--ray needs ray, which is not installed: pip install 'adaptive-constraints[ray]'"
-        ) from error
+        text = "--ray needs ray, which is not installed: pip install 'adaptive-constraints[ray]'"
+        raise DependencyError(text) from error
     try:
+        if address is not None:
+            _knock(address)
         ray.init(
             address or "local",
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            runtime_env=None if address else {"env_vars": {"PYTHONPATH": import_path()}},
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise TrainingError(
-            f"there is no Ray cluster at {address} ({error}): start one, or leave the address out"
-        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        text = f"there is no Ray cluster at {address} ({error}): start one, or leave the address out for a local one"
+        raise TrainingError(text) from error
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` at once where nobody listens; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 __all__ = ["RayWorkers"]

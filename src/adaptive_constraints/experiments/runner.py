@@ -8,6 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -72,31 +73,31 @@ def bench(
     (Ctrl-C, or killed at any point), the same call goes on.
     """
     folder = Path(folder)
-    with locked(folder):
+    with locked(folder), closing(workers):
         results = Results(folder, suite, cells, command)
-        board = Board(results, progress)
-        waiting = deque(cell for cell in results.cells if results.status(cell).state != "finished")
-        for cell in waiting:
-            (results.of(cell) / FAILED).unlink(missing_ok=True)
-        try:
-            with board:
-                while waiting or workers.busy:
-                    while waiting and workers.room:
-                        cell = waiting.popleft()
-                        workers.start(cell, results.of(cell))
-                        board.started(cell)
-                    for cell, lost in workers.ended(0.5):
-                        if lost:
-                            reason = {"cell": cell.id, "reason": lost, "command": cell.command()}
-                            write_json(results.of(cell) / FAILED, reason)
-                        results.collect()
-                        board.ended(cell)
-                    board.update()
-        finally:
-            workers.close()
+        _run(results, workers, Board(results, progress))
         statuses = {cell.id: results.status(cell) for cell in results.cells}
         failed = {name: status.reason for name, status in statuses.items() if status.state == "failed"}
         return Outcome(folder, results.collect(), failed)
+
+
+def _run(results: Results, workers: Workers, board: Board) -> None:
+    waiting = deque(cell for cell in results.cells if results.status(cell).state != "finished")
+    for cell in waiting:
+        (results.of(cell) / FAILED).unlink(missing_ok=True)
+    with board:
+        while waiting or workers.busy:
+            while waiting and workers.room:
+                cell = waiting.popleft()
+                workers.start(cell, results.of(cell))
+                board.started(cell)
+            for cell, lost in workers.ended(0.5):
+                if lost:
+                    reason = {"cell": cell.id, "reason": lost, "command": cell.command()}
+                    write_json(results.of(cell) / FAILED, reason)
+                results.collect()
+                board.ended(cell)
+            board.update()
 
 
 @dataclass
@@ -169,16 +170,20 @@ class LocalWorkers:
         """A process that runs the cell. Its standard input closes with us; a terminal's Ctrl-C is for us alone."""
         command = [sys.executable, "-m", "adaptive_constraints.experiments.cell"]
         threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        paths = os.pathsep.join(path for path in sys.path if path)
         with (folder / LOG).open("ab") as log:
             return subprocess.Popen(
                 [*command, str(folder), self.device or "", str(self.threads)],
-                env={**os.environ, **threads, "PYTHONPATH": paths},
+                env={**os.environ, **threads, "PYTHONPATH": import_path()},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+
+def import_path() -> str:
+    """PYTHONPATH for a process on this machine that is to import what this one can."""
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
 
 
 @dataclass
@@ -189,4 +194,4 @@ class _Worker:
     retries: int = 0
 
 
-__all__ = ["RETRIES", "LocalWorkers", "Outcome", "Workers", "bench"]
+__all__ = ["RETRIES", "LocalWorkers", "Outcome", "Workers", "bench", "import_path"]
