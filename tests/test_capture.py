@@ -7,12 +7,13 @@ import torch
 
 from adaptive_constraints import ASPC, SSAR, FixedScale, wrap
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL
+from adaptive_constraints.testing import made_data
 from adaptive_constraints.training import batches as batches_module
 from adaptive_constraints.training import noise
 from adaptive_constraints.training.batches import StreamingWarning
 
 from .emulation import Count, EmulatedGraph
-from .helpers import FOUR, build, different, largest_difference, learned, random_data
+from .helpers import FOUR, build, different, largest_difference, learned
 
 LEARNERS = {
     "TD3BC": TD3BC(hidden=8, batch_size=16),
@@ -180,7 +181,7 @@ def test_a_captured_run_on_cuda_resumes_bit_for_bit():
 @needs_cuda
 def test_models_are_prepared_and_a_run_is_trained_on_cuda(tmp_path):
     agent = wrap(*STACKS["TD3BC + four"])
-    agent.fit(random_data(), steps=6, seeds=2, device="cuda", out=tmp_path, progress=False)
+    agent.fit(made_data(), steps=6, seeds=2, device="cuda", out=tmp_path, progress=False)
     assert agent.tick == 6 and not agent.history.failures
 
 
