@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.mazes import MAZES, maze_id, maze_task
 from adaptive_constraints.errors import DatasetError
 
 #: Rises whenever a number below changes, so that a stored score says what it was computed from.
@@ -63,6 +64,7 @@ _TASK_OF_ENV = {
     **{f"HalfCheetah-v{version}": "halfcheetah" for version in (2, 3, 4, 5)},
     **{f"Walker2d-v{version}": "walker2d" for version in (2, 3, 4, 5)},
     **{f"Ant-v{version}": "ant" for version in (2, 3, 4)},
+    **{maze_id(name): maze_task(name) for name in MAZES},
 }
 
 # How D4RL names its files, and the task each belongs to.
