@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -126,9 +126,10 @@ def test_data_is_healthy_noisy_and_not_aimed_at_the_goal(umaze) -> None:
 
 
 def test_recording_is_reproducible(umaze) -> None:
-    assert collect_maze("umaze", 600, seed=1).fingerprint == collect_maze("umaze", 899, seed=1).fingerprint
-    np.testing.assert_array_equal(collect_maze("umaze", 600, seed=1).observations, umaze.observations[:600])
-    assert collect_maze("umaze", 600, seed=2).fingerprint != collect_maze("umaze", 600, seed=1).fingerprint
+    short = collect_maze("umaze", 300, seed=1)
+    assert short.fingerprint == collect_maze("umaze", 310, seed=1).fingerprint
+    np.testing.assert_array_equal(short.observations, umaze.observations[:300])
+    assert short.fingerprint != collect_maze("umaze", 300, seed=2).fingerprint
 
 
 def test_collect_writes_what_it_is(tmp_path: Path) -> None:
@@ -147,11 +148,11 @@ def test_scripted_reference_collects_once_and_keeps_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path))
-    monkeypatch.setitem(mazes_module.MAZES, "umaze", MazeTask("U_MAZE", (1, 1), 300, 900))
+    monkeypatch.setitem(mazes_module.MAZES, "umaze", MazeTask("U_MAZE", (1, 1), 300, 600))
     first = load_dataset("scripted:pointmaze/umaze")
-    assert "collecting scripted:pointmaze/umaze, 900 steps, once" in capsys.readouterr().err
+    assert "collecting scripted:pointmaze/umaze, 600 steps, once" in capsys.readouterr().err
     assert first.name == "scripted:pointmaze/umaze"
-    assert first.fingerprint == collect_maze("umaze", 900).fingerprint
+    assert first.fingerprint == collect_maze("umaze", 600).fingerprint
     second = load_dataset("scripted:pointmaze/umaze")
     assert second.fingerprint == first.fingerprint and capsys.readouterr().err == ""
     (file,) = tmp_path.glob("*.npz")
@@ -190,24 +191,22 @@ def test_scores_span_random_policy_and_controller(name: str) -> None:
 def test_references_are_what_the_two_policies_get_in_umaze() -> None:
     reference = reference_of(collect_random(UMAZE, 300))
     assert reference is not None
-    with Evaluator(UMAZE, episodes=40) as evaluator:
+    with Evaluator(UMAZE, episodes=10) as evaluator:
         controller = WaypointController(make_environment(UMAZE).unwrapped)
         found = evaluator.run(lambda seen, _: np.apply_along_axis(controller, -1, seen), policies=1)
     assert (found.lengths == 300).all() and not found.terminated.any()
-    assert abs(reference.score(found.returns.mean()) - 100) < 15  # 40 episodes; the standard error is about 6
+    assert abs(reference.score(found.returns.mean()) - 100) < 40  # the standard error of ten episodes is about 14
 
 
-def test_an_agent_is_evaluated_finetuned_and_found_again_by_id(tmp_path: Path, umaze) -> None:
+def test_an_agent_is_evaluated_finetuned_and_found_again_by_id(
+    tmp_path: Path, umaze, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent = wrap(TD3BC(critic="robust", batch_size=16))
     agent.fit(umaze, steps=4, eval_env="auto", eval_every=4, eval_episodes=1, out=tmp_path / "run")
     assert agent.history.evaluations[-1].score is not None
-    ours = (
-        "import gymnasium, adaptive_constraints as a; print(a.load_agent({!r}, 'cpu').evaluate(episodes=1).returns[0])"
-    )
-    fresh = subprocess.run(
-        [sys.executable, "-c", ours.format(str(tmp_path / "run"))], capture_output=True, text=True, check=False
-    )
-    assert fresh.stdout.strip() == str(agent.evaluate(episodes=1).returns[0]), fresh.stderr
+    monkeypatch.delitem(gymnasium.registry, UMAZE)  # as in a program that has not made one yet
+    found = load_agent(tmp_path / "run").evaluate(episodes=1)
+    np.testing.assert_array_equal(found.returns, agent.evaluate(episodes=1).returns)
     online = load_agent(tmp_path / "run")
-    online.finetune(UMAZE, steps=3, buffer="none", warm_up=1, eval_env=None)
-    assert online.tick > 4
+    online.finetune("auto", steps=3, dataset=umaze, warm_up=1, eval_env=None)
+    assert online.tick == 6

@@ -84,12 +84,12 @@ def collect(
     return dataset
 
 
-def default_size(source: str) -> tuple[int, int]:
-    """Environment steps to record, and rows to keep at most, where nobody says: (steps, keep)."""
+def default_size(source: str, steps: int | None = None) -> tuple[int, int]:
+    """How many environment steps to record (`steps`, if given) and how many rows to keep at most."""
     if source.startswith(FAMILY):
-        steps = MAZES[find_maze(source)].steps
+        steps = MAZES[find_maze(source)].steps if steps is None else steps
         return steps, steps
-    return 200_000, 50_000
+    return 200_000 if steps is None else steps, 50_000
 
 
 def collect_replay(

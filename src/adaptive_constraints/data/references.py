@@ -16,6 +16,7 @@ from adaptive_constraints.errors import DatasetError
 TABLE_VERSION = "1"
 
 _D4RL = "D4RL infos.py, REF_MIN_SCORE and REF_MAX_SCORE (Farama-Foundation/D4RL)"
+_MAZE_EPISODES = "1,000 episodes each, reset seeds 0 to 999, gymnasium-robotics 1.4.2, mujoco 3.11.0"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,24 @@ def _table() -> dict[str, ReferenceScore]:
         "relocate": (-6.425911, 4233.877797728884),
         "kitchen": (0.0, 4.0),
     }
-    return {task: ReferenceScore(task, low, high, _D4RL) for task, (low, high) in returns.items()}
+    return {task: ReferenceScore(task, low, high, _D4RL) for task, (low, high) in returns.items()} | _mazes()
+
+
+def _mazes() -> dict[str, ReferenceScore]:
+    """Our own mazes, in `benchmarks/maze_references.py`'s measure: (mean return, its standard error) of each policy."""
+    measured = {  # maze: random, controller
+        "umaze": ((37.40, 2.33), (239.51, 1.24)),
+        "medium": ((26.15, 3.20), (478.27, 2.61)),
+        "large": ((11.69, 2.03), (625.25, 3.65)),
+    }
+    table = {}
+    for name, ((low, low_error), (high, high_error)) in measured.items():
+        source = (
+            f"this project's own, not D4RL's: uniformly random actions (standard error {low_error:g}) and the noiseless "
+            f"waypoint controller (standard error {high_error:g}), {_MAZE_EPISODES}"
+        )
+        table[maze_task(name)] = ReferenceScore(maze_task(name), low, high, source)
+    return table
 
 
 REFERENCE_SCORES = _table()
