@@ -12,6 +12,7 @@ import pytest
 
 from adaptive_constraints import load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.cli import main
 from adaptive_constraints.data import doctor, list_datasets, load_dataset, reference_of
 from adaptive_constraints.data import mazes as mazes_module
 from adaptive_constraints.data.collect import collect, collect_maze, collect_random, default_size
@@ -138,10 +139,21 @@ def test_collect_writes_what_it_is(tmp_path: Path) -> None:
     assert again.fingerprint == data.fingerprint and len(again) == 600
     assert (again.env_id, again.task) == (maze_id("medium"), "pointmaze-medium")
     manifest = json.loads((tmp_path / "set.json").read_text())
-    assert manifest["origin"] == again.provenance["origin"]
-    assert "regenerated, not D4RL's maze2d" in manifest["origin"]
+    assert manifest["source"] == again.provenance["source"]
+    assert "regenerated, not D4RL's maze2d" in manifest["source"]
     assert manifest["command"].startswith("adaptive-constraints collect pointmaze/medium --steps 1300 --keep 600")
     assert "score_mean" in manifest and manifest["versions"]["gymnasium-robotics"] != "not installed"
+
+
+def test_command_line_collects_and_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tyro")
+    out = tmp_path / "maze.npz"
+    assert main(["collect", "pointmaze/umaze", "--steps", "700", "--seed", "1", "--out", str(out)]) == 0
+    assert load_dataset(f"npz:{out}").fingerprint == collect_maze("umaze", 700, seed=1).fingerprint  # all are kept
+    assert main(["collect", "pointmaze/huge", "--out", str(out)]) == 2
+    assert "there: pointmaze/umaze" in capsys.readouterr().err
+    assert main(["list"]) == 0
+    assert "scripted:pointmaze/umaze" in capsys.readouterr().out
 
 
 def test_scripted_reference_collects_once_and_keeps_the_same_rows(
@@ -202,11 +214,11 @@ def test_an_agent_is_evaluated_finetuned_and_found_again_by_id(
     tmp_path: Path, umaze, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = wrap(TD3BC(critic="robust", batch_size=16))
-    agent.fit(umaze, steps=4, eval_env="auto", eval_every=4, eval_episodes=1, out=tmp_path / "run")
+    agent.fit(umaze, steps=4, eval_env="auto", eval_every=4, eval_episodes=1, out=tmp_path / "run", traced=False)
     assert agent.history.evaluations[-1].score is not None
     monkeypatch.delitem(gymnasium.registry, UMAZE)  # as in a program that has not made one yet
     found = load_agent(tmp_path / "run").evaluate(episodes=1)
     np.testing.assert_array_equal(found.returns, agent.evaluate(episodes=1).returns)
     online = load_agent(tmp_path / "run")
-    online.finetune("auto", steps=3, dataset=umaze, warm_up=1, eval_env=None)
+    online.finetune("auto", steps=3, dataset=umaze, warm_up=1, eval_env=None, traced=False)
     assert online.tick == 6

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 SOURCES = ("sac:ENV_ID", "random:ENV_ID", *(f"{FAMILY}{name}" for name in MAZES))
-_ORIGINS = {
+_DESCRIPTIONS = {
     "sac": "recorded while SAC learned from scratch",
     "random": "uniformly random actions",
     "pointmaze": "scripted: a waypoint controller under noise; regenerated, not D4RL's maze2d",
@@ -74,7 +74,7 @@ def collect(
     env = record(steps, seed, progress)
     kept = _evenly_spaced(env.episodes, keep, env.steps)
     command = f"adaptive-constraints collect {source} --steps {env.steps} --keep {keep} --seed {seed} --out {out.name}"
-    provenance = {"origin": _ORIGINS[re.split("[:/]", source)[0]], "command": command, "licence": licence}
+    provenance = {"source": _DESCRIPTIONS[re.split("[:/]", source)[0]], "command": command, "licence": licence}
     dataset = _to_dataset(kept, env, name=out.stem, provenance=provenance)
     manifest = _manifest(dataset, kept, env.steps, seed)
     save_npz(dataset, out)

@@ -9,14 +9,15 @@ wrong with maze2d, and what is done here:
   what the environment did.
 - D4RL computes rewards from the state before the step, its environment from the state after it. Here both are the
   environment's.
-- D4RL marks reached targets, which end nothing, as terminals or not at all, so that trips run into one another or
-  values stop growing. Here no row is terminal. The stream is cut at the environment's time limit, the cuts are
-  timeouts, and the next episode goes on in the very state in which the last one ended.
+- D4RL's collector marks reached targets, which end nothing, as terminals. Here no row is terminal. The stream is cut
+  at the environment's time limit, the cuts are timeouts, and the next episode goes on in the very state in which the
+  last one ended.
 - The controller knows where it is heading, and observations do not say it: the data's actions are a mixture of
   several directions in each place. That is maze2d's, and kept.
 - Actions are clipped to [-1, 1] after the noise is added, so many lie on the bounds. That is maze2d's too.
 
-The environment is in `maze_env.py`; Gymnasium finds it by the ids below after `register_mazes()`.
+The controller does not stop at its waypoints as D4RL's does, so it is faster. The environment is in `maze_env.py`;
+Gymnasium finds it by its id after `register_mazes()`, which evaluation, fine-tuning and collecting call.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def make_environment(source: EnvSource) -> Environment:
     register_mazes()
     try:
         return gymnasium.make(source, disable_env_checker=True)
-    except DependencyError:
+    except DependencyError:  # an ImportError too, which would become a misspelt id below
         raise
     except gymnasium.error.DependencyNotInstalled as error:
         raise DependencyError(
