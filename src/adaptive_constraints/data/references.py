@@ -66,8 +66,8 @@ def _mazes() -> dict[str, ReferenceScore]:
     table = {}
     for name, ((low, low_error), (high, high_error)) in measured.items():
         source = (
-            f"this project's own, not D4RL's: uniformly random actions (standard error {low_error:g}), and the waypoint "
-            f"controller without noise (standard error {high_error:g}); {_MAZE_EPISODES}"
+            f"this project's own, not D4RL's: uniformly random actions (standard error {low_error:g}), and the "
+            f"waypoint controller without noise (standard error {high_error:g}); {_MAZE_EPISODES}"
         )
         table[maze_task(name)] = ReferenceScore(maze_task(name), low, high, source)
     return table
