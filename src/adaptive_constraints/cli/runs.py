@@ -26,7 +26,8 @@ class Train(Command):
 
     options_only: ClassVar[bool] = True
     data: str
-    """Data reference: bundled:NAME, minari:NAMESPACE/NAME-v0, d4rl:FILE.hdf5 or npz:FILE.npz."""
+    """Data reference: bundled:NAME, scripted:pointmaze/NAME, minari:NAMESPACE/NAME-v0, d4rl:FILE.hdf5 or
+    npz:FILE.npz."""
     learner: tuple[str, ...]
     """Learner and its settings, such as: TD3BC critic=robust alpha=3."""
     adapters: tuple[str, ...] = ()
