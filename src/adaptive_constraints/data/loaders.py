@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from adaptive_constraints._files import replacing
 from adaptive_constraints.data.dataset import Dataset
-from adaptive_constraints.data.mazes import scripted_names
+from adaptive_constraints.data.mazes import find_maze, scripted_names
 from adaptive_constraints.data.references import task_of_env, task_of_file
 from adaptive_constraints.errors import DatasetError, DependencyError
 
@@ -43,10 +43,14 @@ def load_dataset(reference: str, *, download: bool = False) -> Dataset:
 
 
 def check_reference(reference: str) -> None:
-    """Raise `DatasetError` for what can be no data reference, without looking whether the data is here."""
+    """Raise `DatasetError` for what can be no data reference, without looking whether files are here."""
     scheme, colon, rest = reference.partition(":")
     if not (colon and rest and (scheme == "minari" or scheme in _LOCAL_SCHEMES)):
         raise DatasetError(f"unknown data reference {reference!r}; use one of: {', '.join(_USAGES)}")
+    if scheme == "bundled" and rest not in (names := _bundled_names()):
+        raise DatasetError(f"no bundled data set {rest!r}; {_suggest(rest, names)}")
+    if scheme == "scripted":
+        find_maze(rest)
 
 
 def list_datasets() -> list[str]:
@@ -223,9 +227,6 @@ def _minari_provenance(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _load_bundled(name: str) -> Dataset:
-    names = _bundled_names()
-    if name not in names:
-        raise DatasetError(f"no bundled data set {name!r}; {_suggest(name, names)}")
     resource = importlib.resources.files("adaptive_constraints.data") / "bundled" / f"{name}.npz"
     with importlib.resources.as_file(resource) as path, np.load(path, allow_pickle=False) as archive:
         return _from_npz_arrays({key: archive[key] for key in archive.files}, path, f"bundled:{name}")

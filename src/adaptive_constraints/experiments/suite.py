@@ -164,14 +164,17 @@ class _Reader:
         about = self._text(tree.pop("about", None), "about")
         self._known(tree, _GRID, "the top")
         cells: dict[str, Cell] = {}
+        names: dict[str, str] = {}
         placed = [(f"grid {n}", grid) for n, grid in enumerate(grids, start=1)] or [("the top", {})]
         for place, grid in placed:
             self._known(grid, _GRID, place)
-            evaluation = {**tree.get("evaluation", {}), **grid.get("evaluation", {})}
-            for cell in self._cells({**tree, **grid, "evaluation": evaluation}, place):
+            whole = {**tree, **grid}
+            whole["evaluation"] = {**tree.get("evaluation", {}), **grid.get("evaluation", {})}
+            names |= self._data(whole.get("data"), place)
+            for cell in self._cells(whole, place):
                 if cells.setdefault(cell.id, cell) != cell:
                     self._fail(place, f"{cell.stack} on {cell.data} stands in an earlier grid too, with other settings")
-        figures = [each for n, table in enumerate(published, start=1) for each in self._published(table, n)]
+        figures = [each for n, table in enumerate(published, start=1) for each in self._published(table, n, names)]
         return Suite(self.path.stem, " ".join(about.split()), tuple(cells.values()), tuple(figures))
 
     # -- grids
@@ -183,7 +186,7 @@ class _Reader:
         seeds, ticks = self._seeds(grid.get("seeds"), place), self._count(grid.get("ticks"), f"{place}, ticks")
         for name, reference in data.items():
             for line in lines:
-                stack = self._stack(line, place, data=name, family=family)
+                stack = self._stack(line, place, family=family, data=name)
                 yield Cell(
                     id=_cell_id(stack, reference),
                     suite=self.path.stem,
@@ -244,11 +247,15 @@ class _Reader:
 
     # -- published figures
 
-    def _published(self, table: Mapping[str, Any], number: int) -> list[Published]:
+    def _published(self, table: Mapping[str, Any], number: int, names: Mapping[str, str]) -> list[Published]:
         place = f"published {number}"
         self._known(table, _PUBLISHED, place)
         source = self._text(table.get("source"), f"{place}, source")
-        data, spreads = list(self._data(table.get("data"), place).values()), table.get("spreads", {})
+        listed = [each for text in self._texts(table.get("data"), f"{place}, data") for each in expand(text)]
+        for each in listed:
+            if each not in names:
+                self._fail(f"{place}, data", f"{each!r} is in no grid; those are called {', '.join(names)}")
+        data, spreads = [names[each] for each in listed], table.get("spreads", {})
         found: list[Published] = []
         for method, scores in table.get("scores", {}).items():
             columns = {"scores": scores, "spreads": spreads.get(method, [None] * len(data))}
