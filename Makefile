@@ -11,7 +11,7 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format speed clean
+.PHONY: help demo test lint format smoke speed clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,10 @@ lint: $(VENV)/.ready-dev  ## check style, format, types and who imports whom
 format: $(VENV)/.ready-dev  ## mend style and format
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
+
+smoke: $(VENV)/.ready-dev  ## run the smallest suite of benchmarks, about a minute
+	rm -rf runs/bench/smoke
+	$(RUN) -m adaptive_constraints bench smoke --workers $(WORKERS)
 
 speed: $(VENV)/.ready-dev  ## time a training step against plain loops
 	$(RUN) benchmarks/speed.py

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -74,9 +75,15 @@ def _as_json(value: Any) -> Any:
 def _known(base: type[Part], group: str) -> dict[str, type[Part]]:
     for module in _OURS:
         import_module(module)
+    _load_installed(group)
+    return {cls.__name__: cls for cls in _descendants(base)}
+
+
+@cache
+def _load_installed(group: str) -> None:
+    """Import what packages declare; once, because looking through all that is installed takes a while."""
     for entry in entry_points(group=group):
         entry.load()
-    return {cls.__name__: cls for cls in _descendants(base)}
 
 
 def _descendants(base: type[Part]) -> Iterator[type[Part]]:

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -184,9 +185,11 @@ class _Reader:
         family = self._text(grid.get("family", ""), f"{place}, family")
         evaluation = self._evaluation(grid["evaluation"], place)
         seeds, ticks = self._seeds(grid.get("seeds"), place), self._count(grid.get("ticks"), f"{place}, ticks")
+        stack_of = cache(partial(self._stack, place))
         for name, reference in data.items():
             for line in lines:
-                stack = self._stack(line, place, family=family, data=name)
+                values = {"family": family, **({"data": name} if "{data}" in f"{line} {family}" else {})}
+                stack = stack_of(line, **values)
                 yield Cell(
                     id=_cell_id(stack, reference),
                     suite=self.path.stem,
@@ -216,7 +219,7 @@ class _Reader:
             self._fail(place, "no stacks: give learners (and adapters), or stacks")
         return list(dict.fromkeys(lines))
 
-    def _stack(self, line: str, place: str, **values: str) -> NamedStack:
+    def _stack(self, place: str, line: str, **values: str) -> NamedStack:
         try:
             return read_stack(line, **values)
         except StackError as error:
