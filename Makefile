@@ -32,8 +32,8 @@ format: $(VENV)/.ready-dev  ## mend style and format
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
 
-speed: $(VENV)/.ready-dev  ## time a training step against plain loops
-	$(RUN) benchmarks/speed.py
+speed: $(VENV)/.ready-speed  ## time a training step against plain loops and JAX (20 minutes)
+	$(RUN) -m benchmarks.speed
 
 clean:  ## remove the environment, builds and caches (not runs/)
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
@@ -47,6 +47,10 @@ $(VENV)/.torch: pins.txt
 
 $(VENV)/.ready-demo: $(VENV)/.torch pyproject.toml
 	$(INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.ready-speed: $(VENV)/.torch pyproject.toml
+	$(INSTALL) --editable '.[speed]'
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.torch pyproject.toml

@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 #: What only extras bring; importing our modules must not load any of it.
 OPTIONAL = (
     *("gymnasium", "mujoco", "minari", "h5py", "gymnasium_robotics", "ogbench", "stable_baselines3"),
-    *("torchopt", "higher", "tyro", "rich", "tensorboard", "matplotlib", "ray", "pytest", "hypothesis"),
+    *("torchopt", "higher", "tyro", "rich", "tensorboard", "matplotlib", "ray", "jax", "pytest", "hypothesis"),
 )
 #: Modules whose classes derive from an extra's; only functions import them.
 ON_DEMAND = ("adaptive_constraints.data.recording",)
@@ -205,6 +205,6 @@ def test_extras_carry_what_is_optional() -> None:
     assert always == {"torch", "numpy"}
     assert set(extras) == {
         *("mujoco", "minari", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots", "ray"),
-        *("demo", "dev"),
+        *("speed", "demo", "dev"),
     }
     assert not any("functorch" in requirement for extra in extras.values() for requirement in extra)
