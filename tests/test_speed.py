@@ -68,11 +68,6 @@ def test_a_contestant_runs_what_it_is_asked_for(contestant):
     assert build(contestant, "cpu").run(20) == 20
 
 
-def test_jax_runs_whole_chunks():
-    pytest.importorskip("jax")
-    assert build(Contestant("jax", "jax", seeds=2, shape=SMALL), "cpu").run(21) == 40
-
-
 def test_a_process_is_timed_and_what_it_says_survives_json():
     (timing,) = measure([Contestant("plain", "plain", shape=SMALL)], Plan(blocks=2, seconds=0.01), "test")
     assert len(timing.seconds) == 2

@@ -6,7 +6,6 @@ branches), indices and noise drawn for the whole chunk ahead, buffers donated, A
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 from collections.abc import Sequence
@@ -97,22 +96,24 @@ def step(state: Tree, group: str, gradient: Tree) -> Tree:
     return state | {name: state[name] | {group: value} for name, value in new.items()}
 
 
-def initial(key: Any, shape: Shape) -> Tree:
-    """A fresh state of one seed."""
+def initial(shape: Shape, seeds: int) -> Tree:
+    """Fresh states of all seeds, [S, ...] each; drawn by numpy, since compiling JAX's own draws takes seconds."""
+    random = np.random.default_rng(0)
 
-    def layers(key: Any, *sizes: int) -> Tree:
-        keys = jax.random.split(key, len(sizes))
+    def layers(*sizes: int) -> Tree:
         return [
-            (jax.random.uniform(k, pair, minval=-(pair[0] ** -0.5), maxval=pair[0] ** -0.5), jnp.zeros(pair[1]))
-            for k, pair in zip(keys, itertools.pairwise(sizes), strict=False)
+            (
+                jnp.asarray(random.uniform(-(i**-0.5), i**-0.5, (seeds, i, o)), jnp.float32),
+                jnp.zeros((seeds, o)),
+            )
+            for i, o in itertools.pairwise(sizes)
         ]
 
-    actor, *critics = jax.random.split(key, 3)
     hidden = (shape.width, shape.width)
-    return start(
-        layers(actor, shape.state, *hidden, shape.action),
-        [layers(each, shape.state + shape.action, *hidden, 1) for each in critics],
-    )
+    actor = layers(shape.state, *hidden, shape.action)
+    critics = [layers(shape.state + shape.action, *hidden, 1) for _ in range(2)]
+    state = start(actor, critics)
+    return state | {"steps": {name: jnp.zeros(seeds) for name in state["steps"]}}
 
 
 def build(contestant: Contestant, device: str) -> Loop:
@@ -137,8 +138,7 @@ def build(contestant: Contestant, device: str) -> Loop:
 
         mapped = jax.vmap(chunk) if seeds > 1 else _alone(chunk)
         advance = jax.jit(mapped, donate_argnums=0)
-        make = jax.jit(jax.vmap(functools.partial(initial, shape=shape)))
-        state, number = make(jax.random.split(jax.random.key(0), seeds)), 0
+        state, number = initial(shape, seeds), 0
 
     def run(ticks: int) -> int:
         nonlocal state, number
