@@ -54,5 +54,5 @@ $(VENV)/.ready-speed: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) --editable '.[dev,demo,minari,collect,oracles,logging]'
+	$(INSTALL) --editable '.[dev,demo,minari,collect,robotics,oracles,logging]'
 	@touch $@
