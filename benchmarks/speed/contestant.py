@@ -51,8 +51,8 @@ class Contestant:
     adapters: tuple[str, ...] = ()
     traced: bool = True
     """Of ours: the fast path. False: every tick as it is written."""
-    precision: str | None = None
-    """Of ours: what matrix products are computed in; None: float32."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of ours: what matrix products are computed in."""
     floor: Literal["products", "copies"] = "products"
     """Of the floor: which half of it."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import tempfile
 from typing import Any
@@ -11,14 +10,15 @@ import numpy as np
 import torch
 
 from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Spec, registry
+from adaptive_constraints._files import CACHE_VARIABLE
 from adaptive_constraints.data import Preprocessor
-from adaptive_constraints.preparation import CACHE_VARIABLE, prepare
+from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training.cpu import tuned
 from adaptive_constraints.training.engine import Engine
 from adaptive_constraints.training.initial import initial_state
 
-from .contestant import EPISODE, Contestant, Loop, Shape, Unavailable, transitions
+from .contestant import EPISODE, Contestant, Loop, Shape, transitions
 from .plain_loop import device_memory, synchronize
 
 HORIZON = 1_000_000
@@ -56,12 +56,7 @@ def dataset(shape: Shape) -> Dataset:
 
 def build(contestant: Contestant, device: str) -> Loop:
     """The engine, run a tick at a time as `Agent.fit` runs it."""
-    options: dict[str, Any] = {"traced": contestant.traced}
-    if contestant.precision is not None:
-        if "precision" not in inspect.signature(Engine).parameters:
-            raise Unavailable("this version's engine has no `precision`")
-        options["precision"] = contestant.precision
-    running = engine(contestant, device, **options)
+    running = engine(contestant, device, traced=contestant.traced, precision=contestant.precision)
 
     def run(ticks: int) -> int:
         with tuned(torch.device(device)):

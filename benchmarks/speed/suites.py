@@ -21,11 +21,15 @@ def seeds_in_words(seeds: int) -> str:
 
 
 def ours(
-    seeds: int = 1, adapters: Sequence[str] = (), traced: bool = True, precision: str | None = None, learner: str = ""
+    seeds: int = 1,
+    adapters: Sequence[str] = (),
+    traced: bool = True,
+    precision: Literal["float32", "bf16"] = "float32",
+    learner: str = "",
 ) -> Contestant:
     """One of ours, named by what is special about it."""
     stack = " + ".join([learner or "ours", *(("all four",) if len(adapters) == len(ADAPTERS) else adapters)])
-    special = ([] if traced else ["eager"]) + ([precision] if precision else [])
+    special = ([] if traced else ["eager"]) + ([] if precision == "float32" else [precision])
     name = ", ".join([" ".join([stack, *special]), seeds_in_words(seeds)])
     return Contestant(
         name, "ours", seeds, learner=learner or "TD3BC", adapters=tuple(adapters), traced=traced, precision=precision
