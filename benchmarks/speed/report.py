@@ -163,7 +163,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3)
+    panels = figure.subplots(1, 3, sharey=True)
     for panel, (axis, lines) in zip(panels, _curves(result).items(), strict=True):
         for (name, points), colour in zip(lines.items(), ("#000000", "#D55E00", "#0072B2"), strict=True):
             if points:
