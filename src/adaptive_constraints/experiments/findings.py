@@ -99,12 +99,13 @@ class Difference:
 
     estimate: mean difference of the pairs that have numbers; None where none has.
     higher: how many of them are higher with the adapter.
-    lost: how many pairs hold a lost seed.
+    pairs, lost: how many there are, and how many of them hold a lost seed.
     improvement: P(a seed with the adapter beats a seed without), whichever seeds they are.
     """
 
     estimate: Estimate | None
     higher: int
+    pairs: int
     lost: int
     improvement: Estimate | None
 
@@ -194,14 +195,15 @@ def _differences(
 
 
 def _difference(strata: Sequence[NDArray[np.float64]], lost: int) -> Difference:
+    pairs = sum(map(len, strata))
     known = [values[~np.isnan(values).any(axis=1)] for values in strata]
     if not all(map(len, known)):
-        return Difference(None, 0, lost, None)
+        return Difference(None, 0, pairs, lost, None)
     changes = [values[:, 0] - values[:, 1] for values in known]
     sides = [values[:, side] for side in (0, 1) for values in known]
     higher = sum(int((change > 0).sum()) for change in changes)
     wins = estimate(sides, probability_of_improvement)
-    return Difference(paired_difference(changes), higher, lost, wins)
+    return Difference(paired_difference(changes), higher, pairs, lost, wins)
 
 
 def _averaged(results: Results, group: Sequence[Effect]) -> Effect:
@@ -242,10 +244,12 @@ class Profile:
 
 
 def thresholds(results: Results, score: Score) -> NDArray[np.float64]:
-    """[T] evenly spaced scores that hold 0, 100 and all that was scored."""
+    """[T] evenly spaced scores, from the tens below to the tens above all that was scored; none without scores."""
     scored = [cell.values(score) for cell in results.cells.values() if cell.data.scored]
-    values = np.concatenate([[0.0, 100.0], *scored])
-    return np.linspace(np.floor(values.min()), np.ceil(values.max()), THRESHOLDS)
+    if not scored:
+        return np.empty(0)
+    values = np.concatenate(scored)
+    return np.linspace(10 * np.floor(values.min() / 10), 10 * np.ceil(values.max() / 10), THRESHOLDS)
 
 
 def profiles(results: Results, score: Score) -> list[Profile]:

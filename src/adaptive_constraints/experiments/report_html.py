@@ -127,12 +127,19 @@ def _score_row(stack: StackName, found: Findings) -> Html:
     for scope in found.scopes:
         estimate = found.scores.get((stack.label, scope))
         cell = found.results.cells.get((stack.label, scope))
-        shown = tag("span", text.estimated(estimate)) if cell is None else _score(cell, text.estimated(estimate))
+        shown = _interval(text.estimated(estimate))
+        shown = shown if cell is None else _score(cell, shown)
         cells.append(_number(shown, None if estimate is None else estimate.value, scope))
     return _row(stack.learner, stack.kinds, *cells, data_stack=stack.label)
 
 
-def _score(cell: Cell, shown: str) -> Html:
+def _interval(shown: str) -> Html:
+    """``59.8 [53.9, 64.2]``, whose interval goes below its number where the page is narrow."""
+    value, bracket, rest = shown.partition(" [")
+    return join([value, tag("span", bracket + rest, class_="interval") if bracket else None])
+
+
+def _score(cell: Cell, shown: Html) -> Html:
     """A number that unfolds into its seeds, and into the command that makes it."""
     badge = text.lost(cell.lost, len(cell.rows), "seeds")
     heads = [tag("th", name, scope="col") for name in ("seed", "last ten", "last", "best")]
@@ -182,11 +189,11 @@ def _change(found: Difference | None, pairs: Sequence[Pair]) -> Html:
     """A difference that unfolds into how often it was an improvement, and into its pairs."""
     if found is None:
         return tag("span", text.MISSING)
-    badge = text.lost(found.lost, max(len(pairs), found.lost + (found.estimate.n if found.estimate else 0)), "pairs")
+    badge = text.lost(found.lost, found.pairs, "pairs")
     heads = [tag("th", name, scope="col") for name in ("seed", "with", "without")]
     rows = [tag("tr", tag("th", str(pair.seed), scope="row"), *map(_side, pair.values)) for pair in pairs]
     table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="inner") if pairs else None
-    summary = tag("summary", text.changed(found), badge and tag("span", badge, class_="lost"))
+    summary = tag("summary", _interval(text.changed(found)), badge and tag("span", badge, class_="lost"))
     return tag("details", summary, tag("p", text.evidence(found) or "no pair has numbers"), table)
 
 
@@ -207,7 +214,7 @@ def _published(found: Findings) -> Html:
         ours = None if cell is None else found.scores.get((cell.stack.label, cell.data.label))
         note = text.published_note(figure, found.results)
         cells = [tag("th", figure["data"], scope="row"), tag("td", figure["stack"])]
-        cells += [_number(text.estimated(ours), None if ours is None else ours.value)]
+        cells += [_number(_interval(text.estimated(ours)), None if ours is None else ours.value)]
         cells += [_number(text.printed(figure), figure["score"])]
         cells += [tag("td", figure["source"], tag("small", note) if note else None)]
         stack = StackName(figure["stack"], "", ()) if cell is None else cell.stack

@@ -76,8 +76,8 @@ def _changes(effect: Effect, found: Findings) -> list[str]:
     cells = []
     for scope in found.scopes:
         difference = effect.by_scope.get(scope)
-        gone = difference is not None and difference.lost
-        cells.append(text.changed(difference) + (f" ({gone} pairs with lost seeds)" if gone else ""))
+        badge = None if difference is None else text.lost(difference.lost, difference.pairs, "pairs")
+        cells.append(text.changed(difference) if badge is None else f"{text.changed(difference)} ({badge})")
     return cells
 
 

@@ -150,11 +150,18 @@ function area(x, low, high) {
   return points.length ? `M${points.map(([a, b]) => `${a.toFixed(1)} ${b.toFixed(1)}`).join("L")}Z` : "";
 }
 
-/** A figure of lines over x in bands, each {label, x, y, low?, high?, seeds?}. */
-function lines(place, caption, drawn, style, { xlabel, ylabel, height = 280, domain = null }) {
+/** Figures that stand in the page and are not drawn yet: how wide they are is known once all of them stand. */
+let pending = [];
+
+function addFigure(place, caption, make) {
   const figure = html("figure", "", html("figcaption", "", caption));
   place.append(figure);
-  const width = Math.max(figure.clientWidth, 260), [left, right, top, bottom] = [52, 12, 12, 42];
+  pending.push(() => figure.append(make(Math.max(figure.clientWidth, 260))));
+}
+
+/** Lines over x in bands, each {label, x, y, low?, high?, seeds?}. */
+function lines(width, caption, drawn, style, { xlabel, ylabel, height = 280, domain = null }) {
+  const [left, right, top, bottom] = [52, 12, 12, 42];
   const all = drawn.flatMap((line) => [line.y, line.low ?? [], line.high ?? [], ...(line.seeds ?? [])].flat());
   const known = all.filter((value) => value !== null);
   const logarithmic = !domain && known.length > 0 && Math.min(...known) > 0 && Math.max(...known) > 100 * Math.min(...known);
@@ -172,27 +179,21 @@ function lines(place, caption, drawn, style, { xlabel, ylabel, height = 280, dom
   }
   svg.append(element("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, xlabel));
   svg.append(element("text", { x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${(top + height - bottom) / 2}) rotate(-90)` }, ylabel));
-  const place_ = (values) => values.map((value) => (value === null ? null : y(value)));
+  const upward = (values) => values.map((value) => (value === null ? null : y(value)));
   for (const line of drawn) {
-    const at = line.x.map(x), { colour, dashes } = style(line.label);
-    if (line.low) svg.append(element("path", { class: "band", fill: colour, d: area(at, place_(line.low), place_(line.high)) }));
-    if ((line.seeds ?? []).length > 1) {
-      for (const seed of line.seeds) svg.append(element("path", { class: "seed", stroke: colour, d: path(at, place_(seed)) }));
-    }
+    const at = line.x.map(x), { colour, dashes } = style(line.label), seeds = line.seeds ?? [];
+    const stack = element("g", { class: "stack", stroke: colour, fill: "none" }, element("title", {}, line.label));
+    if (line.low) stack.append(element("path", { class: "band", fill: colour, d: area(at, upward(line.low), upward(line.high)) }));
+    if (seeds.length > 1) stack.append(...seeds.map((seed) => element("path", { class: "seed", d: path(at, upward(seed)) })));
+    stack.append(element("path", { class: "line", "stroke-dasharray": dashes, d: path(at, upward(line.y)) }));
+    svg.append(stack);
   }
-  for (const line of drawn) {
-    const { colour, dashes } = style(line.label);
-    const title = element("title", {}, line.label);
-    svg.append(element("path", { class: "line", stroke: colour, "stroke-dasharray": dashes, d: path(line.x.map(x), place_(line.y)) }, title));
-  }
-  figure.append(svg);
+  return svg;
 }
 
-/** A figure of estimates under each other, each {label, value, low, high}. */
-function intervals(place, caption, drawn, xlabel, zero) {
-  const figure = html("figure", "", html("figcaption", "", caption));
-  place.append(figure);
-  const width = Math.max(figure.clientWidth, 260), narrow = width < 560;
+/** Estimates under each other, each {label, value, low, high}. */
+function intervals(width, caption, drawn, xlabel, zero) {
+  const narrow = width < 560;
   const longest = Math.max(...drawn.map((each) => each.label.length));
   const left = narrow ? 14 : Math.min(7 * longest + 20, width / 2), step = narrow ? 40 : 24;
   const top = 6, bottom = 40, height = top + bottom + step * drawn.length;
@@ -213,7 +214,7 @@ function intervals(place, caption, drawn, xlabel, zero) {
     if (each.low !== null) svg.append(element("line", { stroke: colour, "stroke-width": 2.5, x1: x(each.low), x2: x(each.high), y1: y, y2: y }));
     svg.append(element("circle", { fill: colour, cx: x(each.value), cy: y, r: 4.5 }, title));
   });
-  figure.append(svg);
+  return svg;
 }
 
 // -- the figures of the page -------------------------------------------------------------------------------------------
@@ -233,22 +234,25 @@ function draw() {
   for (const place of Object.values(places)) place.replaceChildren();
   drawLegends(stacks, style);
   drawIntervals(places);
+  const addLines = (place, caption, of, labels) => addFigure(place, caption, (width) => lines(width, caption, of, style, labels));
   for (const scope of drawnScopes()) {
     const curves = among(data.profiles, scope).map((each) => ({ ...each, x: data.thresholds }));
     const labels = { xlabel: "normalised score", ylabel: "share of seeds above", domain: [0, 1.02] };
-    if (curves.length) lines(places.profiles, scope, curves, style, labels);
+    if (curves.length) addLines(places.profiles, scope, curves, labels);
   }
   for (const scope of drawnData()) {
     const labels = { xlabel: "ticks (minibatches)", ylabel: data.units[scope] };
     const curves = among(data.curves, scope).filter((each) => each.x.length);
-    if (curves.length) lines(places.curves, scope, curves, style, labels);
+    if (curves.length) addLines(places.curves, scope, curves, labels);
     const quantities = among(data.quantities, scope);
     if (quantities.length) places.quantities.append(html("h3", "", scope));
     for (const name of new Set(quantities.map((each) => each.name))) {
       const of = quantities.filter((each) => each.name === name);
-      lines(places.quantities, name, of, style, { xlabel: "ticks", ylabel: "", height: 190 });
+      addLines(places.quantities, name, of, { xlabel: "ticks", ylabel: "", height: 190 });
     }
   }
+  for (const make of pending) make();
+  pending = [];
   for (const place of Object.values(places)) {
     if (!place.childElementCount) place.append(html("p", "note", "Nothing to draw of what the filters leave."));
   }
@@ -258,16 +262,18 @@ function drawIntervals(places) {
   for (const scope of drawnScopes()) {
     const stacks = shownStacks(), unit = data.units[scope];
     const scored = stacks.flatMap((stack) => data.scores.filter((each) => each.scope === scope && each.label === stack));
-    if (scored.length) intervals(places.scores, partly(scope, scored), scored.slice(0, MOST_INTERVALS), unit, false);
+    addIntervals(places.scores, scope, scored, unit, false);
     const all = [...document.querySelector("#effects-table tbody")?.rows ?? []].filter((row) => !row.hidden);
     const rows = all.flatMap((row) => data.effects.filter((each) => each.scope === scope && each.row === Number(row.dataset.row)));
-    if (rows.length) intervals(places.effects, partly(scope, rows), rows.slice(0, MOST_INTERVALS), `difference, ${unit}`, true);
+    addIntervals(places.effects, scope, rows, `difference, ${unit}`, true);
   }
 }
 
-/** A caption that says if only the first are drawn. */
-function partly(scope, drawn) {
-  return drawn.length > MOST_INTERVALS ? `${scope}: the first ${MOST_INTERVALS} of ${drawn.length} in the table's order` : scope;
+/** Intervals of as many as can be read; the caption says if there are more. */
+function addIntervals(place, scope, of, xlabel, zero) {
+  const drawn = of.slice(0, MOST_INTERVALS);
+  const caption = drawn.length < of.length ? `${scope}: the first ${drawn.length} of ${of.length} in the table's order` : scope;
+  if (drawn.length) addFigure(place, caption, (width) => intervals(width, caption, drawn, xlabel, zero));
 }
 
 function drawLegends(stacks, style) {
