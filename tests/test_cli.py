@@ -111,11 +111,11 @@ def test_ctrl_c_says_from_where_the_run_goes_on(data, tmp_path, monkeypatch, cap
 
 
 def test_lost_seeds_are_named_and_do_not_count(run, capsys):
-    from adaptive_constraints.cli import _show_summary
+    from adaptive_constraints.cli.show import show_summary
 
     agent = load_agent(run)
     agent.history.failures[1] = Failure(7, "critic/loss")
-    _show_summary(agent, agent.history)
+    show_summary(agent, agent.history)
     _, first, second, mean = said(capsys).splitlines()
     assert second.endswith("lost at tick 7: critic/loss was not finite")
     assert mean.split()[1] == first.split()[1]

@@ -17,7 +17,7 @@ import pytest
 from adaptive_constraints import ASPC, adapters, baselines, load_agent, load_dataset, wrap
 from adaptive_constraints.adapter import SEAMS
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.cli import _parse
+from adaptive_constraints.cli.entry import parse
 from adaptive_constraints.testing import check_adapter, check_learner, check_stack
 
 from .helpers import FOUR
@@ -144,7 +144,7 @@ def test_commands_are_commands():
     assert len(commands) >= 6
     for name, *words in commands:
         assert name == "adaptive-constraints"
-        _parse(words)
+        parse(words)
 
 
 def test_the_two_commands_and_every_part_are_named():

@@ -27,7 +27,7 @@ from adaptive_constraints import (
 )
 from adaptive_constraints.baselines import CQL, TD3BC
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, TrainingError
-from adaptive_constraints.training.batches import Batches, Growth, Replay
+from adaptive_constraints.training.batches import Growth, batches_of
 from adaptive_constraints.training.fitting import LostSeedWarning
 from adaptive_constraints.training.noise import NoiseTables
 from adaptive_constraints.training.online import ReplayWarning
@@ -288,10 +288,12 @@ def test_a_full_ring_replaces_the_oldest_and_draws_from_all():
 
 
 def test_rows_of_a_tick_depend_on_seed_tick_and_size_alone():
-    table = {"x": torch.arange(50.0)}
+    def batches(seeds, growth=None):
+        cpu, dtype = torch.device("cpu"), torch.float32
+        return batches_of({"x": torch.arange(50.0)}, {}, NoiseTables(seeds, cpu, dtype), 8, cpu, dtype, growth)
 
     def replay(seeds, rows):
-        made = Replay(table, {}, NoiseTables(seeds, torch.device("cpu"), torch.float32), 8, len(seeds), Growth(9, {}))
+        made = batches(seeds, Growth(9, {}))
         for row in range(rows):
             made.add({"x": torch.tensor([100.0 * seed + row for seed in seeds])})
         return made
@@ -301,8 +303,7 @@ def test_rows_of_a_tick_depend_on_seed_tick_and_size_alone():
     assert not torch.equal(long.at(3)["x"], short.at(3)["x"])
     short.add({"x": torch.tensor([403.0, 703.0])}), short.add({"x": torch.tensor([404.0, 704.0])})
     assert torch.equal(long.at(3)["x"], short.at(3)["x"])
-    fixed = Batches(table, {}, NoiseTables((4, 7), torch.device("cpu"), torch.float32), 8)
-    assert torch.equal(replay((4, 7), 0).at(11)["x"], fixed.at(11)["x"])
+    assert torch.equal(replay((4, 7), 0).at(11)["x"], batches((4, 7)).at(11)["x"])
 
 
 def test_a_column_without_a_value_online_is_refused():

@@ -189,10 +189,10 @@ def test_float32_is_rounded_float64():
     assert torch.equal(rounded.double(), exact), "24 bits are exact in float32"
 
 
-@pytest.mark.parametrize("chunk", [1, 100, noise._CHUNK])
+@pytest.mark.parametrize("chunk", [1, 100, noise._AHEAD_ON_CPU])
 def test_drawing_ahead_never_changes_a_number(monkeypatch, chunk):
     """Whatever the length of a chunk and the order of ticks, the table holds what the functions say."""
-    monkeypatch.setattr(noise, "_CHUNK", chunk)
+    monkeypatch.setattr(noise, "_AHEAD_ON_CPU", chunk)
     seeds = [0, 7, 2**64 - 1]
     tables = noise.NoiseTables(seeds, torch.device("cpu"), torch.float32)
     keyed = torch.tensor([0, 7, -1])

@@ -201,7 +201,7 @@ class View:
         learned = self.resolved.facts.tradeoff
         return self._compose(
             "tradeoff",
-            lambda: self.r.new_tensor(float("nan") if learned is None else learned),
+            lambda: self.r.new_full((), float("nan") if learned is None else learned),
             lambda a, so_far: a.tradeoff(self, so_far),
         )
 

@@ -269,7 +269,7 @@ class ILQ(Adapter):
         if v.phase == "online" or not (self.limit and v.services.facts.owns_behavior):
             return self.eta
         warm = v.tick > self.warm_up * v.horizon
-        return torch.where(warm, v.r.new_tensor(self.eta), v.r.new_tensor(1.0))
+        return torch.where(warm, v.r.new_full((), self.eta), v.r.new_full((), 1.0))
 
     def critic_rows(self, v: View) -> Sequence[Row]:
         """(1 - eta) (Q(s, a) - y)^2 at actions a off the data (equations 16 to 20)."""

@@ -24,7 +24,7 @@ class FixedScale(Adapter):
         _positive(self.name, "value", self.value)
 
     def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
-        return default() if self.value is None else v.r.new_tensor(self.value)
+        return default() if self.value is None else v.r.new_full((), self.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class LinearScale(Adapter):
         _positive(self.name, "start", self.start)
 
     def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
-        start = default() if self.start is None else v.r.new_tensor(self.start)
+        start = default() if self.start is None else v.r.new_full((), self.start)
         return start + (self.end - start) * (v.tick / v.horizon).to(start.dtype)
 
     def diagnostics(self, v: View) -> Mapping[str, Tensor]:

@@ -16,11 +16,13 @@ from adaptive_constraints.networks.dynamics import (
 from adaptive_constraints.networks.losses import expectile_loss
 from adaptive_constraints.networks.mlp import (
     Norm,
+    Precision,
     dropout_mask,
     init_mlp,
     linear,
     mlp,
     orthogonal,
+    product_precision,
     small_output,
     torch_default,
     uniform,
@@ -32,6 +34,7 @@ from adaptive_constraints.networks.vae import Posterior, decode_action, encode_a
 __all__ = [
     "Norm",
     "Posterior",
+    "Precision",
     "TanhGaussian",
     "VariancePreserving",
     "decode_action",
@@ -51,6 +54,7 @@ __all__ = [
     "orthogonal",
     "predict_noise",
     "predict_transition",
+    "product_precision",
     "reconstruct",
     "small_output",
     "torch_default",

@@ -70,7 +70,8 @@ def noise_error(
 
     ``action`` and ``noise`` [..., N, A], ``observation`` [..., N, D], ``t`` int64 [N].
     """
-    left = action.new_tensor(schedule.alpha_bars)[t].unsqueeze(-1)
+    # filled on the device: a copy from the host cannot be recorded in a graph
+    left = torch.stack([action.new_full((), bar) for bar in schedule.alpha_bars])[t].unsqueeze(-1)
     x = left.sqrt() * action + (1 - left).sqrt() * noise
     return (predict_noise(p, x, t, observation) - noise).square().mean(-1)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -14,6 +16,21 @@ Params = dict[str, Tensor]
 Activation = Callable[[Tensor], Tensor]
 Initializer = Callable[[tuple[int, ...], torch.Generator], tuple[Tensor, Tensor]]
 Norm = Literal["none", "before", "after"]
+Precision = Literal["float32", "bf16"]
+"""Of matrix products. bf16: factors are rounded to bfloat16 (8 bits of mantissa), sums are float32 inside a product and
+rounded once; parameters, optimizer and everything else stay as they are."""
+
+_precision: ContextVar[Precision] = ContextVar("precision", default="float32")
+
+
+@contextmanager
+def product_precision(precision: Precision) -> Iterator[None]:
+    """Inside, matrix products of all networks, forward and backward, are taken in this precision."""
+    before = _precision.set(precision)
+    try:
+        yield
+    finally:
+        _precision.reset(before)
 
 
 def torch_default(shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -90,8 +107,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Every product of every network goes through here. A single output is a weighted sum over the inputs: matrix
     kernels are several times slower at a width of one.
     """
-    product = (x * weight.mT).sum(-1, keepdim=True) if weight.shape[-1] == 1 else x @ weight
+    product = (x * weight.mT).sum(-1, keepdim=True) if weight.shape[-1] == 1 else _product(x, weight)
     return product + bias.unsqueeze(-2)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    if _precision.get() == "float32":
+        return x @ weight
+    return (x.to(torch.bfloat16) @ weight.to(torch.bfloat16)).to(x.dtype)
 
 
 def mlp(

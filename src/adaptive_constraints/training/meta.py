@@ -33,21 +33,21 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 
 @dataclass(frozen=True)
 class Adam:
-    """The settings of an Adam step and its count after the step."""
+    """The settings of an Adam step and its count after the step, as numbers or as float64 tensors []."""
 
-    learning_rate: float
-    step: int
+    learning_rate: float | Tensor
+    step: float | Tensor
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
 
     @property
-    def correction1(self) -> float:
+    def correction1(self) -> float | Tensor:
         """1 - beta1^step."""
         return 1 - self.beta1**self.step
 
     @property
-    def correction2(self) -> float:
+    def correction2(self) -> float | Tensor:
         """1 - beta2^step."""
         return 1 - self.beta2**self.step
 
@@ -125,7 +125,7 @@ def _torchopt_step(inner: InnerStep, theta: Sequence[Tensor], gradients: Sequenc
     moved = [(v > 0) | (g.detach() != 0) for v, g in zip(inner.second, gradients, strict=True)]
     second = tuple(torch.where(some, v, 1.0) for some, v in zip(moved, inner.second, strict=True))
     parameters = tuple(theta)
-    state = _carry(optimizer.init(parameters), tuple(inner.first), second, adam.step - 1)
+    state = _carry(optimizer.init(parameters), tuple(inner.first), second, int(adam.step) - 1)
     updates, _ = optimizer.update(tuple(gradients), state, params=parameters, inplace=False)
     return [p + torch.where(some, u, 0.0) for p, some, u in zip(parameters, moved, updates, strict=True)]
 

@@ -34,16 +34,22 @@ class Metrics:
         self._seeds, self._device = seeds, device
         self._groups: dict[str, _Group] = {}
 
-    def add(self, group: str, values: Mapping[str, Tensor], tick: int) -> None:
-        """Add one value [S] per name; ``group`` always brings the same names."""
+    def add(self, group: str, values: Mapping[str, Tensor], tick: Tensor) -> None:
+        """Add one value [S] per name at this tick []; ``group`` always brings the same names.
+
+        Done on the device, so that a graph can record it; `count` is its other half.
+        """
         if group not in self._groups:
             self._groups[group] = self._new(tuple(values))
         held = self._groups[group]
         stacked = torch.stack([values[name] for name in held.names]).to(torch.float64)
         bad = ~stacked.isfinite() & (held.first_bad == 0)
-        held.first_bad.masked_fill_(bad, tick)
+        held.first_bad.copy_(torch.where(bad, tick, held.first_bad))
         held.sums.add_(stacked)
-        held.added.add_(1)
+
+    def count(self, group: str) -> None:
+        """Remember that something was added to this group."""
+        self._groups[group].added.add_(1)
 
     def flush(self) -> dict[str, list[float]]:
         """The average [S] of each name since the last flush."""

@@ -8,14 +8,17 @@ device, alone or beside other seeds, and drawing many ticks ahead changes nothin
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 19
-"""Numbers drawn ahead at once and per site."""
+_AHEAD_ON_CPU, _AHEAD = 1 << 19, 1 << 22
+"""Numbers drawn ahead at once and per site, on a CPU and elsewhere, where launching the hash is what costs."""
+Draw = tuple[str, str, tuple[int, ...], int]
+"""(kind, site, shape, rows) of one draw; rows is 0 but for row numbers."""
 
 
 def _signed(value: int) -> int:
@@ -74,14 +77,39 @@ def indices(seeds: Tensor, site: str, ticks: Tensor, count: int, rows: int) -> T
     return (fractions(seeds, site, ticks, count) * rows).long()
 
 
+@dataclass
+class _Chunk:
+    """Draws of some ticks in a row."""
+
+    number: int
+    """Which: the one of ticks ``number * length`` and up."""
+    values: Tensor
+    """[length, S, *shape]"""
+
+
 class NoiseTables:
     """Draws ahead of time for all seeds, a chunk of ticks at once."""
 
-    def __init__(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype, namespace: str = "") -> None:
-        """``namespace`` stands before every site."""
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
+        namespace: str = "",
+        clock: Tensor | None = None,
+    ) -> None:
+        """``namespace`` stands before every site.
+
+        ``clock`` [] int64 is the tick on the device: draws are then found by it and not by the host's number, so that
+        a recorded graph reads those of the tick in which it is replayed (see `refill`).
+        """
+        self.seeds = len(seeds)
         self._seeds = torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device)
-        self._dtype, self._namespace = dtype, namespace
-        self._chunks: dict[tuple[str, str, tuple[int, ...], int], tuple[int, Tensor]] = {}
+        self._dtype, self._namespace, self._clock = dtype, namespace, clock
+        self._ahead = _AHEAD_ON_CPU if device.type == "cpu" else _AHEAD
+        self._chunks: dict[Draw, _Chunk] = {}
+        self.read: set[Draw] = set()
+        """What was read since somebody cleared this."""
 
     def at(self, tick: int, kind: str, site: str, shape: tuple[int, ...], rows: int = 0) -> Tensor:
         """The draw [S, *shape] of this tick.
@@ -89,20 +117,48 @@ class NoiseTables:
         ``kind`` is normal, uniform, index (row numbers below ``rows``), or fraction (what row numbers are made of, for
         tables whose number of rows changes from tick to tick).
         """
-        length = max(1, min(256, _CHUNK // max(1, prod(shape) * len(self._seeds))))
-        key, number = (kind, site, shape, rows), tick // length
-        cached = self._chunks.get(key)
-        if cached is None or cached[0] != number:
-            cached = (number, self._chunk(kind, site, shape, rows, number * length, length))
-            self._chunks[key] = cached
-        return cached[1][tick - number * length]
+        draw = (kind, site, shape, rows)
+        self.read.add(draw)
+        self._fill(tick, draw)
+        return self.of_tick(self._chunks[draw].values, tick)
 
-    def _chunk(self, kind: str, site: str, shape: tuple[int, ...], rows: int, first: int, length: int) -> Tensor:
+    def of_tick(self, ahead: Tensor, tick: int) -> Tensor:
+        """Of tensors [length, ...] made for some ticks ahead, the one of this tick; by the clock, if there is one."""
+        if self._clock is None:
+            return ahead[tick % len(ahead)]
+        return ahead.index_select(0, (self._clock % len(ahead)).view(1))[0]
+
+    def on(self, device: torch.device) -> NoiseTables:
+        """The same draws made on another device, found by the host's number of the tick."""
+        twin = NoiseTables((), device, self._dtype, self._namespace)
+        twin.seeds, twin._seeds = self.seeds, self._seeds.to(device)
+        return twin
+
+    def refill(self, tick: int, draws: Iterable[Draw]) -> None:
+        """Make sure that these draws of this tick stand where `at` has read them before."""
+        for draw in draws:
+            self._fill(tick, draw)
+
+    def _fill(self, tick: int, draw: Draw) -> None:
+        length = self._length(draw[2])
+        number, chunk = tick // length, self._chunks.get(draw)
+        if chunk is None:
+            self._chunks[draw] = _Chunk(number, self._draw(draw, number * length, length))
+        elif chunk.number != number:
+            chunk.number = number
+            chunk.values.copy_(self._draw(draw, number * length, length))  # in place: graphs read it there
+
+    def _length(self, shape: tuple[int, ...]) -> int:
+        """Ticks in a chunk."""
+        return max(1, min(256, self._ahead // max(1, prod(shape) * len(self._seeds))))
+
+    def _draw(self, draw: Draw, first: int, length: int) -> Tensor:
+        kind, site, shape, rows = draw
         ticks = torch.arange(first, first + length, device=self._seeds.device)
         site = self._namespace + site
         if kind == "index":
             return indices(self._seeds, site, ticks, prod(shape), rows).view(length, len(self._seeds), *shape)
         if kind == "fraction":
             return fractions(self._seeds, site, ticks, prod(shape)).view(length, len(self._seeds), *shape)
-        draw = normal if kind == "normal" else uniform
-        return draw(self._seeds, site, ticks, shape, self._dtype)
+        draws = normal if kind == "normal" else uniform
+        return draws(self._seeds, site, ticks, shape, self._dtype)

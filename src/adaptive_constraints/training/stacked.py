@@ -13,9 +13,16 @@ from torch.utils import _pytree as pytree
 from adaptive_constraints.learner import Params
 
 
-def adam(params: Params) -> torch.optim.Adam:
-    """torch's fused Adam over stacked tensors; its state exists at once, to be saved, restored and captured."""
-    optimizer = torch.optim.Adam(list(params.values()), fused=True)
+def adam(params: Params, captured: bool = False) -> torch.optim.Adam:
+    """torch's fused Adam over stacked tensors; its state exists at once, to be saved, restored and captured.
+
+    ``captured``: its learning rate is a tensor on the device, which a recorded step reads when it is replayed.
+    """
+    tensors = list(params.values())
+    on_cuda = tensors[0].is_cuda
+    rate = torch.zeros((), dtype=torch.float32 if on_cuda else torch.float64, device=tensors[0].device)
+    optimizer = torch.optim.Adam(tensors, lr=rate if captured else 0.0, fused=True, capturable=captured and on_cuda)
+    optimizer._warned_capturable_if_run_uncaptured = True  # steps before the first graph
     for tensor in params.values():
         optimizer.state[tensor] = {
             "step": torch.zeros((), dtype=torch.float32, device=tensor.device),

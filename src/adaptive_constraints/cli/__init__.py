@@ -1,0 +1,14 @@
+"""The command line: ``adaptive-constraints train | finetune | evaluate | explain | list | doctor | collect``.
+
+A stack is named as ``--learner TD3BC critic=robust --adapters ASPC interval=5 FixedScale``: a setting belongs to the
+name before it. tyro and rich (extra ``cli``) are imported when a command runs.
+
+To add a command, write a module with a keyword-only dataclass of its options that inherits `Command` and has a field
+``common: Common`` (its docstrings are the help), and give it one line in the table `entry.COMMANDS`. What makes a run
+folder takes a field ``running: RunOptions`` too. Every module here is imported for every command, so import what takes
+long where it is used.
+"""
+
+from adaptive_constraints.cli.entry import main
+
+__all__ = ["main"]

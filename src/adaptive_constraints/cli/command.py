@@ -1,0 +1,95 @@
+"""What a command is, and the options that commands share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from adaptive_constraints.agent import AUTO
+from adaptive_constraints.errors import TrainingError
+
+FOUND_ERRORS, FAILED, INTERRUPTED = 1, 2, 130
+"""Exit codes: the doctor found errors, a command failed, Ctrl-C ended it."""
+
+
+class Command(ABC):
+    """A command: a dataclass of its options.
+
+    The value of a field of `Common` or `RunOptions` is a group of options without a prefix: ``--debug``, ``--device``.
+    """
+
+    options_only: ClassVar[bool] = False
+    """Whether required fields are options too, instead of words that stand without a name."""
+    common: Common
+
+    @abstractmethod
+    def run(self) -> int:
+        """Do it; the exit code."""
+
+
+@dataclass(kw_only=True)
+class Common:
+    """What every command takes."""
+
+    imports: tuple[str, ...] = ()
+    """Modules to import first, which define learners or adapters of your own."""
+    debug: bool = False
+    """Show where an error came from."""
+
+
+@dataclass(kw_only=True)
+class RunOptions:
+    """Where a run computes, and how it is watched and kept; nothing here changes what is learned."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."""
+    threads: int | None = None
+    """CPU threads of torch; by default as many as torch chooses. Small networks are fastest on one or two."""
+    eval_env: str = AUTO
+    """Environment to evaluate in: auto (that of the run: where the data was recorded, or another one of --env), none,
+    or a Gymnasium id."""
+    eval_every: int = 5_000
+    """Ticks between evaluations; there is one at the end too."""
+    eval_episodes: int = 10
+    """Episodes per seed and evaluation."""
+    stop_after: int | None = None
+    """Stop after this many of the planned steps; the run can go on later."""
+    log_every: int = 1_000
+    """Ticks between rows of metrics."""
+    checkpoint_every: int = 10_000
+    """Ticks between checkpoints: at most so many are lost when a run is killed."""
+    tensorboard: bool = False
+    """Write TensorBoard events to the run folder too."""
+    quiet: bool = False
+    """Print the final table only."""
+
+    @property
+    def torch_device(self) -> str | None:
+        """The device as `Agent.fit` and `load_agent` take it."""
+        return None if self.device == "auto" else self.device
+
+    def set_threads(self) -> None:
+        """Let torch use as many threads as was asked for."""
+        if self.threads is not None and self.threads < 1:
+            raise TrainingError(f"--threads must be at least 1, not {self.threads}")
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+    def watching(self) -> dict[str, Any]:
+        """What `Agent.fit` and `Agent.finetune` take alike."""
+        return {
+            "eval_env": None if self.eval_env == "none" else self.eval_env,
+            "eval_every": self.eval_every,
+            "eval_episodes": self.eval_episodes,
+            "stop_after": self.stop_after,
+            "log_every": self.log_every,
+            "checkpoint_every": self.checkpoint_every,
+            "tensorboard": self.tensorboard,
+            "progress": not self.quiet,
+        }
+
+
+__all__ = ["FAILED", "FOUND_ERRORS", "INTERRUPTED", "Command", "Common", "RunOptions"]

@@ -1,0 +1,77 @@
+"""``doctor`` and ``collect``: data sets."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adaptive_constraints.cli.command import FOUND_ERRORS, Command, Common
+from adaptive_constraints.cli.stacks import file_name
+from adaptive_constraints.data import doctor, load_dataset
+
+
+@dataclass(kw_only=True)
+class Doctor(Command):
+    """Look for everything that commonly goes wrong with offline data; the exit code is 1 if it must be mended."""
+
+    data: str
+    """Data reference: bundled:NAME, minari:NAMESPACE/NAME-v0, d4rl:FILE.hdf5 or npz:FILE.npz."""
+    download: bool = False
+    """Fetch a Minari data set that is not here yet."""
+    common: Common = field(default_factory=Common)
+
+    def run(self) -> int:
+        """Diagnose."""
+        data = load_dataset(self.data, download=self.download)
+        diagnosis = doctor(data)
+        print(repr(data))
+        print(diagnosis)
+        return FOUND_ERRORS if diagnosis.errors else 0
+
+
+@dataclass(kw_only=True)
+class Collect(Command):
+    """Record a data set: what SAC went through while it learned (Ctrl-C ends it early), or a random policy."""
+
+    source: str
+    """sac:ENV_ID or random:ENV_ID."""
+    out: Path | None = None
+    """File to write (.npz), by default such as sac-Hopper-v5.npz; a manifest (.json) is written beside it."""
+    steps: int = 200_000
+    """Environment steps to record."""
+    keep: int = 50_000
+    """Rows to keep at most: whole episodes, evenly spaced."""
+    seed: int = 0
+    """Seed of environment and agent."""
+    licence: str = "MIT"
+    """Licence of the data, named in the manifest."""
+    common: Common = field(default_factory=Common)
+
+    def run(self) -> int:
+        """Record and write."""
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        from adaptive_constraints.data.collect import collect
+
+        out = self.out or Path(f"{file_name(self.source)}.npz")
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task(self.source, total=self.steps)
+            data = collect(
+                self.source,
+                out,
+                self.steps,
+                self.keep,
+                self.seed,
+                licence=self.licence,
+                progress=lambda done, steps: bar.update(task, completed=done, total=steps),
+            )
+        print(repr(data))
+        print(f"written to {out} and described in {out.with_suffix('.json')}")
+        print(f"look at it: adaptive-constraints doctor npz:{out}")
+        return 0
+
+
+__all__ = ["Collect", "Doctor"]

@@ -1,0 +1,106 @@
+"""From words to a command and its exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any, Union
+
+from adaptive_constraints.cli.command import FAILED, INTERRUPTED, Command
+from adaptive_constraints.cli.data import Collect, Doctor
+from adaptive_constraints.cli.evaluate import Evaluate
+from adaptive_constraints.cli.explain import Explain, List
+from adaptive_constraints.cli.runs import Finetune, Train
+from adaptive_constraints.errors import AdaptiveConstraintsError, DependencyError, TrainingError
+from adaptive_constraints.training.fitting import LostSeedWarning
+
+COMMANDS: dict[str, type[Command]] = {
+    "train": Train,
+    "finetune": Finetune,
+    "evaluate": Evaluate,
+    "explain": Explain,
+    "list": List,
+    "doctor": Doctor,
+    "collect": Collect,
+}
+"""Every command by its name, in the order of the help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _refuse_repeated(words)
+        command = parse(words)
+    except SystemExit as end:  # --help, or words that are no command
+        return end.code if isinstance(end.code, int) else FAILED
+    except AdaptiveConstraintsError as error:
+        return _failed(error, debug=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LostSeedWarning)  # said by the progress display and by the final table
+            _import(command.common.imports)
+            return command.run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (AdaptiveConstraintsError, OSError) as error:
+        return _failed(error, command.common.debug)
+
+
+def parse(words: Sequence[str]) -> Command:
+    """The command that these words give; exits (`SystemExit`) with a message where they give none."""
+    try:
+        import tyro
+    except ImportError as error:
+        raise DependencyError(
+            "the command line needs tyro, which is not installed: pip install 'adaptive-constraints[cli]'"
+        ) from error
+    kinds: list[Any] = []
+    for name, kind in COMMANDS.items():
+        positions = () if kind.options_only else (tyro.conf.PositionalRequiredArgs,)
+        kinds.append(Annotated[(kind, tyro.conf.subcommand(name), *positions)])
+    any_of: Any = Union[tuple(kinds)]  # noqa: UP007
+    command: Command = tyro.cli(
+        any_of,
+        prog="adaptive-constraints",
+        description="Offline reinforcement learning with composable adapters.",
+        args=words,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    return command
+
+
+def _refuse_repeated(words: Sequence[str]) -> None:
+    """An option given twice would silently lose its first values."""
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    for option in options:
+        if options.count(option) > 1:
+            raise TrainingError(f"{option} is given twice; name all its values after one {option}")
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import what defines own learners and adapters, from the working directory too."""
+    if modules and "" not in sys.path:
+        sys.path.insert(0, "")
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise DependencyError(f"--imports {module}: {error}; give a module's dotted name, not a file") from error
+        except Exception as error:
+            text = f"--imports {module}: it fails while being imported ({type(error).__name__}: {error})"
+            raise DependencyError(f"{text}; import it in Python to see where") from error
+
+
+def _failed(error: BaseException, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    print(f"error: {error}", file=sys.stderr)
+    return FAILED
+
+
+__all__ = ["COMMANDS", "main", "parse"]

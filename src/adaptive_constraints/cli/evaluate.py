@@ -1,0 +1,62 @@
+"""``evaluate``: roll a saved agent out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adaptive_constraints.agent import AUTO, Agent, load_agent
+from adaptive_constraints.cli.command import Command, Common
+from adaptive_constraints.cli.show import show_evaluation
+from adaptive_constraints.evaluation import Evaluation
+from adaptive_constraints.training.records import write_json
+
+
+@dataclass(kw_only=True)
+class Evaluate(Command):
+    """Roll a saved agent's policies out, one per seed, and show their returns."""
+
+    path: Path
+    """Saved agent, or run folder (its newest checkpoint)."""
+    env: str = AUTO
+    """Gymnasium id; auto is the one the data was recorded in."""
+    episodes: int = 10
+    """Episodes per seed."""
+    seed: int = 0
+    """Seed of the starting states."""
+    device: str = "cpu"
+    """Where the policy runs."""
+    json: Path | None = None
+    """Write every episode's return to this file too."""
+    common: Common = field(default_factory=Common)
+
+    def run(self) -> int:
+        """Evaluate and show."""
+        agent = load_agent(self.path, self.device)
+        found = agent.evaluate(self.env, episodes=self.episodes, seed=self.seed)
+        print(
+            f"{agent.name} at tick {agent.tick}: {self.episodes} episodes per seed, starting states of seed {self.seed}"
+        )
+        show_evaluation(agent, found)
+        if self.json is not None:
+            write_json(self.json, self._record(agent, found))
+            print(f"every return is in {self.json}")
+        return 0
+
+    def _record(self, agent: Agent, found: Evaluation) -> dict[str, Any]:
+        return {
+            "agent": self.path,
+            "stack": agent.name,
+            "tick": agent.tick,
+            "env": self.env,
+            "seed": self.seed,
+            "seeds": agent.seeds,
+            "returns": found.returns,
+            "mean_return": found.mean_return,
+            "score": found.score,
+            "reference": found.reference and asdict(found.reference),
+        }
+
+
+__all__ = ["Evaluate"]

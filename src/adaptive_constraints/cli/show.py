@@ -1,0 +1,151 @@
+"""What the commands show: plain lines in a pipe, tables fitted to a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adaptive_constraints import settings
+from adaptive_constraints.adapter import Adapter
+from adaptive_constraints.agent import Agent, load_agent
+from adaptive_constraints.data import Dataset
+from adaptive_constraints.evaluation import Evaluation
+from adaptive_constraints.learner import Learner
+from adaptive_constraints.stack import Stack
+from adaptive_constraints.training.fitting import CHECKPOINT
+from adaptive_constraints.training.history import History
+from adaptive_constraints.training.trained import Identity, Trained
+
+
+def announce(stack: Stack, data: Dataset, wanted: Identity, out: Path) -> None:
+    """What is going to be trained, and whether it was begun before."""
+    print(f"{stack.name} on {data!r}")
+    print(f"seeds {', '.join(map(str, wanted.seeds))}; {wanted.steps} ticks; run folder {out}")
+    if (out / CHECKPOINT).is_file():
+        found = Trained.read(out / CHECKPOINT, torch.device("cpu"))
+        if found.identity == wanted:
+            then = "it is complete" if found.engine.tick == wanted.steps else "going on from there"
+            print(f"{out} holds this run at tick {found.engine.tick} of {wanted.steps}: {then}")
+
+
+def interrupted(out: Path) -> str:
+    """What to say of a run that Ctrl-C ended."""
+    if not (out / CHECKPOINT).is_file():
+        return "interrupted before the first checkpoint: the same command starts anew (trained models are kept)"
+    tick = load_agent(out, "cpu").tick
+    return f"interrupted: the same command goes on from tick {tick}, the last checkpoint in {out}"
+
+
+def show_run(agent: Agent, history: History, out: Path) -> None:
+    """How a run went, and what it left in its folder."""
+    speed = f"{history.ticks_per_second:.0f} ticks/s, {history.seconds:.0f} s of training"
+    print(f"\n{agent.name} at tick {agent.tick}: {speed}")
+    if history.evaluations:
+        show_summary(agent, history)
+    else:
+        print("not evaluated")
+        for seed in history.failures:
+            print(f"seed {seed} was {_lost(history, seed)}")
+    files = sorted(path.name for path in out.iterdir() if path.is_file() and not path.name.startswith("."))
+    print(f"in {out}: {', '.join(files)}")
+
+
+def show_summary(agent: Agent, history: History) -> None:
+    """The evaluations of a run, seed by seed."""
+    found = history.summary()
+    columns = (found.last, found.best, found.last_ten)
+    rows = [
+        [str(seed), *(f"{column[i]:.1f}" for column in columns), _lost(history, seed)]
+        for i, seed in enumerate(agent.seeds)
+    ]
+    rows.append(["mean", *(f"{_mean(column, agent):.1f}" for column in columns), ""])
+    table(["seed", f"last {found.measure}", f"best {found.measure}", "mean of last ten", ""], rows)
+
+
+def show_evaluation(agent: Agent, found: Evaluation) -> None:
+    """Returns and scores, seed by seed, and what a score means."""
+    scores = np.full(len(agent.seeds), np.nan) if found.score is None else found.score
+    rows = [
+        [
+            str(seed),
+            f"{found.mean_return[i]:.1f} +- {found.returns[i].std():.1f}",
+            f"{scores[i]:.1f}",
+            _lost(agent.history, seed),
+        ]
+        for i, seed in enumerate(agent.seeds)
+    ]
+    rows.append(["mean", f"{_mean(found.mean_return, agent):.1f}", f"{_mean(scores, agent):.1f}", ""])
+    table(["seed", "return", "score", ""], rows)
+    if found.reference is None:
+        print("no reference returns are known here, so there is no score")
+    else:
+        low, high = found.reference.random, found.reference.expert
+        print(f"score: 0 is a return of {low:g}, 100 one of {high:g} ({found.reference.source})")
+
+
+def _mean(values: NDArray[np.float64], agent: Agent) -> float:
+    """Over the seeds that are not lost."""
+    kept = [value for seed, value in zip(agent.seeds, values, strict=True) if seed not in agent.history.failures]
+    return float(np.mean(kept)) if kept else float("nan")
+
+
+def _lost(history: History, seed: int) -> str:
+    failure = history.failures.get(seed)
+    return f"lost at tick {failure.tick}: {failure.term} was not finite" if failure else ""
+
+
+def show_parts(title: str, parts: Mapping[str, type[Learner] | type[Adapter]]) -> None:
+    """Learners or adapters in one line each."""
+    print(f"\n{title}")
+    table(["name", "paper", ""], [[name, cls.paper, settings.summary(cls)] for name, cls in sorted(parts.items())])
+
+
+def show_settings(cls: type[Learner] | type[Adapter]) -> None:
+    """The settings and presets of a learner or an adapter."""
+    paper = f" ({cls.paper})" if cls.paper else ""
+    print(f"\n{cls.__name__}{paper}: {settings.summary(cls)}")
+    table(["setting", "default", "values", ""], [list(setting) for setting in settings.describe(cls)])
+    if cls.presets:
+        print("\npreset=NAME takes these published settings:")
+        default = {entry.name: entry.default for entry in fields(cls)}
+        presets = {
+            name: " ".join(f"{key}={value}" for key, value in each.items() if value != default[key])
+            for name, each in cls.presets.items()
+        }
+        table(["preset", "differs from the defaults in"], [[name, each or "-"] for name, each in presets.items()])
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns; on a terminal they are fitted to its width."""
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        for row in (heads, *rows):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+__all__ = [
+    "announce",
+    "interrupted",
+    "show_evaluation",
+    "show_parts",
+    "show_run",
+    "show_settings",
+    "show_summary",
+    "table",
+]
