@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_constraints._files import replacing
-from adaptive_constraints.experiments.findings import find
+from adaptive_constraints.experiments.findings import Findings, find
 from adaptive_constraints.experiments.report_figures import pictures
 from adaptive_constraints.experiments.report_html import page
 from adaptive_constraints.experiments.report_markdown import document
@@ -17,8 +18,18 @@ HTML, MARKDOWN = "report.html", "report.md"
 FOLDER = "report"
 
 
-def write_report(folders: Sequence[str | Path], out: str | Path | None = None, *, score: Score = "last_ten") -> Path:
-    """Report what ``bench`` left in these results folders together; the path of the HTML page.
+@dataclass(frozen=True)
+class Report:
+    """What was found, and where it is written."""
+
+    found: Findings
+    html: Path
+    markdown: Path
+    pictures: tuple[Path, ...]
+
+
+def write_report(folders: Sequence[str | Path], out: str | Path | None = None, *, score: Score = "last_ten") -> Report:
+    """Report what ``bench`` left in these results folders together.
 
     out: folder for ``report.html``, ``report.md`` and its pictures; ``report`` in the first results folder by default.
     score: what each seed counts with: the mean of its last ten evaluations, its last, or its best (which flatters).
@@ -37,7 +48,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None, *
     drawn = pictures(found, folder)
     with replacing(folder / MARKDOWN) as file:
         file.write(document(found, drawn, command))
-    return folder / HTML
+    return Report(found, folder / HTML, folder / MARKDOWN, tuple(drawn.values()))
 
 
 def _command(folders: Sequence[str | Path], out: str | Path | None, score: Score) -> str:
@@ -47,4 +58,4 @@ def _command(folders: Sequence[str | Path], out: str | Path | None, score: Score
     return shlex.join(words)
 
 
-__all__ = ["write_report"]
+__all__ = ["Report", "write_report"]

@@ -169,14 +169,13 @@ def _anchor(cell: Cell) -> str:
 def _effects(found: Findings) -> Html:
     if not found.effects:
         return tag("p", "No stack was run both with and without one of its adapters on the same data and seeds.")
-    heads = [_head("Adapter", numeric=False), _head("added to", numeric=False)]
-    heads += [_column(scope, found) for scope in found.scopes]
+    heads = [_head("Adapter on stack", numeric=False), *(_column(scope, found) for scope in found.scopes)]
     rows = [_effect_row(position, effect, found) for position, effect in enumerate(found.effects)]
     return _table("effects-table", "Mean paired difference [95 % interval], n pairs", heads, rows)
 
 
 def _effect_row(position: int, effect: Effect, found: Findings) -> Html:
-    cells = [tag("th", effect.adapter, scope="row"), tag("td", effect.base)]
+    cells = [tag("th", text.title(effect), scope="row")]
     for scope in found.scopes:
         difference = effect.by_scope.get(scope)
         value = None if difference is None or difference.estimate is None else difference.estimate.value

@@ -86,14 +86,21 @@ def _published(found: Findings) -> list[str]:
     for figure in found.results.published():
         cell = text.published_ours(figure, found.results)
         ours = None if cell is None else found.scores.get((cell.stack.label, cell.data.label))
-        source = " ".join([figure["source"], text.published_note(figure, found.results)]).strip()
+        note = text.published_note(figure, found.results)
+        source = figure["source"] + (f". {note}" if note else "")
         rows.append([figure["data"], figure["stack"], text.estimated(ours), text.printed(figure), source])
     return _table(["data", "stack", "ours", "published", "source"], rows)
 
 
 def _runs(found: Findings) -> list[str]:
     rows = [
-        [cell.stack.label, cell.data.label, str(len(cell.rows)), *(shown for shown, _ in text.cost(cell)), _command(cell)]
+        [
+            cell.stack.label,
+            cell.data.label,
+            str(len(cell.rows)),
+            *(shown for shown, _ in text.cost(cell)),
+            _command(cell),
+        ]
         for cell in found.results.cells.values()
     ]
     return _table(["stack", "data", "seeds", *text.COSTS, "command"], rows)
@@ -107,7 +114,8 @@ def _seeds(found: Findings) -> list[str]:
     rows = []
     for cell in found.results.cells.values():
         values = [
-            f"{row['seed']}: {'lost' if is_lost(row) else text.number(seed_value(row, found.score))}" for row in cell.rows
+            f"{row['seed']}: {'lost' if is_lost(row) else text.number(seed_value(row, found.score))}"
+            for row in cell.rows
         ]
         rows.append([cell.stack.label, cell.data.label, ", ".join(values)])
     return _table(["stack", "data", f"seed: {SCORES[found.score]}"], rows)
@@ -124,7 +132,7 @@ def _row(cells: Sequence[str]) -> str:
 def _escaped(words: str) -> str:
     """Without what Markdown or the HTML in it would take for its own."""
     one_line = " ".join(words.split())
-    return re.sub(r"([\\`*_|<>#\[\]])", r"\\\1", one_line)
+    return re.sub(r"[\\`*_|<>#]|\](?=\()", r"\\\g<0>", one_line)
 
 
 __all__ = ["document"]

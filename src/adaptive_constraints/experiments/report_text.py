@@ -55,6 +55,11 @@ def title(effect: Effect) -> str:
     return f"{effect.adapter} on {effect.base}"
 
 
+def summary(effects: Iterable[Effect], scope: str) -> list[str]:
+    """Such as ``ASPC on TD3BC: +6.9 [+2.5, +11.5], n=8``, of each effect in a scope."""
+    return [f"{title(effect)}: {changed(effect.by_scope[scope])}" for effect in effects if scope in effect.by_scope]
+
+
 def evidence(found: Difference) -> str | None:
     """How often the adapter was higher, seed by seed and any seed against any."""
     if found.estimate is None or found.improvement is None:

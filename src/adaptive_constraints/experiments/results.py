@@ -236,4 +236,15 @@ def _aligned(
     return np.array(ticks, np.float64), values
 
 
-__all__ = ["SCORES", "Cell", "DataName", "Results", "Score", "StackName", "is_lost", "kind", "read_results", "seed_value"]
+__all__ = [
+    "SCORES",
+    "Cell",
+    "DataName",
+    "Results",
+    "Score",
+    "StackName",
+    "is_lost",
+    "kind",
+    "read_results",
+    "seed_value",
+]
