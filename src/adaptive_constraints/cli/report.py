@@ -7,6 +7,7 @@ from pathlib import Path
 
 from adaptive_constraints.cli.command import Command, Common
 from adaptive_constraints.errors import EvaluationError
+from adaptive_constraints.experiments.findings import ALL
 from adaptive_constraints.experiments.report_text import summary, warnings
 from adaptive_constraints.experiments.results import Score
 
@@ -32,10 +33,11 @@ class Report(Command):
         report = write_report(self.results, self.out, score=self.score)
         for warning in warnings(report.found.results):
             print(f"note: {warning}")
-        for scope in report.found.scopes:
-            lines = summary(report.found.effects, scope)
+        scopes = report.found.scopes
+        for scope in scopes[:1] if scopes[0] == ALL else scopes:
+            lines = [f"  {line}" for line in summary(report.found.effects, scope)]
             if lines:
-                print("\n".join([f"\n{scope}", *(f"  {line}" for line in lines)]))
+                print("\n".join([f"\n{scope}", *lines]))
         print(f"\nin {report.html.parent}: {report.html.name}, {report.markdown.name}, {len(report.pictures)} pictures")
         return 0
 

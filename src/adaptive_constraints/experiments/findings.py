@@ -64,9 +64,12 @@ def scores(results: Results, score: Score) -> dict[tuple[str, str], Estimate]:
     """The interquartile mean over seeds, by (stack label, scope); what has no number is not there."""
     found = {}
     for stack in results.stacks:
-        members = {data.label: [results.cells.get((stack.label, data.label))] for data in results.data}
-        for scope, cells in {ALL: results.across(stack) or [None], **members}.items():
-            strata = [cell.values(score) for cell in cells if cell is not None]
+        members = {ALL: results.across(stack) or []}
+        for data in results.data:
+            cell = results.cells.get((stack.label, data.label))
+            members[data.label] = [] if cell is None else [cell]
+        for scope, cells in members.items():
+            strata = [cell.values(score) for cell in cells]
             if strata and all(map(len, strata)):
                 found[stack.label, scope] = estimate(strata)
     return found

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from adaptive_constraints.experiments.findings import ALL, Findings, Profile
 from adaptive_constraints.experiments.report_text import title
 from adaptive_constraints.experiments.results import Cell
 from adaptive_constraints.experiments.statistics import Estimate
-from adaptive_constraints.training.plots import COLOURS, blank_figure, learning_curves, save_figure
+from adaptive_constraints.training.plots import COLOURS, Ticks, Values, blank_figure, learning_curves, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +55,8 @@ def _interval(scope: str, label: str, found: Estimate) -> dict[str, Any]:
 
 
 def _profile(profile: Profile) -> dict[str, Any]:
-    band = {} if profile.low is None else {"low": _plain(profile.low), "high": _plain(profile.high)}
+    ends = [("low", profile.low), ("high", profile.high)]
+    band = {name: _plain(values) for name, values in ends if values is not None}
     return {"scope": profile.scope, "label": profile.stack.label, "y": _plain(profile.share), **band}
 
 
@@ -83,26 +83,26 @@ def _quantities(cell: Cell) -> list[dict[str, Any]]:
         where = {"scope": cell.data.label, "label": cell.stack.label, "name": name, "x": _plain(ticks)}
         if percentile == "50" and outer[0] is not None and outer[1] is not None:
             band = {"low": _plain(_mean(outer[0][1])), "high": _plain(_mean(outer[1][1]))}
-            drawn.append(where | {"name": f"{stem}, 10–50–90 %", "y": _plain(_mean(values)), **band})
+            drawn.append(where | {"name": f"{stem}, 10, 50, 90 %", "y": _plain(_mean(values)), **band})
         else:
             drawn.append(where | _spread(values))
     return drawn
 
 
-def _spread(values: NDArray[np.float64]) -> dict[str, Any]:
+def _spread(values: Values) -> dict[str, Any]:
     """Mean and range over seeds [T, S] -> [T]."""
     low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
     return {"y": _plain(_mean(values)), "low": _plain(low), "high": _plain(high)}
 
 
-def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean(values: Values) -> Values:
     """[T, S] -> [T] over the seeds that are there; NaN where none is."""
     count = (~np.isnan(values)).sum(axis=1)
-    mean: NDArray[np.float64] = np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
+    mean: Values = np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
     return mean
 
 
-def _plain(values: NDArray[np.float64]) -> list[float | None]:
+def _plain(values: Values | Ticks) -> list[float | None]:
     """Four digits are more than a figure shows."""
     return [_short(value) for value in np.asarray(values, np.float64).tolist()]
 

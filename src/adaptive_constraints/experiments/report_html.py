@@ -46,7 +46,7 @@ def _template(name: str) -> str:
 # -- what stands above --------------------------------------------------------------------------------------------
 
 
-def _warnings(found: Findings) -> Html | None:
+def _warnings(found: Findings) -> Html:
     notes = text.warnings(found.results)
     return tag("ul", *(tag("li", note) for note in notes), class_="warnings") if notes else Html()
 

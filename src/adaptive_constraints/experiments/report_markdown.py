@@ -9,6 +9,7 @@ from pathlib import Path
 from adaptive_constraints.experiments import report_text as text
 from adaptive_constraints.experiments.findings import ALL, Effect, Findings
 from adaptive_constraints.experiments.results import SCORES, Cell, is_lost, seed_value
+from adaptive_constraints.experiments.rows import Row
 
 
 def document(found: Findings, pictures: dict[str, Path], command: str) -> str:
@@ -93,32 +94,23 @@ def _published(found: Findings) -> list[str]:
 
 
 def _runs(found: Findings) -> list[str]:
-    rows = [
-        [
-            cell.stack.label,
-            cell.data.label,
-            str(len(cell.rows)),
-            *(shown for shown, _ in text.cost(cell)),
-            _command(cell),
-        ]
-        for cell in found.results.cells.values()
-    ]
+    rows = []
+    for cell in found.results.cells.values():
+        costs = [shown for shown, _ in text.cost(cell)]
+        rows.append([cell.stack.label, cell.data.label, str(len(cell.rows)), *costs, cell.rows[0]["command"]])
     return _table(["stack", "data", "seeds", *text.COSTS, "command"], rows)
-
-
-def _command(cell: Cell) -> str:
-    return cell.rows[0]["command"]
 
 
 def _seeds(found: Findings) -> list[str]:
     rows = []
     for cell in found.results.cells.values():
-        values = [
-            f"{row['seed']}: {'lost' if is_lost(row) else text.number(seed_value(row, found.score))}"
-            for row in cell.rows
-        ]
+        values = [f"{row['seed']}: {_seed(row, found)}" for row in cell.rows]
         rows.append([cell.stack.label, cell.data.label, ", ".join(values)])
     return _table(["stack", "data", f"seed: {SCORES[found.score]}"], rows)
+
+
+def _seed(row: Row, found: Findings) -> str:
+    return "lost" if is_lost(row) else text.number(seed_value(row, found.score))
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

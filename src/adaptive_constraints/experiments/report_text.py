@@ -9,7 +9,7 @@ from adaptive_constraints.experiments.results import SCORES, Cell, Results, Scor
 from adaptive_constraints.experiments.rows import Published
 from adaptive_constraints.experiments.statistics import Estimate
 
-MISSING = "–"
+MISSING = "\N{EN DASH}"
 
 REGENERATED = (
     "This data was recorded anew under a published data set's name. Scores on it do not compare with figures published "
@@ -57,7 +57,13 @@ def title(effect: Effect) -> str:
 
 def summary(effects: Iterable[Effect], scope: str) -> list[str]:
     """Such as ``ASPC on TD3BC: +6.9 [+2.5, +11.5], n=8``, of each effect in a scope."""
-    return [f"{title(effect)}: {changed(effect.by_scope[scope])}" for effect in effects if scope in effect.by_scope]
+    lines = []
+    for effect in effects:
+        if scope in effect.by_scope:
+            found = effect.by_scope[scope]
+            badge = lost(found.lost, found.pairs, "pairs")
+            lines.append(f"{title(effect)}: {changed(found)}" + (f" ({badge})" if badge else ""))
+    return lines
 
 
 def evidence(found: Difference) -> str | None:

@@ -136,8 +136,10 @@ def read_results(folders: Sequence[str | Path]) -> Results:
     _refuse_repeated(rows)
     order = [cell["stack"] for suite in suites for cell in suite["cells"]]
     labels = _stack_labels(rows)
-    stacks, data, cells = {}, {}, {}
     data_labels = _data_labels(rows)
+    stacks: dict[str, StackName] = {}
+    data: dict[str, DataName] = {}
+    cells: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (_position(order, row["stack"]), row["seed"])):
         stack = StackName(labels[_run(row)], row["learner"], tuple(row["adapters"]))
         column = _data_name(row, data_labels)
