@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
 from adaptive_constraints.experiments import report_text as text
-from adaptive_constraints.experiments.findings import ALL, Difference, Effect, Findings, Pair
+from adaptive_constraints.experiments.findings import ALL, Difference, Effect, Findings
 from adaptive_constraints.experiments.markup import Html, embedded, join, tag
 from adaptive_constraints.experiments.report_figures import figure_data
 from adaptive_constraints.experiments.results import SCORES, Cell, DataName, StackName, is_lost, kind
@@ -128,7 +128,7 @@ def _score_row(stack: StackName, found: Findings) -> Html:
         estimate = found.scores.get((stack.label, scope))
         cell = found.results.cells.get((stack.label, scope))
         shown = _interval(text.estimated(estimate))
-        shown = shown if cell is None else _score(cell, shown)
+        shown = shown if cell is None else _score(cell, shown, found)
         cells.append(_number(shown, None if estimate is None else estimate.value, scope))
     return _row(stack.learner, stack.kinds, *cells, data_stack=stack.label)
 
@@ -139,7 +139,7 @@ def _interval(shown: str) -> Html:
     return join([value, tag("span", bracket + rest, class_="interval") if bracket else None])
 
 
-def _score(cell: Cell, shown: Html) -> Html:
+def _score(cell: Cell, shown: Html, found: Findings) -> Html:
     """A number that unfolds into its seeds, and into the command that makes it."""
     badge = text.lost(cell.lost, len(cell.rows), "seeds")
     heads = [tag("th", name, scope="col") for name in ("seed", "last ten", "last", "best")]
@@ -148,7 +148,7 @@ def _score(cell: Cell, shown: Html) -> Html:
         "details",
         tag("summary", shown, badge and tag("span", badge, class_="lost")),
         tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="inner"),
-        tag("a", "command", href=f"#{_anchor(cell)}"),
+        _link("command", (cell.stack.label, cell.data.label), found),
     )
 
 
@@ -162,8 +162,13 @@ def _seed(cell: Cell, position: int) -> list[Html]:
     return [tag("td", text.MISSING if value is None else text.number(value)) for value in values]
 
 
-def _anchor(cell: Cell) -> str:
-    return "run-" + re.sub(r"[^A-Za-z0-9]+", "-", f"{cell.stack.label} {cell.data.label}")
+def _link(words: str, run: tuple[str, str], found: Findings) -> Html:
+    """To the row of a run (stack label, data label), where its command stands."""
+    return tag("a", words, href=f"#{_anchor(run, found)}")
+
+
+def _anchor(run: tuple[str, str], found: Findings) -> str:
+    return f"run-{list(found.results.cells).index(run)}"
 
 
 def _effects(found: Findings) -> Html:
@@ -179,21 +184,30 @@ def _effect_row(position: int, effect: Effect, found: Findings) -> Html:
     for scope in found.scopes:
         difference = effect.by_scope.get(scope)
         value = None if difference is None or difference.estimate is None else difference.estimate.value
-        cells.append(_number(_change(difference, effect.pairs.get(scope, ())), value, scope))
+        cells.append(_number(_change(difference, _pairs(effect, scope, found)), value, scope))
     kinds = effect.stack.kinds if effect.stack is not None else (kind(effect.adapter),)
     return _row(effect.learner, kinds, *cells, data_row=position)
 
 
-def _change(found: Difference | None, pairs: Sequence[Pair]) -> Html:
+def _change(found: Difference | None, pairs: Html | None) -> Html:
     """A difference that unfolds into how often it was an improvement, and into its pairs."""
     if found is None:
         return tag("span", text.MISSING)
     badge = text.lost(found.lost, found.pairs, "pairs")
+    summary = tag("summary", _interval(text.changed(found)), badge and tag("span", badge, class_="lost"))
+    return tag("details", summary, tag("p", text.evidence(found) or "no pair has numbers"), pairs)
+
+
+def _pairs(effect: Effect, scope: str, found: Findings) -> Html | None:
+    """The pairs of one data set, and where the commands of both runs stand."""
+    pairs = effect.pairs.get(scope)
+    if pairs is None or effect.stack is None:
+        return None
     heads = [tag("th", name, scope="col") for name in ("seed", "with", "without")]
     rows = [tag("tr", tag("th", str(pair.seed), scope="row"), *map(_side, pair.values)) for pair in pairs]
-    table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="inner") if pairs else None
-    summary = tag("summary", _interval(text.changed(found)), badge and tag("span", badge, class_="lost"))
-    return tag("details", summary, tag("p", text.evidence(found) or "no pair has numbers"), table)
+    table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="inner")
+    sides = [("command with", effect.stack.label), ("without", effect.base)]
+    return join([table, *(join([_link(words, (stack, scope), found), " "]) for words, stack in sides)])
 
 
 def _side(value: float) -> Html:
@@ -227,16 +241,18 @@ def _runs(found: Findings) -> Html:
     heads = [_head(name, numeric=False) for name in ("Stack", "Data set")]
     heads += [_head("seeds"), *map(_head, text.COSTS), *(_head(name, numeric=False) for name in ("device", "command"))]
     cells = found.results.cells.values()
-    return _table("runs-table", "One row per run; its seeds train together", heads, map(_run_row, cells))
+    return _table(
+        "runs-table", "One row per run; its seeds train together", heads, [_run_row(cell, found) for cell in cells]
+    )
 
 
-def _run_row(cell: Cell) -> Html:
+def _run_row(cell: Cell, found: Findings) -> Html:
     first = cell.rows[0]
     threads = f"{first['threads']} thread{'s' if first['threads'] > 1 else ''}"
     return _row(
         cell.stack.learner,
         cell.stack.kinds,
-        tag("th", cell.stack.label, scope="row", id=_anchor(cell)),
+        tag("th", cell.stack.label, scope="row", id=_anchor((cell.stack.label, cell.data.label), found)),
         tag("td", cell.data.label),
         _number(str(len(cell.rows)), len(cell.rows)),
         *(_number(shown, value) for shown, value in text.cost(cell)),
