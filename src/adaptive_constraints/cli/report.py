@@ -7,7 +7,6 @@ from pathlib import Path
 
 from adaptive_constraints.cli.command import Command, Common
 from adaptive_constraints.errors import EvaluationError
-from adaptive_constraints.experiments.findings import ALL
 from adaptive_constraints.experiments.report_text import summary, warnings
 from adaptive_constraints.experiments.results import Score
 
@@ -33,8 +32,7 @@ class Report(Command):
         report = write_report(self.results, self.out, score=self.score)
         for warning in warnings(report.found.results):
             print(f"note: {warning}")
-        scopes = report.found.scopes
-        for scope in scopes[:1] if scopes[0] == ALL else scopes:
+        for scope in report.found.drawn_scopes:
             lines = [f"  {line}" for line in summary(report.found.effects, scope)]
             if lines:
                 print("\n".join([f"\n{scope}", *lines]))

@@ -37,6 +37,11 @@ class Findings:
     thresholds: NDArray[np.float64]
     profiles: list[Profile]
 
+    @property
+    def drawn_scopes(self) -> list[str]:
+        """What figures are of: all data sets together where that may be said, else each."""
+        return [ALL] if ALL in self.scopes else self.scopes
+
 
 def find(results: Results, score: Score) -> Findings:
     """Work everything out, once for all formats."""

@@ -127,7 +127,7 @@ def pictures(found: Findings, folder: Path) -> dict[str, Path]:
     Where there are more stacks than a picture can tell apart, the best of the scope are drawn, and the caption says so.
     """
     drawn: dict[str, Path] = {}
-    for scope in found.scopes:
+    for scope in found.drawn_scopes:
         of = "" if scope == ALL else f"-{_safe(scope)}"
         unit = _unit(scope, found)
         rows = [(stack, estimate) for (stack, at), estimate in found.scores.items() if at == scope]

@@ -72,7 +72,7 @@ def _filters(found: Findings) -> Html:
 
 def _choice(label: str, name: str, options: Sequence[tuple[str, str]]) -> Html:
     shown = [tag("option", words, value=value) for value, words in options]
-    choices = tag("select", *shown, name=name, data_kind=label if name == "adapter" else None)
+    choices = tag("select", *shown, name=name, aria_label=label, data_kind=label if name == "adapter" else None)
     return tag("label", tag("span", label), choices)
 
 
