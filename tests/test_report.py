@@ -16,7 +16,7 @@ from adaptive_constraints.experiments.findings import ALL, effects, find, profil
 from adaptive_constraints.experiments.markup import embedded, tag
 from adaptive_constraints.experiments.report import write_report
 from adaptive_constraints.experiments.report_html import page
-from adaptive_constraints.experiments.results import read_results
+from adaptive_constraints.experiments.grid import read_results
 from adaptive_constraints.experiments.statistics import interquartile_mean
 
 from .synthetic_rows import HOPPER, MAZE, folder, grid, in_returns, lost, row

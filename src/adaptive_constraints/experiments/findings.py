@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.experiments.results import Results, Score, StackName, is_lost, seed_value
+from adaptive_constraints.experiments.grid import Results, Score, StackName, is_lost, seed_value
 from adaptive_constraints.experiments.rows import Row
 from adaptive_constraints.experiments.statistics import (
     Estimate,
@@ -145,10 +145,7 @@ def effects(results: Results, score: Score) -> list[Effect]:
     groups: dict[tuple[str, str], list[Effect]] = {}
     for effect in single:
         groups.setdefault((effect.adapter, effect.learner), []).append(effect)
-    found: list[Effect] = []
-    for group in groups.values():
-        found += [_averaged(results, group), *group] if len(group) > 1 else group
-    return found
+    return [*(_averaged(results, group) for group in groups.values() if len(group) > 1), *single]
 
 
 def _twins(results: Results, score: Score) -> Iterator[tuple[str, str, StackName, dict[str, tuple[Pair, ...]]]]:

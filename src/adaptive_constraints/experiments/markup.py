@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import TypeAlias
 
-_VOID = ("input", "br")
+_VOID = ("input", "wbr")
 
 
 class Html(str):

@@ -12,7 +12,7 @@ from adaptive_constraints.experiments.findings import Findings, find
 from adaptive_constraints.experiments.report_figures import pictures
 from adaptive_constraints.experiments.report_html import page
 from adaptive_constraints.experiments.report_markdown import document
-from adaptive_constraints.experiments.results import SCORES, Score, read_results
+from adaptive_constraints.experiments.grid import SCORES, Score, read_results
 
 HTML, MARKDOWN = "report.html", "report.md"
 FOLDER = "report"

@@ -10,7 +10,7 @@ from adaptive_constraints.experiments import report_text as text
 from adaptive_constraints.experiments.findings import ALL, Difference, Effect, Findings
 from adaptive_constraints.experiments.markup import Html, embedded, join, tag
 from adaptive_constraints.experiments.report_figures import figure_data
-from adaptive_constraints.experiments.results import SCORES, Cell, DataName, StackName, is_lost, kind
+from adaptive_constraints.experiments.grid import SCORES, Cell, DataName, StackName, is_lost, kind
 
 TEMPLATE = files("adaptive_constraints.experiments") / "report_template"
 
@@ -65,7 +65,7 @@ def _filters(found: Findings) -> Html:
         [
             _choice("Data set", "data", [("", "all"), *data]),
             tag("fieldset", tag("legend", "Learners"), *map(_box, learners)),
-            *(_choice(name, "adapter", [("", "with or without"), ("1", "with"), ("0", "without")]) for name in kinds),
+            *(_choice(name, "adapter", [("", "any"), ("1", "with"), ("0", "without")]) for name in kinds),
         ]
     )
 
@@ -91,7 +91,8 @@ def _table(name: str, caption: str, heads: Iterable[Html], rows: Iterable[Html])
 
 def _head(label: str, note: str | None = None, scope: str | None = None, *, numeric: bool = True) -> Html:
     small = None if note is None else tag("small", note)
-    button = tag("button", tag("span", label), small, type="button")
+    words = join(part for piece in label.split("/") for part in ("/", tag("wbr"), piece))
+    button = tag("button", tag("span", Html(words.removeprefix("/<wbr>"))), small, type="button")
     return tag("th", button, scope="col", data_scope=scope, class_="number" if numeric else None)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adaptive_constraints.experiments import report_text as text
 from adaptive_constraints.experiments.findings import ALL, Effect, Findings
-from adaptive_constraints.experiments.results import SCORES, Cell, is_lost, seed_value
+from adaptive_constraints.experiments.grid import SCORES, Cell, is_lost, seed_value
 from adaptive_constraints.experiments.rows import Row
 
 

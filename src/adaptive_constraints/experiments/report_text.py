@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from adaptive_constraints.experiments.findings import Difference, Effect
-from adaptive_constraints.experiments.results import SCORES, Cell, Results, Score
+from adaptive_constraints.experiments.grid import SCORES, Cell, Results, Score
 from adaptive_constraints.experiments.rows import Published
 from adaptive_constraints.experiments.statistics import Estimate
 

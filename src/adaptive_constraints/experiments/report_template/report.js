@@ -43,6 +43,9 @@ function filter() {
   for (const cell of document.querySelectorAll("[data-scope]")) {
     cell.hidden = Boolean(scope) && cell.dataset.scope !== scope;
   }
+  // Where the filters stay in sight, what a link leads to must not end up below them.
+  const above = getComputedStyle(form).position === "sticky" ? form.offsetHeight : 0;
+  document.documentElement.style.scrollPaddingTop = `${above + 8}px`;
   const shown = shownStacks().length;
   document.getElementById("shown").textContent = `${shown} of ${data.stacks.length} stacks, ${scope || "all data sets"}`;
   draw();
