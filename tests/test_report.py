@@ -13,10 +13,10 @@ from adaptive_constraints.cli import main
 from adaptive_constraints.errors import EvaluationError, TrainingError
 from adaptive_constraints.experiments import report_text as text
 from adaptive_constraints.experiments.findings import ALL, effects, find, profiles
+from adaptive_constraints.experiments.grid import read_results
 from adaptive_constraints.experiments.markup import embedded, tag
 from adaptive_constraints.experiments.report import write_report
 from adaptive_constraints.experiments.report_html import page
-from adaptive_constraints.experiments.grid import read_results
 from adaptive_constraints.experiments.statistics import interquartile_mean
 
 from .synthetic_rows import HOPPER, MAZE, folder, grid, in_returns, lost, row

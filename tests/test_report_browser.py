@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from adaptive_constraints.experiments.findings import find
-from adaptive_constraints.experiments.report_html import page as html
 from adaptive_constraints.experiments.grid import read_results
+from adaptive_constraints.experiments.report_html import page as html
 
 from .synthetic_rows import HOPPER, MAZE, folder, grid
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from adaptive_constraints.cli.command import Command, Common
 from adaptive_constraints.errors import EvaluationError
-from adaptive_constraints.experiments.report_text import summary, warnings
 from adaptive_constraints.experiments.grid import Score
+from adaptive_constraints.experiments.report_text import summary, warnings
 
 
 @dataclass(kw_only=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from adaptive_constraints._files import replacing
 from adaptive_constraints.experiments.findings import Findings, find
+from adaptive_constraints.experiments.grid import SCORES, Score, read_results
 from adaptive_constraints.experiments.report_figures import pictures
 from adaptive_constraints.experiments.report_html import page
 from adaptive_constraints.experiments.report_markdown import document
-from adaptive_constraints.experiments.grid import SCORES, Score, read_results
 
 HTML, MARKDOWN = "report.html", "report.md"
 FOLDER = "report"

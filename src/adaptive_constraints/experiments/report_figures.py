@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptive_constraints.experiments.findings import ALL, Findings, Profile
-from adaptive_constraints.experiments.report_text import title
 from adaptive_constraints.experiments.grid import Cell
+from adaptive_constraints.experiments.report_text import title
 from adaptive_constraints.experiments.statistics import Estimate
 from adaptive_constraints.training.plots import COLOURS, Ticks, Values, blank_figure, learning_curves, save_figure
 

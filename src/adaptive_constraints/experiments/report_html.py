@@ -8,9 +8,9 @@ from importlib.resources import files
 
 from adaptive_constraints.experiments import report_text as text
 from adaptive_constraints.experiments.findings import ALL, Difference, Effect, Findings
+from adaptive_constraints.experiments.grid import SCORES, Cell, DataName, StackName, is_lost, kind
 from adaptive_constraints.experiments.markup import Html, embedded, join, tag
 from adaptive_constraints.experiments.report_figures import figure_data
-from adaptive_constraints.experiments.grid import SCORES, Cell, DataName, StackName, is_lost, kind
 
 TEMPLATE = files("adaptive_constraints.experiments") / "report_template"
 
