@@ -115,10 +115,11 @@ class Results:
         return found if self.all_scored and len(found) == len(self.data) > 1 else None
 
     def published(self) -> list[Published]:
-        """Every published figure that the suites name, once."""
+        """Every published figure that the suites name for data sets that are here, once."""
+        here = {data.reference for data in self.data}
         found: list[Published] = []
         for figure in (figure for suite in self.suites for figure in suite["published"]):
-            if figure not in found:
+            if figure["data"] in here and figure not in found:
                 found.append(figure)
         return found
 

@@ -249,7 +249,7 @@ def _runs(found: Findings) -> Html:
 
 def _run_row(cell: Cell, found: Findings) -> Html:
     first = cell.rows[0]
-    threads = f"{first['threads']} thread{'s' if first['threads'] > 1 else ''}"
+    threads = text.counted(first["threads"], "thread")
     return _row(
         cell.stack.learner,
         cell.stack.kinds,

@@ -24,9 +24,9 @@ def number(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """With its sign, even if it is a plus."""
+    """With its sign, even if it is a plus; what rounds to zero has none."""
     text = number(value)
-    return text if text[0] == "\N{MINUS SIGN}" else f"+{text}"
+    return text if text[0] == "\N{MINUS SIGN}" or not text.strip("0.") else f"+{text}"
 
 
 def estimated(found: Estimate | None) -> str:
@@ -83,10 +83,13 @@ def facts(results: Results, score: Score) -> list[tuple[str, str]]:
     """What was run, with what, on what."""
     rows = results.rows
     cells = results.cells.values()
-    seeds = _unique(len(cell.rows) for cell in cells)
+    seeds = _range(_unique(len(cell.rows) for cell in cells))
+    stacks, data = counted(len(results.stacks), "stack"), counted(len(results.data), "data set")
     found = {
         "Made by": _unique(suite["command"] for suite in results.suites),
-        "Grid": [f"{len(results.stacks)} stacks on {len(results.data)} data sets, {_range(seeds)} seeds each"],
+        "Grid": [
+            f"{counted(len(results.stacks), 'stack')} on {counted(len(results.data), 'data set')}, {_range(seeds)} seeds each"
+        ],
         "Length": [f"{_range(_unique(row['ticks'] for row in rows))} ticks (minibatches per seed)"],
         "Score of a seed": [SCORES[score]],
         "Commit": _unique(commit(row["commit"]) for row in rows),
@@ -112,7 +115,7 @@ def warnings(results: Results) -> list[str]:
         found.append(f"{', '.join(regenerated)}: {REGENERATED[0].lower()}{REGENERATED[1:]}")
     fewest = min(len(cell.rows) for cell in results.cells.values())
     if fewest < 5:
-        found.append(f"Some cells have {fewest} seed{'s' if fewest > 1 else ''}: {_few(fewest)}")
+        found.append(f"Some cells have {counted(fewest, 'seed')}: {_few(fewest)}")
     gone = sum(cell.lost for cell in results.cells.values())
     if gone:
         found.append(
@@ -122,7 +125,7 @@ def warnings(results: Results) -> list[str]:
     if results.missing:
         cells = "; ".join(f"{stack} on {data}" for stack, data in results.missing[:5])
         more = "; ..." if len(results.missing) > 5 else ""
-        found.append(f"{len(results.missing)} planned cells have not finished: {cells}{more}.")
+        found.append(f"{counted(len(results.missing), 'planned cell')} not finished: {cells}{more}.")
     if not results.all_scored and len(results.data) > 1:
         found.append("Some data sets have no reference returns, so nothing is put together over data sets.")
     return found
@@ -178,6 +181,11 @@ def duration(seconds: float) -> str:
     if whole >= 3_600:
         return f"{whole // 3_600} h {whole % 3_600 // 60:02d} min"
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{seconds:.1f} s"
+
+
+def counted(number: int, thing: str) -> str:
+    """Such as ``1 seed`` or ``2 seeds``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _unique(values: Iterable[object]) -> list[str]:
