@@ -87,9 +87,7 @@ def facts(results: Results, score: Score) -> list[tuple[str, str]]:
     stacks, data = counted(len(results.stacks), "stack"), counted(len(results.data), "data set")
     found = {
         "Made by": _unique(suite["command"] for suite in results.suites),
-        "Grid": [
-            f"{counted(len(results.stacks), 'stack')} on {counted(len(results.data), 'data set')}, {_range(seeds)} seeds each"
-        ],
+        "Grid": [f"{stacks} on {data}, seeds of each: {seeds}"],
         "Length": [f"{_range(_unique(row['ticks'] for row in rows))} ticks (minibatches per seed)"],
         "Score of a seed": [SCORES[score]],
         "Commit": _unique(commit(row["commit"]) for row in rows),
