@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and the folder of what is kept between runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
+
+CACHE_VARIABLE = "ADAPTIVE_CONSTRAINTS_CACHE"
+"""Environment variable that names the folder of `cache_folder`; by default ~/.cache/adaptive-constraints."""
 
 
 @contextmanager
@@ -28,3 +31,9 @@ def replacing(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[A
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def cache_folder() -> Path:
+    """Where trained models and collected data are kept; it may be deleted at any time."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "adaptive-constraints"
