@@ -84,6 +84,13 @@ def test_lengths_are_told_apart(tmp_path):
     rows = [row("TD3BC", [], HOPPER, 0), row("TD3BC", [], HOPPER, 0, ticks=100, cell="short")]
     labels = [stack.label for stack in read_results([folder(tmp_path, rows)]).stacks]
     assert labels == ["TD3BC, 20,000 ticks", "TD3BC, 100 ticks"]
+    both = [
+        each | {"ticks": ticks, "cell": f"{ticks} {each['cell']}"} for each in grid(("TD3BC",)) for ticks in (100, 200)
+    ]
+    titles = [text.title(effect) for effect in found_in(tmp_path / "both", both).effects]
+    averages = [f"{adapter} on TD3BC, {n} ticks, mean over 2 stacks" for n in (100, 200) for adapter in ("ASPC", "ANQ")]
+    assert sorted(titles[:4]) == sorted(averages)
+    assert "ASPC on TD3BC + ANQ, 100 ticks" in titles
 
 
 # -- findings -----------------------------------------------------------------------------------------------------
@@ -163,6 +170,14 @@ def test_returns_are_not_put_together_and_lost_seeds_have_none(tmp_path):
     assert effect_of(found, "ASPC", "TD3BC").by_scope[MAZE].estimate is None
     assert {each.scope for each in found.profiles} == {HOPPER}
     assert "1 of 2 seeds lost" in page(found, "report")
+
+
+def test_what_was_not_evaluated_is_not_lost(tmp_path):
+    nothing = {"evaluations": [], "last": None, "best": None, "last_ten": None}
+    found = found_in(tmp_path, [each | nothing for each in grid(**SMALL)])
+    assert found.scores == {} and found.profiles == []
+    said = page(found, "report")
+    assert "not evaluated" in said and "lost</span>" not in said
 
 
 @pytest.mark.parametrize(("score", "number"), [("last_ten", 3), ("last", 1), ("best", 2)])

@@ -166,6 +166,23 @@ def test_a_phone_scrolls_tables_and_not_the_page(opened, scheme):
         assert figure.bounding_box()["width"] <= 360
 
 
+def test_one_evaluation_and_equal_scores_are_drawn(browser, tmp_path):
+    """Axes without an extent, such as those of a smoke test."""
+    one = [{"tick": 100, "value": 0.0, "returns": [20.0]}]
+    same = {"last": 0.0, "best": 0.0, "last_ten": 0.0, "evaluations": one, "series": {"aspc/scale": [[100], [2.5]]}}
+    rows = [each | same for each in grid(("TD3BC",), ((), ("ASPC",)), (HOPPER,), 1)]
+    file = tmp_path / "report.html"
+    file.write_text(html(find(read_results([folder(tmp_path, rows)]), "last_ten"), "report"), encoding="utf-8")
+    page, complaints = browser.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(file.as_uri())
+    assert page.locator("[data-figure=curves] svg circle").count() == 2
+    assert page.locator("[data-figure=quantities] svg circle").count() == 2
+    drawn = page.evaluate("[...document.querySelectorAll('svg')].map((figure) => figure.outerHTML).join()")
+    assert "NaN" not in drawn and complaints == []
+    page.close()
+
+
 def test_a_printed_page_has_no_controls(opened):
     page = opened()
     page.emulate_media(media="print")

@@ -142,9 +142,10 @@ def effects(results: Results, score: Score) -> list[Effect]:
         Effect(adapter, base, stack.learner, stack, _scopes(results, pairs), pairs)
         for adapter, base, stack, pairs in _twins(results, score)
     ]
-    groups: dict[tuple[str, str], list[Effect]] = {}
+    groups: dict[tuple[str, str, str], list[Effect]] = {}
     for effect in single:
-        groups.setdefault((effect.adapter, effect.learner), []).append(effect)
+        length = "" if effect.stack is None else effect.stack.length
+        groups.setdefault((effect.adapter, effect.learner, length), []).append(effect)
     return [*(_averaged(results, group) for group in groups.values() if len(group) > 1), *single]
 
 
@@ -225,7 +226,8 @@ def _averaged(results: Results, group: Sequence[Effect]) -> Effect:
             pairs = [[stack[seed] for stack in by_seed] for seed in seeds]
             values[label] = np.array([[pair.values for pair in found] for found in pairs]).mean(axis=1)
             lost[label] = sum(any(pair.lost for pair in found) for found in pairs)
-    base = f"{first.learner}, mean over {len(group)} stacks"
+    length = "" if first.stack is None else first.stack.length
+    base = f"{first.learner}{length}, mean over {len(group)} stacks"
     return Effect(first.adapter, base, first.learner, None, _differences(results, values, lost), {})
 
 
@@ -249,10 +251,11 @@ class Profile:
 def thresholds(results: Results, score: Score) -> NDArray[np.float64]:
     """[T] evenly spaced scores, from the tens below to the tens above all that was scored; none without scores."""
     scored = [cell.values(score) for cell in results.cells.values() if cell.data.scored]
-    if not scored:
+    if not any(map(len, scored)):
         return np.empty(0)
     values = np.concatenate(scored)
-    return np.linspace(10 * np.floor(values.min() / 10), 10 * np.ceil(values.max() / 10), THRESHOLDS)
+    low, high = np.floor(values.min() / 10), np.ceil(values.max() / 10)
+    return np.linspace(10 * low, 10 * max(high, low + 1), THRESHOLDS)
 
 
 def profiles(results: Results, score: Score) -> list[Profile]:
@@ -263,8 +266,8 @@ def profiles(results: Results, score: Score) -> list[Profile]:
         cells = [results.cells.get((stack.label, data.label)) for data in results.data]
         scopes = [(cell.data.label, [cell]) for cell in cells if cell is not None and cell.data.scored]
         for scope, members in [*scopes, (ALL, results.across(stack))]:
-            if members:
-                strata = [cell.values(score) for cell in members]
+            strata = [cell.values(score) for cell in members or []]
+            if strata and all(map(len, strata)):
                 several = min(map(len, strata)) > 1
                 low, high = bootstrap(strata, statistic) if several else (None, None)
                 found.append(Profile(stack, scope, statistic(strata), low, high))

@@ -36,6 +36,11 @@ class StackName:
     adapters: tuple[str, ...]
 
     @property
+    def length(self) -> str:
+        """What the label says of the run's length: nothing, unless the grid holds several."""
+        return self.label.removeprefix(" + ".join([self.learner, *self.adapters]))
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """Class names of the adapters, without their settings."""
         return tuple(kind(adapter) for adapter in self.adapters)
@@ -164,15 +169,15 @@ def kind(part: str) -> str:
 
 def is_lost(row: Row) -> bool:
     """Whether a seed has no number at its end: its losses, or its policy's returns, ceased to be finite."""
-    return row["lost"] is not None or row["last"] is None
+    return row["lost"] is not None or (row["last"] is None and bool(row["evaluations"]))
 
 
 def seed_value(row: Row, score: Score) -> float:
-    """The number of a seed that counts; NaN for a lost seed in returns, which have no zero."""
-    value = row[score]
-    if is_lost(row) or value is None:
+    """The number of a seed that counts; NaN for a lost seed in returns, which have no zero, and without evaluations."""
+    if is_lost(row):
         return LOST_SCORE if row["measure"] == "score" else math.nan
-    return value
+    value = row[score]
+    return math.nan if value is None else value
 
 
 def _run(row: Row) -> tuple[str, int]:

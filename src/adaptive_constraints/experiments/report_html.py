@@ -155,6 +155,8 @@ def _score(cell: Cell, shown: Html, found: Findings) -> Html:
 
 def _seed(cell: Cell, position: int) -> list[Html]:
     row = cell.rows[position]
+    if not row["evaluations"] and row["lost"] is None:
+        return [tag("td", "not evaluated", colspan=3)]
     if is_lost(row):
         where = row["lost"]
         why = "lost" if where is None else f"lost at tick {where['tick']:,}: {where['term']} was not finite"
@@ -212,7 +214,7 @@ def _pairs(effect: Effect, scope: str, found: Findings) -> Html | None:
 
 
 def _side(value: float) -> Html:
-    return tag("td", "lost" if value != value else text.number(value))
+    return tag("td", "no number" if value != value else text.number(value))
 
 
 def _published(found: Findings) -> Html:

@@ -110,7 +110,9 @@ def _seeds(found: Findings) -> list[str]:
 
 
 def _seed(row: Row, found: Findings) -> str:
-    return "lost" if is_lost(row) else text.number(seed_value(row, found.score))
+    if is_lost(row):
+        return "lost"
+    return text.number(seed_value(row, found.score)) if row["evaluations"] else "not evaluated"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -128,8 +128,8 @@ function range(values, margin = 0.04) {
   let low = Infinity, high = -Infinity;
   for (const value of values) if (value !== null && value !== undefined) [low, high] = [Math.min(low, value), Math.max(high, value)];
   if (low > high) return [0, 1];
-  const apart = high - low || Math.abs(high) || 1;
-  return [low - margin * apart, high + margin * apart];
+  const apart = high - low, room = apart ? margin * apart : Math.abs(high) / 10 || 1;
+  return [low - room, high + room];
 }
 
 function scale([low, high], [from, to], logarithmic = false) {
@@ -188,7 +188,8 @@ function lines(width, caption, drawn, style, { xlabel, ylabel, height = 280, dom
     const stack = element("g", { class: "stack", stroke: colour, fill: "none" }, element("title", {}, line.label));
     if (line.low) stack.append(element("path", { class: "band", fill: colour, d: area(at, upward(line.low), upward(line.high)) }));
     if (seeds.length > 1) stack.append(...seeds.map((seed) => element("path", { class: "seed", d: path(at, upward(seed)) })));
-    stack.append(element("path", { class: "line", "stroke-dasharray": dashes, d: path(at, upward(line.y)) }));
+    if (at.length > 1) stack.append(element("path", { class: "line", "stroke-dasharray": dashes, d: path(at, upward(line.y)) }));
+    else if (line.y[0] !== null) stack.append(element("circle", { fill: colour, cx: at[0], cy: y(line.y[0]), r: 4 }));
     svg.append(stack);
   }
   return svg;
