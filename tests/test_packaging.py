@@ -103,7 +103,10 @@ def wanted_files() -> set[str]:
     files = {path.relative_to(SOURCE.parent).as_posix() for _, path in modules()}
     bundled = [path for pattern in ("*.npz", "*.json") for path in (SOURCE / "data" / "bundled").glob(pattern)]
     assert any(path.suffix == ".npz" for path in bundled)
-    return files | {path.relative_to(SOURCE.parent).as_posix() for path in bundled} | {"adaptive_constraints/py.typed"}
+    template = list((SOURCE / "experiments" / "report_template").iterdir())
+    assert {path.suffix for path in template} == {".html", ".css", ".js"}
+    data = {path.relative_to(SOURCE.parent).as_posix() for path in [*bundled, *template]}
+    return files | data | {"adaptive_constraints/py.typed"}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:

@@ -1,0 +1,208 @@
+"""What a bench run leaves behind: one row per (stack, data, seed), and what the suite planned.
+
+A results folder holds ``suite.json`` (the plan, the versions, published figures), ``rows.jsonl`` (one JSON object per
+line) and ``cells/<cell id>/`` (the run folder of every cell). Both files are replaced in one step as cells finish.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from adaptive_constraints._files import replacing
+from adaptive_constraints.errors import TrainingError
+from adaptive_constraints.training.records import write_json
+
+ROWS, SUITE = "rows.jsonl", "suite.json"
+
+
+class Data(TypedDict):
+    """The data set of a row."""
+
+    reference: str
+    """What `load_dataset` was given, such as ``bundled:hopper``."""
+    name: str
+    fingerprint: str
+    rows: int
+    episodes: int
+    regenerated: bool
+    """Recorded anew under a published set's name, so that published figures are no like for like."""
+
+
+class Reference(TypedDict):
+    """The two undiscounted returns of a normalised score, 0 and 100."""
+
+    random: float
+    expert: float
+    source: str
+
+
+class Lost(TypedDict):
+    """Where a seed's losses ceased to be finite."""
+
+    tick: int
+    term: str
+
+
+class RowEvaluation(TypedDict):
+    """One evaluation of one seed."""
+
+    tick: int
+    value: float | None
+    """Normalised score, or mean return, as the row's ``measure`` says."""
+    returns: list[float | None]
+    """[E] undiscounted return of each episode."""
+
+
+class Row(TypedDict):
+    """One seed of one stack on one data set."""
+
+    suite: str
+    cell: str
+    """Cell id: the row's run folder is ``cells/<cell>``."""
+    stack: str
+    """Such as ``TD3BC(critic=robust) + ASPC``: class names with the settings that differ from the defaults."""
+    learner: str
+    """The learner's part of that label."""
+    adapters: list[str]
+    """The adapters' parts, in order; empty for the bare learner."""
+    spec: dict[str, Any]
+    """The stack as `Stack.from_spec` reads it."""
+    data: Data
+    reference: Reference | None
+    """None where no reference returns are known: there is no score then."""
+    seed: int
+    ticks: int
+    """Planned."""
+    tick: int
+    """Reached."""
+    lost: Lost | None
+    measure: Literal["score", "return"]
+    last: float | None
+    """At the last evaluation; None if the seed is lost."""
+    best: float | None
+    """Highest of all evaluations; None if the seed is lost."""
+    last_ten: float | None
+    """Mean of the last ten evaluations; None if the seed is lost."""
+    evaluations: list[RowEvaluation]
+    series: dict[str, list[list[float | None]]]
+    """By name, such as ``aspc/scale``: [ticks, values] of this seed's adaptive quantities, at most 200 points."""
+    ticks_per_second: float
+    """Of the cell, all its seeds together."""
+    seconds: float
+    """Spent in ticks, by the whole cell."""
+    wall_seconds: float
+    """From the beginning of the cell to its end, preparation and evaluation included."""
+    peak_memory: int
+    """Highest resident memory of the cell's process, bytes."""
+    device: str
+    versions: dict[str, str]
+    commit: dict[str, str | bool] | None
+    threads: int
+    command: str
+    """What makes this cell, all its seeds."""
+
+
+class Published(TypedDict):
+    """A figure that a paper prints."""
+
+    data: str
+    """Data reference, as in the cells."""
+    stack: str
+    """Label as in the cells where we run that stack; the paper's name for a method that we do not."""
+    score: float
+    spread: float | None
+    source: str
+
+
+class PlannedCell(TypedDict):
+    """One stack on one data set, all its seeds."""
+
+    cell: str
+    stack: str
+    learner: str
+    adapters: list[str]
+    data: str
+    seeds: list[int]
+    ticks: int
+
+
+class SuiteRecord(TypedDict):
+    """What ``suite.json`` holds."""
+
+    suite: str
+    about: str
+    command: str
+    commit: dict[str, str | bool] | None
+    versions: dict[str, str]
+    published: list[Published]
+    cells: list[PlannedCell]
+
+
+def write_rows(folder: str | Path, rows: Iterable[Row]) -> None:
+    """Write ``rows.jsonl`` in one step, sorted by (data reference, stack, seed)."""
+    with replacing(Path(folder) / ROWS) as file:
+        for row in sorted(rows, key=_order):
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def read_rows(folder: str | Path) -> list[Row]:
+    """The rows of a results folder, in the order in which they stand; none if no cell has finished.
+
+    Raises `TrainingError` for a folder that is no results folder, and for a line that is no row.
+    """
+    path = Path(folder) / ROWS
+    if not path.is_file():
+        read_suite(folder)
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def write_suite(folder: str | Path, record: SuiteRecord) -> None:
+    """Write ``suite.json`` in one step."""
+    write_json(Path(folder) / SUITE, record)
+
+
+def read_suite(folder: str | Path) -> SuiteRecord:
+    """What the results folder was planned to hold."""
+    path = Path(folder) / SUITE
+    try:
+        record: SuiteRecord = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(
+            f"{folder} is no folder of bench results ({SUITE} is not there): name what `bench` wrote to with --out"
+        ) from error
+    except ValueError as error:
+        raise TrainingError(f"{path} is not JSON ({error}); the same bench command writes it anew") from error
+    return record
+
+
+def _order(row: Row) -> tuple[str, str, int]:
+    return row["data"]["reference"], row["stack"], row["seed"]
+
+
+def _parsed(path: Path, number: int, line: str) -> Row:
+    try:
+        row: Row = json.loads(line)
+        _order(row)
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path}, line {number} is no row of results ({error!r}): remove it, or run the same bench command again"
+        ) from error
+    return row
+
+
+__all__ = [
+    "PlannedCell",
+    "Published",
+    "Row",
+    "RowEvaluation",
+    "SuiteRecord",
+    "read_rows",
+    "read_suite",
+    "write_rows",
+    "write_suite",
+]
