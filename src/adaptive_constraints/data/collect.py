@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from adaptive_constraints._arguments import checked
 from adaptive_constraints._files import replacing
 from adaptive_constraints._version import __version__
 from adaptive_constraints.data.dataset import Dataset
@@ -36,6 +37,7 @@ _SAC_SETTINGS = {
 }
 
 
+@checked(DatasetError)
 def collect(
     source: str,
     out: str | Path,
@@ -61,6 +63,8 @@ def collect(
         raise DatasetError(f"unknown source {source!r}; use one of: {', '.join(SOURCES)}")
     if out.suffix != ".npz" or not out.parent.is_dir():
         raise DatasetError(f"cannot write {out}: give a file name ending in .npz in a folder that exists")
+    if seed < 0:
+        raise DatasetError(f"seed must be at least 0, but is {seed}")
     record = _record_sac if algorithm == "sac" else _record_random
     env = record(env_id, steps, seed, progress)
     kept = _evenly_spaced(env.episodes, keep, env.steps)
