@@ -50,5 +50,5 @@ $(VENV)/.ready-demo: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) --editable '.[dev,demo,minari,collect,oracles,logging]'
+	$(INSTALL) --editable '.[dev,demo,minari,collect,robotics,oracles,logging]'
 	@touch $@

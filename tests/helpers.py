@@ -50,6 +50,7 @@ def build(
     data: Dataset | None = None,
     dtype: torch.dtype = torch.float32,
     traced: bool = False,
+    **options,
 ) -> Engine:
     """An engine at tick 0; eager, because short runs are quicker so."""
     data = data or random_data()
@@ -58,7 +59,7 @@ def build(
     spec = Spec(data.observation_dim, data.action_dim)
     initial = initial_state(resolved, spec, seeds, prepare(resolved, data, preprocessor, seeds, torch.device("cpu")))
     table = preprocessor.table(data, learner.columns())
-    return Engine(resolved, initial, table, horizon=horizon, dtype=dtype, traced=traced)
+    return Engine(resolved, initial, table, horizon=horizon, dtype=dtype, traced=traced, **options)
 
 
 def trained(learner: Learner, *adapters: Adapter, ticks: int = 4, **options) -> Engine:

@@ -26,7 +26,7 @@ OPTIONAL = (
     *("torchopt", "higher", "tyro", "rich", "tensorboard", "matplotlib", "ray", "pytest", "hypothesis"),
 )
 #: Modules whose classes derive from an extra's; only functions import them.
-ON_DEMAND = ("adaptive_constraints.data.recording",)
+ON_DEMAND = ("adaptive_constraints.data.recording", "adaptive_constraints.data.maze_env")
 #: What a baseline may import from this package, as a stranger's learner would.
 PUBLIC = ("adaptive_constraints.networks", "adaptive_constraints.learner", "adaptive_constraints.adapter")
 

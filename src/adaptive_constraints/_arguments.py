@@ -75,11 +75,9 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: object) -> str:
-    text = (
-        f"the class {value.__name__}; write {value.__name__}()"
-        if isinstance(value, type)
-        else " ".join(repr(value).split())
-    )
+    if isinstance(value, type):
+        return f"the class {value.__name__}; write {value.__name__}()"
+    text = " ".join(repr(value).split())
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and the folder of what is kept between runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from adaptive_constraints.errors import FileError
+
+CACHE_VARIABLE = "ADAPTIVE_CONSTRAINTS_CACHE"
+"""Environment variable that names the folder of `cache_folder`; by default ~/.cache/adaptive-constraints."""
 
 
 @contextmanager
@@ -51,3 +54,9 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         raise FileError(f"cannot write {path}, which is a folder: name a file in it")
     check_folder(path.parent)
+
+
+def cache_folder() -> Path:
+    """Where trained models and collected data are kept; it may be deleted at any time."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "adaptive-constraints"

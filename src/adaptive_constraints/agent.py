@@ -17,6 +17,7 @@ from adaptive_constraints.data import Dataset, check_trainable, load_dataset
 from adaptive_constraints.errors import CheckpointError, EvaluationError, StackError, TrainingError
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.learner import Learner, Phase
+from adaptive_constraints.networks import Precision
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training import fitting
 from adaptive_constraints.training.history import History
@@ -117,6 +118,7 @@ class Agent:
         tensorboard: bool = False,
         progress: bool = True,
         traced: bool = True,
+        precision: Precision = "float32",
     ) -> History:
         """Train on a data set, or go on with a training that was interrupted.
 
@@ -130,7 +132,10 @@ class Agent:
         stop_after: stop at this tick of ``steps``.
         out: a run folder for configuration, logs, checkpoints and curves. If it already holds this run, training goes
             on from its checkpoint, bit for bit; if it holds another, that is an error.
-        traced: trace each stage once and replay it (faster); False runs it as written (for a debugger).
+        traced: trace each stage once and replay it, on CUDA as graphs of whole ticks (faster); False runs everything as
+            written (for a debugger).
+        precision: of matrix products; "bf16" rounds their factors to bfloat16, which pays on hardware with such
+            instructions. Part of what the run is.
 
         Returns the history. Raises `DatasetError` for data that cannot be trained on, `TrainingError` where this
         agent or folder already holds another training or when all seeds are lost.
@@ -151,7 +156,7 @@ class Agent:
             tensorboard=tensorboard,
             progress=progress,
         )
-        wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint)
+        wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint, precision)
         before = self._started(wanted, plan.out, where)
         if before is None:
             trained = Trained.fresh(
@@ -162,6 +167,7 @@ class Agent:
                 device=where,
                 traced=traced,
                 progress=progress,
+                precision=precision,
             )
         else:
             trained = before.with_data(data, traced, progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptive_constraints._files import cache_folder
 from adaptive_constraints._version import __version__
 from adaptive_constraints.adapter import Prepared
 from adaptive_constraints.data import Dataset, Preprocessor
@@ -26,8 +26,6 @@ from adaptive_constraints.training.model_fit import ModelFit
 from adaptive_constraints.training.progress import Progress
 
 CPU = torch.device("cpu")
-CACHE_VARIABLE = "ADAPTIVE_CONSTRAINTS_CACHE"
-"""Environment variable that names the folder of trained models; by default ~/.cache/adaptive-constraints."""
 
 
 @dataclass(frozen=True)
@@ -152,12 +150,6 @@ def prepare(
             if count != len(data):
                 raise StackError(f"{name}: its column {column!r} has {count} rows, the data has {len(data)}")
     return prepared
-
-
-def cache_folder() -> Path:
-    """Where trained models are kept; it may be deleted at any time."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "adaptive-constraints"
 
 
 def _read(file: Path) -> Params | None:

@@ -16,7 +16,8 @@ class Doctor(Command):
     """Look for everything that commonly goes wrong with offline data; the exit code is 1 if it must be mended."""
 
     data: str
-    """Data reference: bundled:NAME, minari:NAMESPACE/NAME-v0, d4rl:FILE.hdf5 or npz:FILE.npz."""
+    """Data reference: bundled:NAME, scripted:pointmaze/NAME, minari:NAMESPACE/NAME-v0, d4rl:FILE.hdf5 or
+    npz:FILE.npz."""
     download: bool = False
     """Fetch a Minari data set that is not here yet."""
     common: Common = field(default_factory=Common)
@@ -32,16 +33,16 @@ class Doctor(Command):
 
 @dataclass(kw_only=True)
 class Collect(Command):
-    """Record a data set: what SAC went through while it learned (Ctrl-C ends it early), or a random policy."""
+    """Record a data set: SAC while it learns (Ctrl-C ends it early), a random policy, or a scripted one in a maze."""
 
     source: str
-    """sac:ENV_ID or random:ENV_ID."""
+    """sac:ENV_ID, random:ENV_ID, pointmaze/umaze, pointmaze/medium or pointmaze/large."""
     out: Path | None = None
     """File to write (.npz), by default such as sac-Hopper-v5.npz; a manifest (.json) is written beside it."""
-    steps: int = 200_000
-    """Environment steps to record."""
-    keep: int = 50_000
-    """Rows to keep at most: whole episodes, evenly spaced."""
+    steps: int | None = None
+    """Environment steps to record; by default 200,000, in a maze 100,000."""
+    keep: int | None = None
+    """Rows to keep at most: whole episodes, evenly spaced; by default 50,000, in a maze all that are recorded."""
     seed: int = 0
     """Seed of environment and agent."""
     licence: str = "MIT"
@@ -53,17 +54,18 @@ class Collect(Command):
         from rich.console import Console
         from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        from adaptive_constraints.data.collect import collect
+        from adaptive_constraints.data.collect import collect, default_size
 
+        steps, keep = default_size(self.source, self.steps)
         out = self.out or Path(f"{file_name(self.source)}.npz")
         columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-            task = bar.add_task(self.source, total=self.steps)
+            task = bar.add_task(self.source, total=steps)
             data = collect(
                 self.source,
                 out,
-                self.steps,
-                self.keep,
+                steps,
+                keep if self.keep is None else self.keep,
                 self.seed,
                 licence=self.licence,
                 progress=lambda done, steps: bar.update(task, completed=done, total=steps),

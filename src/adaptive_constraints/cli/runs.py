@@ -14,6 +14,7 @@ from adaptive_constraints.cli.show import announce, interrupted, show_run
 from adaptive_constraints.cli.stacks import folder_of, stack_of
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import TrainingError
+from adaptive_constraints.networks import Precision
 from adaptive_constraints.training.history import History
 from adaptive_constraints.training.online import Buffer
 from adaptive_constraints.training.trained import Identity
@@ -25,7 +26,8 @@ class Train(Command):
 
     options_only: ClassVar[bool] = True
     data: str
-    """Data reference: bundled:NAME, minari:NAMESPACE/NAME-v0, d4rl:FILE.hdf5 or npz:FILE.npz."""
+    """Data reference: bundled:NAME, scripted:pointmaze/NAME, minari:NAMESPACE/NAME-v0, d4rl:FILE.hdf5 or
+    npz:FILE.npz."""
     learner: tuple[str, ...]
     """Learner and its settings, such as: TD3BC critic=robust alpha=3."""
     adapters: tuple[str, ...] = ()
@@ -38,6 +40,8 @@ class Train(Command):
     """Which seeds, instead of how many."""
     out: Path | None = None
     """Run folder; by default runs/<data>-<stack>-<steps>."""
+    precision: Precision = "float32"
+    """Of matrix products. bf16 pays on hardware with such instructions only."""
     download: bool = False
     """Fetch a Minari data set that is not here yet."""
     running: RunOptions = field(default_factory=RunOptions)
@@ -51,7 +55,8 @@ class Train(Command):
             raise TrainingError(f"--seeds must be at least 1, not {self.seeds}")
         self.running.set_threads()
         stack, data = stack_of(self.learner, self.adapters), load_dataset(self.data, download=self.download)
-        wanted = Identity(stack.to_spec(), self.steps, self.seed_list or tuple(range(self.seeds)), data.fingerprint)
+        seeds = self.seed_list or tuple(range(self.seeds))
+        wanted = Identity(stack.to_spec(), self.steps, seeds, data.fingerprint, self.precision)
         out = self.out or folder_of(self.data, stack, self.steps)
         if not self.running.quiet:
             announce(stack, data, wanted, out)
@@ -62,7 +67,8 @@ class Train(Command):
             lambda: agent.fit(
                 data,
                 steps=self.steps,
-                seeds=wanted.seeds,
+                seeds=seeds,
+                precision=self.precision,
                 device=self.running.torch_device,
                 out=out,
                 **self.running.watching(),

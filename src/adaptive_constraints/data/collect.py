@@ -1,4 +1,7 @@
-"""Make offline data sets: record an agent while it learns, or a random policy. Needs the extra `collect`."""
+"""Make offline data sets: record an agent while it learns, a random policy, or a scripted one in a maze.
+
+Needs the extra `collect`, and `robotics` for the mazes.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import importlib
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +24,7 @@ from adaptive_constraints._files import replacing
 from adaptive_constraints._version import __version__
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.loaders import save_npz
+from adaptive_constraints.data.mazes import FAMILY, MAZES, find_maze, record_maze, register_mazes
 from adaptive_constraints.data.references import TABLE_VERSION, normalized_score, task_of_env
 from adaptive_constraints.errors import DatasetError, DependencyError
 
@@ -27,7 +33,13 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-SOURCES = ("sac:ENV_ID", "random:ENV_ID")
+SOURCES = ("sac:ENV_ID", "random:ENV_ID", *(f"{FAMILY}{name}" for name in MAZES))
+_DESCRIPTIONS = {
+    "sac": "recorded while SAC learned from scratch",
+    "random": "uniformly random actions",
+    "pointmaze": "scripted: a waypoint controller under noise; regenerated, not D4RL's maze2d",
+}
+"""What a file says of its rows, by the first word of its source."""
 # SAC's published settings, but for layers of 128 units and the fused optimizer: twice as fast on one CPU thread.
 # The first 1000 steps are uniformly random.
 _SAC_SETTINGS = {
@@ -50,32 +62,38 @@ def collect(
 ) -> Dataset:
     """Record `steps` environment steps and write at most `keep` of them to `out` (npz), a manifest (json) beside it.
 
-    `source` is "sac:ENV_ID" (what SAC went through while it learned from scratch) or "random:ENV_ID". Whole episodes
-    are kept, evenly spaced over the recording. `progress(steps done, steps)` is called every 1000 steps. The same
-    arguments and versions give the same file. Ctrl-C ends SAC early and keeps what was recorded: the result equals
-    that of a shorter run, and the manifest's command names the steps really taken. `licence` is that of the data; the
-    default is this project's own.
+    `source` is "sac:ENV_ID" (what SAC went through while it learned from scratch), "random:ENV_ID", or a maze such as
+    "pointmaze/umaze" (a waypoint controller under noise, see `mazes`). Whole episodes are kept, evenly spaced over the
+    recording. `progress(steps done, steps)` is called every 1000 steps. The same arguments and versions give the same
+    file. Ctrl-C ends SAC early and keeps what was recorded: the result equals that of a shorter run, and the
+    manifest's command names the steps really taken. `licence` is that of the data; the default is this project's own.
     Raises `DatasetError` for an unknown source or environment, or when no whole episode fits.
     """
     out = Path(out)
-    algorithm, colon, env_id = source.partition(":")
-    if algorithm not in ("sac", "random") or not (colon and env_id):
-        raise DatasetError(f"unknown source {source!r}; use one of: {', '.join(SOURCES)}")
+    record = _recorder(source)
     if out.suffix != ".npz" or not out.parent.is_dir():
         raise DatasetError(f"cannot write {out}: give a file name ending in .npz in a folder that exists")
     if seed < 0:
         raise DatasetError(f"seed must be at least 0, but is {seed}")
-    record = _record_sac if algorithm == "sac" else _record_random
-    env = record(env_id, steps, seed, progress)
+    env = record(steps, seed, progress)
     kept = _evenly_spaced(env.episodes, keep, env.steps)
     command = f"adaptive-constraints collect {source} --steps {env.steps} --keep {keep} --seed {seed} --out {out.name}"
-    dataset = _to_dataset(kept, env, name=out.stem, provenance={"command": command, "licence": licence})
-    manifest = _manifest(dataset, kept, env.steps, command, seed, licence)
+    provenance = {"source": _DESCRIPTIONS[re.split("[:/]", source)[0]], "command": command, "licence": licence}
+    dataset = _to_dataset(kept, env, name=out.stem, provenance=provenance)
+    manifest = _manifest(dataset, kept, env.steps, seed)
     save_npz(dataset, out)
     text = json.dumps(manifest, indent=2) + "\n"
     with replacing(out.with_suffix(".json")) as file:
         file.write(text)
     return dataset
+
+
+def default_size(source: str, steps: int | None = None) -> tuple[int, int]:
+    """How many environment steps to record (`steps`, if given) and how many rows to keep at most."""
+    if source.startswith(FAMILY):
+        steps = MAZES[find_maze(source)].steps if steps is None else steps
+        return steps, steps
+    return 200_000 if steps is None else steps, 50_000
 
 
 def collect_replay(
@@ -90,6 +108,23 @@ def collect_random(env_id: str, steps: int, seed: int = 0, progress: Progress | 
     """The whole episodes within `steps` steps of uniformly random actions."""
     env = _record_random(env_id, steps, seed, progress)
     return _to_dataset(_evenly_spaced(env.episodes, steps, env.steps), env, name=f"random:{env_id}", provenance={})
+
+
+def collect_maze(name: str, steps: int, seed: int = 0, progress: Progress | None = None) -> Dataset:
+    """The whole episodes within `steps` steps of the waypoint controller in a maze ("umaze", "medium" or "large")."""
+    env = record_maze(name, steps, seed, progress)
+    return _to_dataset(_evenly_spaced(env.episodes, steps, env.steps), env, name=f"{FAMILY}{name}", provenance={})
+
+
+def _recorder(source: str) -> Callable[[int, int, Progress | None], RecordingEnv]:
+    """What records `steps` steps of a source with a seed."""
+    if source.startswith(FAMILY):
+        return partial(record_maze, find_maze(source))
+    algorithm, _, env_id = source.partition(":")
+    record = {"sac": _record_sac, "random": _record_random}.get(algorithm)
+    if record is None or not env_id:
+        raise DatasetError(f"unknown source {source!r}; use one of: {', '.join(SOURCES)}")
+    return partial(record, env_id)
 
 
 def _record_sac(env_id: str, steps: int, seed: int, progress: Progress | None) -> RecordingEnv:
@@ -122,6 +157,7 @@ def _recording_env(env_id: str, steps: int, progress: Progress | None) -> Record
 
     if steps < 1:
         raise DatasetError(f"steps must be at least 1, but is {steps}")
+    register_mazes()
     try:
         env = gymnasium.make(env_id)
     except gymnasium.error.DependencyNotInstalled as error:
@@ -171,14 +207,12 @@ def _to_dataset(episodes: Sequence[Episode], env: RecordingEnv, name: str, prove
     )
 
 
-def _manifest(
-    dataset: Dataset, episodes: Sequence[Episode], steps: int, command: str, seed: int, licence: str
-) -> dict[str, Any]:
+def _manifest(dataset: Dataset, episodes: Sequence[Episode], steps: int, seed: int) -> dict[str, Any]:
     """Everything one needs to judge the file or to make it again."""
     returns = dataset.episode_returns()
     tenths = np.minimum([10 * episode.start // steps for episode in episodes], 9)
     manifest: dict[str, Any] = {
-        "command": command,
+        **dataset.provenance,
         "seed": seed,
         "env_id": dataset.env_id,
         "task": dataset.task,
@@ -194,8 +228,7 @@ def _manifest(
             round(float(returns[tenths == tenth].mean()), 2) if (tenths == tenth).any() else None for tenth in range(10)
         ],
         "fingerprint": dataset.fingerprint,
-        "licence": licence,
-        "versions": _versions(),
+        "versions": versions(),
     }
     if dataset.task is not None:
         manifest["score_mean"] = round(float(normalized_score(dataset.task, returns.mean())), 2)
@@ -203,8 +236,9 @@ def _manifest(
     return manifest
 
 
-def _versions() -> dict[str, str]:
-    packages = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
+def versions() -> dict[str, str]:
+    """Versions of everything that what is recorded depends on; "not installed" for what is not here."""
+    packages = ("torch", "numpy", "gymnasium", "mujoco", "gymnasium-robotics", "stable-baselines3")
     versions = {"adaptive-constraints": __version__, "python": platform.python_version()}
     for package in packages:
         try:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from adaptive_constraints._arguments import checked
 from adaptive_constraints._files import replacing
 from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.mazes import scripted_names
 from adaptive_constraints.data.references import task_of_env, task_of_file
 from adaptive_constraints.errors import DatasetError, DependencyError
 
@@ -33,6 +34,7 @@ def load_dataset(reference: str, *, download: bool = False) -> Dataset:
     """Load a data set by reference; raises `DatasetError` listing what is there if it cannot be found or read.
 
     - `bundled:hopper`: shipped with this package.
+    - `scripted:pointmaze/umaze` (medium, large): collected here on first use and kept in the cache folder.
     - `minari:NAMESPACE/NAME-v0`: from Minari's local folder (`MINARI_DATASETS_PATH`); fetched only if `download`.
     - `d4rl:FILE.hdf5`: a file in D4RL's layout, read without the d4rl package.
     - `npz:FILE`: arrays named as in `Dataset`, or what `save_npz` wrote.
@@ -46,8 +48,9 @@ def load_dataset(reference: str, *, download: bool = False) -> Dataset:
 
 
 def list_datasets() -> list[str]:
-    """References that load without a download: the bundled sets, then Minari's local ones if minari is installed."""
-    return [f"bundled:{name}" for name in _bundled_names()] + [f"minari:{name}" for name in _local_minari_names()]
+    """References that load without a download: bundled sets, then those that the installed extras can make or read."""
+    bundled, scripted, minari = _bundled_names(), scripted_names(), _local_minari_names()
+    return [f"bundled:{name}" for name in bundled] + scripted + [f"minari:{name}" for name in minari]
 
 
 @checked(DatasetError)
@@ -234,6 +237,12 @@ def _bundled_names() -> list[str]:
     return sorted(entry.name.removesuffix(".npz") for entry in folder.iterdir() if entry.name.endswith(".npz"))
 
 
+def _load_scripted(name: str) -> Dataset:
+    from adaptive_constraints.data.scripted import load_scripted  # which collects, and so imports this module
+
+    return load_scripted(name)
+
+
 def _local_minari_names() -> list[str]:
     try:
         minari = _import("minari", "minari")
@@ -242,8 +251,13 @@ def _local_minari_names() -> list[str]:
     return sorted(minari.list_local_datasets())
 
 
-_LOCAL_SCHEMES: dict[str, Callable[[str], Dataset]] = {"bundled": _load_bundled, "d4rl": _load_d4rl, "npz": _load_npz}
-_USAGES = ("bundled:NAME", "minari:NAMESPACE/NAME-v0", "d4rl:FILE.hdf5", "npz:FILE.npz")
+_LOCAL_SCHEMES: dict[str, Callable[[str], Dataset]] = {
+    "bundled": _load_bundled,
+    "scripted": _load_scripted,
+    "d4rl": _load_d4rl,
+    "npz": _load_npz,
+}
+_USAGES = ("bundled:NAME", "scripted:pointmaze/NAME", "minari:NAMESPACE/NAME-v0", "d4rl:FILE.hdf5", "npz:FILE.npz")
 
 
 def _require(arrays: Mapping[str, Array], path: Path, keys: tuple[str, ...] = _REQUIRED) -> None:

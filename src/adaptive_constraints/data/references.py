@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.mazes import MAZES, maze_id, maze_task
 from adaptive_constraints.errors import DatasetError
 
 #: Rises whenever a number below changes, so that a stored score says what it was computed from.
 TABLE_VERSION = "1"
 
 _D4RL = "D4RL infos.py, REF_MIN_SCORE and REF_MAX_SCORE (Farama-Foundation/D4RL)"
+_MAZE_EPISODES = "1,000 episodes each, reset seeds 0 to 999, gymnasium-robotics 1.4.2, mujoco 3.11.0"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,24 @@ def _table() -> dict[str, ReferenceScore]:
         "relocate": (-6.425911, 4233.877797728884),
         "kitchen": (0.0, 4.0),
     }
-    return {task: ReferenceScore(task, low, high, _D4RL) for task, (low, high) in returns.items()}
+    return {task: ReferenceScore(task, low, high, _D4RL) for task, (low, high) in returns.items()} | _mazes()
+
+
+def _mazes() -> dict[str, ReferenceScore]:
+    """Our own mazes, in `benchmarks/maze_references.py`'s measure: (mean return, its standard error) of each policy."""
+    measured = {  # maze: random, controller
+        "umaze": ((37.40, 2.33), (239.51, 1.24)),
+        "medium": ((25.83, 2.28), (477.43, 1.81)),
+        "large": ((13.34, 1.64), (624.49, 2.71)),
+    }
+    table = {}
+    for name, ((low, low_error), (high, high_error)) in measured.items():
+        source = (
+            f"this project's own, not D4RL's: uniformly random actions (standard error {low_error:g}), and the "
+            f"waypoint controller without noise (standard error {high_error:g}); {_MAZE_EPISODES}"
+        )
+        table[maze_task(name)] = ReferenceScore(maze_task(name), low, high, source)
+    return table
 
 
 REFERENCE_SCORES = _table()
@@ -63,6 +82,7 @@ _TASK_OF_ENV = {
     **{f"HalfCheetah-v{version}": "halfcheetah" for version in (2, 3, 4, 5)},
     **{f"Walker2d-v{version}": "walker2d" for version in (2, 3, 4, 5)},
     **{f"Ant-v{version}": "ant" for version in (2, 3, 4)},
+    **{maze_id(name): maze_task(name) for name in MAZES},
 }
 
 # How D4RL names its files, and the task each belongs to.

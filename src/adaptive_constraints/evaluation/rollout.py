@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints.data.mazes import register_mazes
 from adaptive_constraints.errors import DependencyError, EvaluationError
 
 if TYPE_CHECKING:
@@ -199,8 +200,11 @@ def make_environment(source: EnvSource) -> Environment:
         if not hasattr(made, "observation_space"):
             raise EvaluationError(f"{source!r} made {made!r}, which is no Gymnasium environment.")
         return made
+    register_mazes()
     try:
         return gymnasium.make(source, disable_env_checker=True)
+    except DependencyError:  # an ImportError too, which would become a misspelt id below
+        raise
     except gymnasium.error.DependencyNotInstalled as error:
         raise DependencyError(
             f"{source} needs a package that is not installed ({error}): pip install 'adaptive-constraints[mujoco]'."

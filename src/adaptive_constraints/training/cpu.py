@@ -1,13 +1,17 @@
-"""Process settings that small networks on a CPU gain from."""
+"""What small networks on a CPU gain from: process settings, and a word where a precision costs more than it gives."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from adaptive_constraints.networks import Precision
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Names of glibc's mallopt(3)."""
@@ -41,3 +45,36 @@ def _keep_freed_memory() -> None:
     mallopt(_MMAP_THRESHOLD, 32 << 20)
     mallopt(_TRIM_THRESHOLD, 512 << 20)
     mallopt(_TOP_PAD, 64 << 20)
+
+
+class PrecisionWarning(UserWarning):
+    """A precision that was asked for makes training slower here."""
+
+
+def warn_if_slower(precision: Precision, device: torch.device) -> None:
+    """Warn where products of bfloat16 take longer than those of float32, as they do on CPUs without such instructions.
+
+    Which processors have them is not worth knowing by name: one product of a usual size is timed, in some milliseconds.
+    """
+    if precision == "float32" or device.type != "cpu":
+        return
+    plain, rounded = (_product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16))
+    if rounded > plain:
+        warnings.warn(
+            f"precision='bf16': a product of bfloat16 takes {rounded / plain:.1f} times as long as one of float32 on "
+            "this CPU, so training is slower than with precision='float32'",
+            PrecisionWarning,
+            stacklevel=2,
+        )
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """The fastest of some products [256, 256] x [256, 256]."""
+    x, weight = (torch.ones(256, 256, dtype=dtype) for _ in range(2))
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        x @ weight
+        return time.perf_counter() - started
+
+    return min(seconds() for _ in range(7))

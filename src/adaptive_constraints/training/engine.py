@@ -99,7 +99,8 @@ class Engine:
         closed_form = resolved.meta is None or resolved.meta[1].backend == "closed_form"
         if resolved.meta is not None:
             meta.check_backend(resolved.meta[1].backend)
-        self._new_graph = (graphs or graphs_for(device)) if traced and closed_form else None
+        graphs = graphs or (graphs_for(device) if traced else None)
+        self._new_graph = graphs if closed_form else None
         self._recorded: dict[_Due, Recorded] = {}
         self._rates: dict[str, float] = {}
 

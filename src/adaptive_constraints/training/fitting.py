@@ -100,6 +100,7 @@ class _Loop:
             target = self._next_stop(engine.tick)
             started = time.perf_counter()
             self._ticks(target)
+            engine.synchronize()
             history.seconds += time.perf_counter() - started
             history.ticks = engine.tick
             self._note_failures()
@@ -196,6 +197,7 @@ def _config(trained: Trained, plan: Plan) -> dict[str, Any]:
         },
         "online": trained.online and {"after tick": trained.engine.phase_start, **trained.online.identity},
         "device": device_name(trained.device),
+        "precision": trained.engine.precision,
         "versions": versions(),
         "commit": commit(),
     }

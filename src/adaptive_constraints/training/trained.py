@@ -18,10 +18,12 @@ from adaptive_constraints.data import Dataset, Preprocessor, ReferenceScore, ref
 from adaptive_constraints.errors import CheckpointError
 from adaptive_constraints.evaluation.rollout import EnvSource
 from adaptive_constraints.learner import Spec
+from adaptive_constraints.networks import Precision
 from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training import checkpoint
 from adaptive_constraints.training.batches import Replay
+from adaptive_constraints.training.cpu import warn_if_slower
 from adaptive_constraints.training.engine import Engine
 from adaptive_constraints.training.history import History
 from adaptive_constraints.training.initial import Groups, InitialState, initial_state
@@ -71,6 +73,7 @@ class Identity:
     steps: int
     seeds: tuple[int, ...]
     fingerprint: str
+    precision: Precision = "float32"
     online: dict[str, Any] | None = None
     """Of a run in the online phase, what makes two such phases one and the same."""
 
@@ -81,6 +84,7 @@ class Identity:
             "steps": (self.steps, other.steps),
             "seeds": (list(self.seeds), list(other.seeds)),
             "data fingerprint": (self.fingerprint, other.fingerprint),
+            "precision": (self.precision, other.precision),
         }
         if self.online is None or other.online is None:
             pairs["phase"] = tuple("offline" if each.online is None else "online" for each in (self, other))
@@ -123,8 +127,8 @@ class Trained:
     @property
     def identity(self) -> Identity:
         """What a continuation must agree with."""
-        online = None if self.online is None else self.online.identity
-        return Identity(self.stack.to_spec(), self.steps, self.engine.seeds, self.data.fingerprint, online)
+        engine, online = self.engine, None if self.online is None else self.online.identity
+        return Identity(self.stack.to_spec(), self.steps, engine.seeds, self.data.fingerprint, engine.precision, online)
 
     @property
     def origin(self) -> str:
@@ -156,8 +160,10 @@ class Trained:
         device: torch.device,
         traced: bool,
         progress: bool = False,
+        precision: Precision = "float32",
     ) -> Trained:
         """At tick 0, with data."""
+        warn_if_slower(precision, device)
         learner = stack.learner
         preprocessor = Preprocessor.fit(
             dataset,
@@ -171,7 +177,7 @@ class Trained:
         prepared = prepare(resolved, dataset, preprocessor, seeds, device, progress)
         initial = initial_state(resolved, spec, seeds, prepared)
         table = preprocessor.table(dataset, stack.learner.columns())
-        engine = Engine(resolved, initial, table, horizon=steps, device=device, traced=traced)
+        engine = Engine(resolved, initial, table, horizon=steps, device=device, traced=traced, precision=precision)
         return Trained(
             stack,
             engine,
@@ -205,12 +211,13 @@ class Trained:
             )
             columns = [PreparedColumn(**each) for each in header.get("columns", ())]
             history = History.from_json(header["history"])
-            online = header.get("online")
+            online, precision = header.get("online"), header.get("precision", "float32")
             if online is None:
-                engine = Engine(stack.resolve(), initial, None, horizon=header["steps"], device=device)
+                horizon = header["steps"]
+                engine = Engine(stack.resolve(), initial, None, horizon=horizon, device=device, precision=precision)
             else:
                 settings = OnlineSettings(**online["settings"])
-                engine = _online_engine(stack, settings, initial, columns, online["start"], device)
+                engine = _online_engine(stack, settings, initial, columns, online["start"], device, precision)
             engine.load(tensors, header["tick"])
             trained = Trained(stack, engine, preprocessor.to(device), data, header["steps"], history, columns)
             if online is not None:
@@ -237,6 +244,7 @@ class Trained:
             device=self.device,
             traced=traced,
             progress=progress,
+            precision=self.engine.precision,
         )
 
     def go_online(
@@ -278,7 +286,8 @@ class Trained:
             seed_columns=own,
             targets=self.engine.targets,
         )
-        engine = _online_engine(self.stack, settings, initial, columns, start, self.device, table, traced)
+        precision = self.engine.precision
+        engine = _online_engine(self.stack, settings, initial, columns, start, self.device, precision, table, traced)
         engine.load(engine.state() | state, self.engine.tick)
         return replace(self, engine=engine, history=history, columns=columns, dataset=dataset, online=online)
 
@@ -288,6 +297,7 @@ class Trained:
             "stack": self.stack.to_spec(),
             "steps": self.steps,
             "seeds": list(self.engine.seeds),
+            "precision": self.engine.precision,
             "tick": self.engine.tick,
             "data": asdict(self.data),
             "spec": self.spec._asdict(),
@@ -366,6 +376,7 @@ def _online_engine(
     columns: Sequence[PreparedColumn],
     start: int,
     device: torch.device,
+    precision: Precision,
     table: Mapping[str, Tensor] | None = None,
     traced: bool = True,
 ) -> Engine:
@@ -380,6 +391,7 @@ def _online_engine(
         horizon=start + settings.ticks,
         device=device,
         traced=traced,
+        precision=precision,
         phase_start=start,
         growth=growth(settings, stack.learner, columns),
     )

@@ -1,0 +1,49 @@
+"""`scripted:pointmaze/umaze`: data that is collected here on first use, and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from adaptive_constraints._files import cache_folder
+from adaptive_constraints.data.collect import collect, default_size, versions
+from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.loaders import load_dataset
+from adaptive_constraints.data.mazes import find_maze
+from adaptive_constraints.errors import DatasetError
+
+_SEED = 0
+_DECIDING = ("adaptive-constraints", "numpy", "gymnasium", "gymnasium-robotics", "mujoco")
+"""Packages whose versions may change the rows."""
+
+
+def load_scripted(source: str) -> Dataset:
+    """What `adaptive-constraints collect` makes of a source (pointmaze/umaze) by default, from the cache where it can.
+
+    The same versions give the same rows. A damaged file is made anew. Raises `DatasetError` for an unknown source and
+    `DependencyError` where the extra `robotics` is missing.
+    """
+    find_maze(source)
+    file = _file(source)
+    try:
+        data = load_dataset(f"npz:{file}")
+    except DatasetError:
+        data = _collect(source, file)
+    return dataclasses.replace(data, name=f"scripted:{source}")
+
+
+def _collect(source: str, file: Path) -> Dataset:
+    steps, keep = default_size(source)
+    print(f"collecting scripted:{source}, {steps:,} steps, once; it is kept in {file}", file=sys.stderr, flush=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return collect(source, file, steps, keep, _SEED)
+
+
+def _file(source: str) -> Path:
+    found = versions()
+    key = [source, default_size(source), _SEED, {name: found[name] for name in _DECIDING}]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+    return cache_folder() / f"scripted-{source.replace('/', '-')}-{digest}.npz"

@@ -1,0 +1,85 @@
+"""Products of bfloat16: what they change, and what they must not."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from adaptive_constraints import ASPC, load_agent, wrap
+from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.errors import CheckpointError
+from adaptive_constraints.networks import init_mlp, mlp, product_precision
+from adaptive_constraints.testing import made_data
+from adaptive_constraints.training import cpu
+from adaptive_constraints.training.cpu import PrecisionWarning, warn_if_slower
+
+from .helpers import build, different, learned
+
+CPU = torch.device("cpu")
+LEARNER = TD3BC(hidden=16, batch_size=32)
+UNIT = 2.0**-8
+"""The largest relative error of rounding to bfloat16."""
+
+
+def relative(one: torch.Tensor, two: torch.Tensor) -> float:
+    return float((one - two).norm() / two.norm())
+
+
+def test_values_and_gradients_are_within_some_roundings():
+    draw = torch.Generator().manual_seed(0)
+    p = init_mlp((23, 64, 64, 6), draw)
+    x = torch.randn(256, 23, generator=draw)
+    found = {}
+    for precision in ("float32", "bf16"):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in p.items()}
+        with product_precision(precision):
+            out = mlp(leaves, x)
+            found[precision] = [out.detach(), *torch.autograd.grad(out.square().sum(), list(leaves.values()))]
+    errors = [relative(rounded, exact) for rounded, exact in zip(found["bf16"], found["float32"], strict=True)]
+    assert min(errors) > 0, "it is another precision"
+    assert max(errors) < 8 * UNIT, "some roundings on the way there and back, and units near 0 that change sides"
+
+
+def test_a_run_stays_near_the_exact_one():
+    exact, rounded = (build(LEARNER, ASPC(interval=1), precision=precision) for precision in ("float32", "bf16"))
+    start = learned(exact)
+    exact.run(50), rounded.run(50)
+    for group in ("params/actor/weight1", "params/critic/weight1"):
+        moved = learned(exact)[group] - start[group]
+        assert 0 < relative(learned(rounded)[group] - start[group], moved) < 0.25, "of what 50 ticks have moved"
+
+
+def test_traced_is_eager_and_resuming_is_exact():
+    eager, traced, first, second = (build(LEARNER, precision="bf16", traced=each) for each in (False, True, True, True))
+    eager.run(6), traced.run(6), first.run(3)
+    second.load({name: tensor.clone() for name, tensor in first.state().items()}, 3)
+    second.run(3)
+    assert not different(learned(eager), learned(traced))
+    assert not different(learned(traced), learned(second))
+
+
+def test_precision_is_part_of_what_a_run_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu, "_product_seconds", lambda dtype: 1.0)
+    agent, options = wrap(LEARNER), {"steps": 4, "progress": False, "out": tmp_path}
+    agent.fit(made_data(), precision="bf16", stop_after=2, **options)
+    loaded = load_agent(tmp_path)
+    with pytest.raises(CheckpointError, match="precision bf16 there, float32 here"):
+        loaded.fit(made_data(), **options)
+    loaded.fit(made_data(), precision="bf16", **options)
+    assert loaded.tick == 4
+    observation = made_data().observations[:5]
+    agent.fit(made_data(), precision="bf16", **options)
+    assert (loaded.act(observation) == agent.act(observation)).all()
+
+
+def test_it_is_said_where_it_does_not_pay(monkeypatch):
+    monkeypatch.setattr(cpu, "_product_seconds", lambda dtype: 3.0 if dtype == torch.bfloat16 else 1.0)
+    with pytest.warns(PrecisionWarning, match="takes 3.0 times as long as one of float32"):
+        warn_if_slower("bf16", CPU)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_slower("float32", CPU)
+        monkeypatch.setattr(cpu, "_product_seconds", lambda dtype: 1.0 if dtype == torch.bfloat16 else 3.0)
+        warn_if_slower("bf16", CPU)
