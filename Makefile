@@ -20,7 +20,7 @@ demo: $(VENV)/.ready-demo  ## train, ablate and draw a stack on the bundled data
 	$(RUN) examples/demo.py
 
 test: $(VENV)/.ready-dev  ## run every test
-	$(TEST_ENV) $(RUN) -m pytest -n $(WORKERS)
+	$(TEST_ENV) $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.ready-dev  ## check style, format, types and who imports whom
 	$(RUN) -m ruff check

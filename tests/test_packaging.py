@@ -152,8 +152,8 @@ def test_importing_costs_little_more_than_torch(tmp_path: Path) -> None:
         "import adaptive_constraints, adaptive_constraints.baselines\n"
         "print(json.dumps((time.perf_counter() - between) / (between - start)))"
     )
-    shares = [answer(code, SOURCE.parent, tmp_path) for _ in range(3)]
-    assert min(shares) < 0.4, shares  # type: ignore[type-var,operator]
+    shares = (answer(code, SOURCE.parent, tmp_path) for _ in range(3))
+    assert any(share < 0.4 for share in shares), "in none of three tries"  # type: ignore[operator]
 
 
 def test_no_module_imports_an_extra(tmp_path: Path) -> None:

@@ -25,5 +25,9 @@ class EvaluationError(AdaptiveConstraintsError):
     """An environment is unknown or does not fit the agent."""
 
 
+class FileError(AdaptiveConstraintsError, OSError):
+    """A file or a folder cannot be written where it was asked for."""
+
+
 class DependencyError(AdaptiveConstraintsError, ImportError):
     """An optional dependency is missing; the message names the extra that brings it."""

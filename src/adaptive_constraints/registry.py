@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -72,11 +73,17 @@ def _as_json(value: Any) -> Any:
 
 
 def _known(base: type[Part], group: str) -> dict[str, type[Part]]:
+    _import_all(group)
+    return {cls.__name__: cls for cls in _descendants(base)}
+
+
+@cache
+def _import_all(group: str) -> None:
+    """Import our own parts and those of installed packages: once, since looking for the latter takes long."""
     for module in _OURS:
         import_module(module)
     for entry in entry_points(group=group):
         entry.load()
-    return {cls.__name__: cls for cls in _descendants(base)}
 
 
 def _descendants(base: type[Part]) -> Iterator[type[Part]]:
