@@ -20,7 +20,7 @@ demo: $(VENV)/.ready-demo  ## train, ablate and draw a stack on the bundled data
 	$(RUN) examples/demo.py
 
 test: $(VENV)/.ready-dev  ## run every test
-	$(TEST_ENV) $(RUN) -m pytest -n $(WORKERS)
+	$(TEST_ENV) $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.ready-dev  ## check style, format, types and who imports whom
 	$(RUN) -m ruff check
@@ -36,8 +36,8 @@ smoke: $(VENV)/.ready-dev  ## run the smallest suite of benchmarks, about a minu
 	rm -rf runs/bench/smoke
 	$(RUN) -m adaptive_constraints bench smoke --workers $(WORKERS)
 
-speed: $(VENV)/.ready-dev  ## time a training step against plain loops
-	$(RUN) benchmarks/speed.py
+speed: $(VENV)/.ready-speed  ## time a training step against plain loops and JAX (20 minutes)
+	$(RUN) -m benchmarks.speed
 
 clean:  ## remove the environment, builds and caches (not runs/)
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
@@ -51,6 +51,10 @@ $(VENV)/.torch: pins.txt
 
 $(VENV)/.ready-demo: $(VENV)/.torch pyproject.toml
 	$(INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.ready-speed: $(VENV)/.torch pyproject.toml
+	$(INSTALL) --editable '.[speed]'
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.torch pyproject.toml

@@ -4,8 +4,10 @@ import pytest
 
 
 @pytest.fixture(autouse=True, scope="session")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory, request):
     """Models trained before tick 1 are kept for this session alone, and found again by tests on the same data."""
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if hasattr(request.config, "workerinput") else base  # pytest-xdist's workers share one
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(common / "cache"))
         yield

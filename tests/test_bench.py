@@ -64,7 +64,7 @@ def test_one_row_per_stack_data_and_seed(undisturbed, suite):
     assert row["data"]["rows"] == 195
     assert row["peak_memory"] > 50e6
     assert row["wall_seconds"] >= row["seconds"] > 0
-    assert row["series"]["fixedscale/scale"][0][-1] == 60
+    assert row["series"] == {}  # neither stack has an adaptive quantity
     assert read_suite(undisturbed.folder)["cells"][0]["seeds"] == [0, 1]
 
 

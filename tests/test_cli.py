@@ -149,6 +149,7 @@ WRONG = {
     "both kinds of seeds": ([*TINY, "--seeds", "2", "--seed-list", "1"], "not both"),
     "one seed twice": ([*TINY, "--seed-list", "1", "1"], "a list of different numbers"),
     "no threads": ([*TINY, "--threads", "0"], "--threads must be at least 1, not 0"),
+    "seeds below 1": ([*TINY, "--seeds", "-1"], "--seeds must be at least 1, not -1"),
     "stop too late": ([*TINY, "--stop-after", "9"], "stop_after must lie between 1 and steps = 2"),
     "unknown device": ([*TINY, "--device", "abacus"], "device 'abacus' cannot be used here"),
     "no environment": (TINY, "the data does not say which environment it comes from"),
@@ -271,6 +272,11 @@ def test_evaluate(run, tmp_path, capsys):
         assert any(
             line.startswith(f"{seed}     {mean:.1f} +- ") and f"{score:.1f}" in line for line in shown.splitlines()
         )
+
+
+def test_evaluate_says_at_once_where_it_cannot_write(run, tmp_path, capsys):
+    assert main(["evaluate", str(run), "--json", str(tmp_path)]) == 2
+    assert said(capsys).endswith(f"error: cannot write {tmp_path}, which is a folder: name a file in it\n")
 
 
 def test_evaluate_without_reference_returns(run, capsys):

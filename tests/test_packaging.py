@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 #: What only extras bring; importing our modules must not load any of it.
 OPTIONAL = (
     *("gymnasium", "mujoco", "minari", "h5py", "gymnasium_robotics", "ogbench", "stable_baselines3"),
-    *("torchopt", "higher", "tyro", "rich", "tensorboard", "matplotlib", "ray", "pytest", "hypothesis"),
+    *("torchopt", "higher", "tyro", "rich", "tensorboard", "matplotlib", "ray", "jax", "pytest", "hypothesis"),
 )
 #: Modules whose classes derive from an extra's; only functions import them.
 ON_DEMAND = ("adaptive_constraints.data.recording", "adaptive_constraints.data.maze_env")
@@ -103,7 +103,10 @@ def wanted_files() -> set[str]:
     files = {path.relative_to(SOURCE.parent).as_posix() for _, path in modules()}
     bundled = [path for pattern in ("*.npz", "*.json") for path in (SOURCE / "data" / "bundled").glob(pattern)]
     assert any(path.suffix == ".npz" for path in bundled)
-    return files | {path.relative_to(SOURCE.parent).as_posix() for path in bundled} | {"adaptive_constraints/py.typed"}
+    template = list((SOURCE / "experiments" / "report_template").iterdir())
+    assert {path.suffix for path in template} == {".html", ".css", ".js"}
+    data = {path.relative_to(SOURCE.parent).as_posix() for path in [*bundled, *template]}
+    return files | data | {"adaptive_constraints/py.typed"}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
@@ -149,8 +152,8 @@ def test_importing_costs_little_more_than_torch(tmp_path: Path) -> None:
         "import adaptive_constraints, adaptive_constraints.baselines\n"
         "print(json.dumps((time.perf_counter() - between) / (between - start)))"
     )
-    shares = [answer(code, SOURCE.parent, tmp_path) for _ in range(3)]
-    assert min(shares) < 0.4, shares  # type: ignore[type-var,operator]
+    shares = (answer(code, SOURCE.parent, tmp_path) for _ in range(3))
+    assert any(share < 0.4 for share in shares), "in none of three tries"  # type: ignore[operator]
 
 
 def test_no_module_imports_an_extra(tmp_path: Path) -> None:
@@ -205,6 +208,6 @@ def test_extras_carry_what_is_optional() -> None:
     assert always == {"torch", "numpy"}
     assert set(extras) == {
         *("mujoco", "minari", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots", "ray"),
-        *("demo", "dev"),
+        *("speed", "demo", "dev"),
     }
     assert not any("functorch" in requirement for extra in extras.values() for requirement in extra)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from itertools import combinations
 
+from adaptive_constraints._arguments import checked
 from adaptive_constraints.agent import Agent
+from adaptive_constraints.errors import StackError
 
 
+@checked(StackError)
 def ablate(agent: Agent) -> dict[str, Agent]:
     """Untrained twins with every subset of the agent's adapters, by name, from the bare learner to the whole stack.
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from adaptive_constraints._arguments import checked
 from adaptive_constraints.adapter import Adapter
 from adaptive_constraints.data import Dataset, check_trainable, load_dataset
-from adaptive_constraints.errors import CheckpointError, EvaluationError, TrainingError
+from adaptive_constraints.errors import CheckpointError, EvaluationError, StackError, TrainingError
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.learner import Learner, Phase
 from adaptive_constraints.networks import Precision
@@ -28,6 +29,7 @@ AUTO = "auto"
 """As an environment: the one that the data was recorded in."""
 
 
+@checked(StackError, but=["learner"])
 def wrap(learner: Learner | Agent, *adapters: Adapter) -> Agent:
     """Compose adapters onto a learner: ``wrap(TD3BC(), ASPC())``.
 
@@ -39,7 +41,8 @@ def wrap(learner: Learner | Agent, *adapters: Adapter) -> Agent:
     return Agent(Stack(learner, adapters))
 
 
-def load_agent(path: str | Path, device: str | None = None) -> Agent:
+@checked(CheckpointError)
+def load_agent(path: str | Path, device: str | torch.device | None = None) -> Agent:
     """The agent that `Agent.save` wrote to ``path``, or the newest checkpoint of a run folder.
 
     It acts at once; ``fit`` with the same data and settings takes its training up where it stood. Reading never
@@ -96,13 +99,14 @@ class Agent:
 
     # -- training -------------------------------------------------------------------------------------------------
 
+    @checked(TrainingError)
     def fit(
         self,
         dataset: Dataset | str,
         *,
         steps: int,
         seeds: int | Sequence[int] = 1,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         eval_env: EnvSource | None = None,
         eval_every: int = 5_000,
         eval_episodes: int = 10,
@@ -139,26 +143,7 @@ class Agent:
         data = load_dataset(dataset) if isinstance(dataset, str) else dataset
         check_trainable(data)
         chosen = _seeds(seeds)
-        last = _stop(steps, stop_after)
-        _at_least_one(
-            eval_every=eval_every, eval_episodes=eval_episodes, log_every=log_every, checkpoint_every=checkpoint_every
-        )
-        wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint, precision)
-        folder = Path(out) if out is not None else None
-        before = self._started(wanted, folder, device)
-        if before is None:
-            trained = Trained.fresh(
-                self._stack,
-                data,
-                steps=steps,
-                seeds=chosen,
-                device=_device(device),
-                traced=traced,
-                progress=progress,
-                precision=precision,
-            )
-        else:
-            trained = before.with_data(data, traced, progress)
+        where, last = _device(device), _stop(steps, stop_after)
         plan = fitting.Plan(
             stop_after=last,
             eval_env=_environment(eval_env, data.env_id),
@@ -167,14 +152,30 @@ class Agent:
             eval_seed=eval_seed,
             log_every=log_every,
             checkpoint_every=checkpoint_every,
-            out=folder,
+            out=Path(out) if out is not None else None,
             tensorboard=tensorboard,
             progress=progress,
         )
+        wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint, precision)
+        before = self._started(wanted, plan.out, where)
+        if before is None:
+            trained = Trained.fresh(
+                self._stack,
+                data,
+                steps=steps,
+                seeds=chosen,
+                device=where,
+                traced=traced,
+                progress=progress,
+                precision=precision,
+            )
+        else:
+            trained = before.with_data(data, traced, progress)
         fitting.fit(trained, plan)
         self._trained = trained
         return trained.history
 
+    @checked(TrainingError)
     def finetune(
         self,
         env: EnvSource,
@@ -226,28 +227,23 @@ class Agent:
             capacity=capacity,
             batch_size=self.learner.batch_size,
         )
-        _at_least_one(
-            eval_every=eval_every, eval_episodes=eval_episodes, log_every=log_every, checkpoint_every=checkpoint_every
-        )
         first = settings.warm_up + 1
         if stop_after is not None and not first <= stop_after <= steps:
             raise TrainingError(f"stop_after must lie between {first} (after warm_up) and {steps}, not {stop_after}")
-        data = None if buffer == "none" else _trained_on(trained, dataset)
-        folder = Path(out) if out is not None else None
-        began = self._began(trained, settings, folder)
-        online = began.go_online(settings, source, data, traced, progress)
         plan = fitting.Plan(
-            stop_after=online.engine.phase_start + (stop_after or steps) - settings.warm_up,
+            stop_after=(stop_after or steps) - settings.warm_up,
             eval_env=source if eval_env == AUTO else eval_env,
             eval_every=eval_every,
             eval_episodes=eval_episodes,
             eval_seed=eval_seed,
             log_every=log_every,
             checkpoint_every=checkpoint_every,
-            out=folder,
+            out=Path(out) if out is not None else None,
             tensorboard=tensorboard,
             progress=progress,
         )
+        data = None if buffer == "none" else _trained_on(trained, dataset)
+        online = self._began(trained, settings, plan.out).go_online(settings, source, data, traced, progress)
         fitting.fit(online, plan)
         self._trained = online
         return online.history
@@ -258,24 +254,14 @@ class Agent:
         if trained.online is not None:
             _refuse_other(trained, wanted, "this agent", "fine-tune a copy of the agent from before: load_agent(path)")
             return trained
-        file = folder / fitting.CHECKPOINT if folder is not None else None
-        if file is None or not file.is_file():
-            return trained
-        found = Trained.read(file, trained.device)
-        _refuse_other(found, wanted, str(file), "use another folder, or remove this one")
-        return found
+        return _kept(folder, wanted, trained.device) or trained
 
-    def _started(self, wanted: Identity, folder: Path | None, device: str | None) -> Trained | None:
+    def _started(self, wanted: Identity, folder: Path | None, device: torch.device) -> Trained | None:
         """The training to go on with, if there is one; it must be the wanted one."""
         if self._trained is not None:
             _refuse_other(self._trained, wanted, "this agent", "train a twin: agent.untrained().fit(...)")
             return self._trained
-        file = folder / fitting.CHECKPOINT if folder is not None else None
-        if file is None or not file.is_file():
-            return None
-        found = Trained.read(file, _device(device))
-        _refuse_other(found, wanted, str(file), "use another folder, or remove this one")
-        return found
+        return _kept(folder, wanted, device)
 
     # -- use ------------------------------------------------------------------------------------------------------
 
@@ -299,6 +285,7 @@ class Agent:
         """The reference of the data it was trained on."""
         return self._need().data.name
 
+    @checked(EvaluationError)
     def act(self, observations: ArrayLike, *, seed: int | None = None, step: int = 0) -> NDArray[np.float32]:
         """Actions [A] or [N, A] at observations [D] or [N, D], both in the environment's own units.
 
@@ -306,7 +293,10 @@ class Agent:
         step: number of the step in its episode; policies that draw noise key it by this.
         """
         trained = self._need()
-        raw = np.asarray(observations, np.float32)
+        try:
+            raw = np.asarray(observations, np.float32)
+        except (TypeError, ValueError) as error:
+            raise EvaluationError(f"observations must be an array of numbers, not {observations!r}") from error
         if raw.ndim not in (1, 2) or raw.shape[-1] != trained.spec.observation_dim:
             raise EvaluationError(
                 f"observations of shape {raw.shape}: this agent takes [{trained.spec.observation_dim}] or "
@@ -317,6 +307,7 @@ class Agent:
         actions = trained.act(rows, step)[position]
         return actions[0] if raw.ndim == 1 else actions
 
+    @checked(EvaluationError)
     def evaluate(self, env: EnvSource | None = None, *, episodes: int = 10, seed: int = 0) -> Evaluation:
         """Roll every seed's policy out: returns [S, episodes] and, where the task is known, normalised scores.
 
@@ -329,6 +320,7 @@ class Agent:
             evaluator.check(trained.spec.observation_dim, trained.spec.action_dim)
             return fitting.evaluate(trained, evaluator)
 
+    @checked(CheckpointError)
     def save(self, path: str | Path) -> None:
         """Write policy, training state and history to one file, in one step; `load_agent` reads it."""
         self._need().write(path)
@@ -346,6 +338,16 @@ class Agent:
         if seed not in seeds:
             raise EvaluationError(f"no seed {seed} in this agent; it was trained with the seeds {list(seeds)}")
         return seeds.index(seed)
+
+
+def _kept(folder: Path | None, wanted: Identity, device: torch.device) -> Trained | None:
+    """The run that a folder holds, if it holds one; it must be the wanted one."""
+    file = folder / fitting.CHECKPOINT if folder is not None else None
+    if file is None or not file.is_file():
+        return None
+    found = Trained.read(file, device)
+    _refuse_other(found, wanted, str(file), "use another folder, or remove this one")
+    return found
 
 
 def _refuse_other(trained: Trained, wanted: Identity, where: str, remedy: str) -> None:
@@ -370,7 +372,7 @@ def _trained_on(trained: Trained, dataset: Dataset | str | None) -> Dataset:
     return data
 
 
-def _device(name: str | None) -> torch.device:
+def _device(name: str | torch.device | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -382,16 +384,10 @@ def _device(name: str | None) -> torch.device:
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(map(int, seeds))
     if not chosen or len(set(chosen)) < len(chosen):
         raise TrainingError(f"seeds must be a count of at least 1 or a list of different numbers, not {seeds!r}")
     return chosen
-
-
-def _at_least_one(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise TrainingError(f"{name} must be at least 1, not {number}")
 
 
 def _stop(steps: int, stop_after: int | None) -> int:

@@ -29,5 +29,9 @@ class SuiteError(AdaptiveConstraintsError):
     """A suite of benchmarks cannot be read, or does not fit what a results folder already holds."""
 
 
+class FileError(AdaptiveConstraintsError, OSError):
+    """A file or a folder cannot be written where it was asked for."""
+
+
 class DependencyError(AdaptiveConstraintsError, ImportError):
     """An optional dependency is missing; the message names the extra that brings it."""

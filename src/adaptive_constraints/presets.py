@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from adaptive_constraints._arguments import checked
 from adaptive_constraints.errors import StackError
 
 
@@ -24,6 +25,7 @@ class Presets:
         check(self)  # type: ignore[arg-type]
 
     @classmethod
+    @checked(StackError)
     def preset(cls, family: str, **settings: Any) -> Self:
         """The published settings for a family of data sets, less those that ``settings`` says otherwise.
 

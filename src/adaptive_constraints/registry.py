@@ -73,15 +73,15 @@ def _as_json(value: Any) -> Any:
 
 
 def _known(base: type[Part], group: str) -> dict[str, type[Part]]:
-    for module in _OURS:
-        import_module(module)
-    _load_installed(group)
+    _import_all(group)
     return {cls.__name__: cls for cls in _descendants(base)}
 
 
 @cache
-def _load_installed(group: str) -> None:
-    """Import what packages declare; once, because looking through all that is installed takes a while."""
+def _import_all(group: str) -> None:
+    """Import our own parts and those of installed packages: once, since looking for the latter takes long."""
+    for module in _OURS:
+        import_module(module)
     for entry in entry_points(group=group):
         entry.load()
 

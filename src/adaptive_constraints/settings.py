@@ -7,13 +7,13 @@ import difflib
 import inspect
 import math
 import textwrap
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, cast, get_args, get_type_hints
 
 from adaptive_constraints import registry
+from adaptive_constraints._arguments import fits, options, words
 from adaptive_constraints.adapter import Adapter
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Learner
@@ -91,7 +91,7 @@ def _make(cls: type[Part], texts: dict[str, str]) -> Part:
 
 def parse(text: str, annotation: Any) -> Any:
     """The value that ``text`` stands for where ``annotation`` says what is allowed; `ValueError` names that."""
-    for option in _options(annotation):
+    for option in options(annotation):
         try:
             return _READERS[option](text) if option in _READERS else _choice(text, option)
         except ValueError:
@@ -125,30 +125,6 @@ def _refuse(text: str) -> Any:
 
 
 _READERS: dict[Any, Callable[[str], Any]] = {type(None): _none, bool: _bool, int: int, float: _float, str: str}
-"""By type, in the order in which they are tried."""
-_WORDS = {type(None): "none", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-
-
-def _options(annotation: Any) -> list[Any]:
-    """The alternatives that text can stand for: listed values first, then from the narrowest type to the widest."""
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    order = [Literal, *_READERS]
-    ranked = [(order.index(kind), option) for option in options if (kind := _kind(option)) in order]
-    return [option for _, option in sorted(ranked, key=lambda pair: pair[0])]
-
-
-def _kind(option: Any) -> Any:
-    return option if option in _READERS else get_origin(option)
-
-
-def words(annotation: Any) -> str:
-    """What an annotation allows, such as "'scaled', 'published' or a number"."""
-    named: list[str] = []
-    for option in sorted(_options(annotation), key=lambda option: option is type(None)):
-        named += [_WORDS[option]] if option in _WORDS else [repr(choice) for choice in get_args(option)]
-    if not named:
-        return "set in Python"
-    return " or ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
 
 
 # -- checking -----------------------------------------------------------------------------------------------------
@@ -161,17 +137,9 @@ def check(part: Learner | Adapter) -> None:
     except NameError:  # an annotation that only its own module's type checker can resolve
         return
     for name, annotation in annotations.items():
-        value, options = getattr(part, name), _options(annotation)
-        if options and not any(_fits(value, option) for option in options):
+        value = getattr(part, name)
+        if not fits(value, annotation):
             raise StackError(f"{type(part).__name__}: {name} must be {words(annotation)}, not {value!r}")
-
-
-def _fits(value: object, option: Any) -> bool:
-    if option is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if option is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, option) if option in _READERS else value in get_args(option)
 
 
 # -- describing ---------------------------------------------------------------------------------------------------
@@ -225,4 +193,4 @@ def _docs_of(cls: type) -> Iterator[tuple[str, str]]:
                 yield field.target.id, _one_line(text)
 
 
-__all__ = ["Setting", "check", "describe", "parse", "plain", "read_adapters", "read_learner", "summary", "words"]
+__all__ = ["Setting", "check", "describe", "parse", "plain", "read_adapters", "read_learner", "summary"]

@@ -18,7 +18,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,10 @@ from adaptive_constraints.errors import AdaptiveConstraintsError, StackError
 from adaptive_constraints.learner import Facts, Learner, Params, Phase, Row, Spec, Terms
 from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
+from adaptive_constraints.training.cpu import tuned
 from adaptive_constraints.training.engine import Engine
 from adaptive_constraints.training.initial import generator, initial_state
+from adaptive_constraints.training.trained import Trained
 from adaptive_constraints.view import View
 
 State = dict[str, Tensor]
@@ -89,8 +91,7 @@ def check_stack(learner: Learner, *adapters: Adapter, data: Dataset | None = Non
     case = _Case(learner, adapters, data or made_data())
     with _said_plainly(case):
         _survives_its_spec(case)
-        _is_finite_and_moves_what_it_steps(case)
-        _resumes_and_acts(case)
+        _resumes_and_acts(case, _is_finite_and_moves_what_it_steps(case))
 
 
 def made_data(rows: int = 160, observation_dim: int = 3, action_dim: int = 2) -> Dataset:
@@ -120,6 +121,8 @@ class _Case:
     learner: Learner
     adapters: tuple[Adapter, ...]
     data: Dataset
+    _ran: dict[tuple[Any, ...], Engine] = field(default_factory=dict)
+    """By its options, every engine that `ran` gave."""
 
     @property
     def name(self) -> str:
@@ -132,7 +135,7 @@ class _Case:
         return 2 * math.lcm(*(stage.every for stage in stages if stage.every <= 10))
 
     def plus(self, *adapters: Adapter) -> _Case:
-        return replace(self, adapters=self.adapters + adapters)
+        return _Case(self.learner, self.adapters + adapters, self.data)
 
     def engine(self, seeds: Sequence[int] = (0, 1), dtype: torch.dtype = torch.float32, traced: bool = False) -> Engine:
         resolved = Stack(self.learner, self.adapters).resolve()
@@ -143,11 +146,25 @@ class _Case:
         table = preprocessor.table(self.data, self.learner.columns())
         return Engine(resolved, initial, table, horizon=100, dtype=dtype, traced=traced)
 
-    def after(self, ticks: int | None = None, **options: Any) -> State:
+    def ran(
+        self,
+        ticks: int | None = None,
+        *,
+        seeds: Sequence[int] = (0, 1),
+        dtype: torch.dtype = torch.float32,
+        traced: bool = False,
+    ) -> Engine:
+        """An engine after some ticks, to look at: several laws share it."""
+        options = (self.ticks if ticks is None else ticks, seeds, dtype, traced)
+        if options not in self._ran:
+            engine = self.engine(*options[1:])
+            engine.run(options[0])
+            self._ran[options] = engine
+        return self._ran[options]
+
+    def after(self, **options: Any) -> State:
         """What is learned after some ticks."""
-        engine = self.engine(**options)
-        engine.run(self.ticks if ticks is None else ticks)
-        return _learned(engine)
+        return _learned(self.ran(**options))
 
 
 def _learned(engine: Engine) -> State:
@@ -282,10 +299,9 @@ def _answers_seams_that_exist(case: _Case) -> None:
 
 def _draws_under_its_own_name(case: _Case) -> None:
     (adapter,) = case.adapters
-    bare, whole = replace(case, adapters=()).engine(), case.engine()
-    bare.run(case.ticks)
-    whole.run(case.ticks)
-    strangers = {site for _, site, _ in whole.draws - bare.draws if not site.startswith(adapter.name)}
+    bare, whole = _Case(case.learner, (), case.data), case
+    more = whole.ran().draws - bare.ran(whole.ticks).draws
+    strangers = {site for _, site, _ in more if not site.startswith(adapter.name)}
     assert not strangers, f"{adapter.name}: its noise at {sorted(strangers)} does not begin with its name"
 
 
@@ -309,14 +325,18 @@ def _survives_its_spec(case: _Case) -> None:
     assert Stack.from_spec(stack.to_spec()) == stack, f"{case.name}: rebuilt from its description it is another stack"
 
 
-def _is_finite_and_moves_what_it_steps(case: _Case) -> None:
-    engine = case.engine()
+def _is_finite_and_moves_what_it_steps(case: _Case) -> Trained:
+    """The run that did, for others to be compared with."""
+    options: dict[str, Any] = {"steps": case.ticks, "seeds": (0, 1), "device": torch.device("cpu"), "traced": False}
+    trained = Trained.fresh(Stack(case.learner, case.adapters), case.data, **options)
+    engine = trained.engine
     stepped = {update.group for stage in engine.resolved.stages for update in stage.updates}
     if engine.resolved.meta is not None:
         stepped.add(engine.resolved.meta[1].group)
     before = _learned(engine)
     for _ in range(case.ticks):
-        engine.run(1)
+        with tuned(trained.device):  # as `Agent.fit` runs it
+            engine.run(1)
         failures = engine.metrics.failures()
         assert not failures, f"{case.name}: {next(iter(failures.values()))}"
     after = _learned(engine)
@@ -327,24 +347,24 @@ def _is_finite_and_moves_what_it_steps(case: _Case) -> None:
     rates = {update.group: update.learning_rate for stage in engine.resolved.stages for update in stage.updates}
     idle = {group for group in stepped - moved if rates.get(group) != 0.0}
     assert not idle, f"{case.name}: {sorted(idle)} never moved, though a stage steps them"
+    return trained
 
 
-def _resumes_and_acts(case: _Case) -> None:
-    half, agent = max(1, case.ticks // 2), wrap(case.learner, *case.adapters)
-    options: dict[str, Any] = {"steps": 2 * half, "seeds": (0, 1), "traced": False, "progress": False, "device": "cpu"}
-    whole, parted = agent.untrained(), agent.untrained()
-    whole.fit(case.data, **options)
-    parted.fit(case.data, stop_after=half, **options)
+def _resumes_and_acts(case: _Case, whole: Trained) -> None:
+    options: dict[str, Any] = {"steps": case.ticks, "seeds": (0, 1), "traced": False, "progress": False}
+    parted = wrap(case.learner, *case.adapters)
+    parted.fit(case.data, stop_after=case.ticks // 2, device="cpu", **options)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "agent.npz"
         parted.save(file)
         loaded = load_agent(file, device="cpu")
         same = np.array_equal(loaded.act(case.data.observations[:5]), parted.act(case.data.observations[:5]))
         assert same, f"{case.name}: loaded, it acts otherwise than it did when it was saved"
-        loaded.fit(case.data, **options)
-        for seed in whole.seeds:
-            one, two = (each.act(case.data.observations[:20], seed=seed) for each in (whole, loaded))
-            assert np.array_equal(one, two), f"{case.name}: saved and loaded half-way, seed {seed} ends up elsewhere"
+        loaded.fit(case.data, device="cpu", **options)
+        rows = case.data.observations[:20]
+        for seed, one in zip(loaded.seeds, whole.act(np.stack([rows, rows]), 0), strict=True):
+            same = np.array_equal(one, loaded.act(rows, seed=seed))
+            assert same, f"{case.name}: saved and loaded half-way, seed {seed} ends up elsewhere"
             low, high = case.data.action_low - 1e-5, case.data.action_high + 1e-5
             assert ((one >= low) & (one <= high)).all(), f"{case.name}: it acts outside the action bounds"
 
@@ -357,11 +377,10 @@ def _together_is_alone(case: _Case) -> None:
 
 
 def _a_lost_seed_is_alone(case: _Case) -> None:
-    engine, clean = case.engine(), case.engine()
+    engine = case.engine()
     next(iter(engine.params[case.learner.facts().constrained].values()))[1] = math.nan
     engine.run(2)
-    clean.run(2)
-    one, two = ({name: tensor[0] for name, tensor in _learned(each).items()} for each in (engine, clean))
+    one, two = ({name: tensor[0] for name, tensor in _learned(each).items()} for each in (engine, case.ran(2)))
     changed = _different(one, two)
     assert not changed, f"{case.name}: another seed that is not finite changes {changed[:3]} of this one"
 

@@ -1,4 +1,4 @@
-"""The command line: ``adaptive-constraints train | finetune | evaluate | explain | list | doctor | collect | bench``.
+"""The command line: ``adaptive-constraints train``, ``finetune``, ``evaluate``, ``bench``, ``report`` and more.
 
 A stack is named as ``--learner TD3BC critic=robust --adapters ASPC interval=5 FixedScale``: a setting belongs to the
 name before it. tyro and rich (extra ``cli``) are imported when a command runs.

@@ -14,6 +14,7 @@ from adaptive_constraints.cli.command import FAILED, INTERRUPTED, Command
 from adaptive_constraints.cli.data import Collect, Doctor
 from adaptive_constraints.cli.evaluate import Evaluate
 from adaptive_constraints.cli.explain import Explain, List
+from adaptive_constraints.cli.report import Report
 from adaptive_constraints.cli.runs import Finetune, Train
 from adaptive_constraints.errors import AdaptiveConstraintsError, DependencyError, TrainingError
 from adaptive_constraints.training.fitting import LostSeedWarning
@@ -27,6 +28,7 @@ COMMANDS: dict[str, type[Command]] = {
     "doctor": Doctor,
     "collect": Collect,
     "bench": Bench,
+    "report": Report,
 }
 """Every command by its name, in the order of the help."""
 

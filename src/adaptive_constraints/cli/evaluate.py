@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adaptive_constraints._files import check_file
 from adaptive_constraints.agent import AUTO, Agent, load_agent
 from adaptive_constraints.cli.command import Command, Common
 from adaptive_constraints.cli.show import show_evaluation
@@ -33,6 +34,8 @@ class Evaluate(Command):
 
     def run(self) -> int:
         """Evaluate and show."""
+        if self.json is not None:
+            check_file(self.json)
         agent = load_agent(self.path, self.device)
         found = agent.evaluate(self.env, episodes=self.episodes, seed=self.seed)
         print(

@@ -51,6 +51,8 @@ class Train(Command):
         """Train, then say how it went."""
         if self.seed_list and self.seeds != 1:
             raise TrainingError("give --seeds (how many) or --seed-list (which), not both")
+        if self.seeds < 1:
+            raise TrainingError(f"--seeds must be at least 1, not {self.seeds}")
         self.running.set_threads()
         stack, data = stack_of(self.learner, self.adapters), load_dataset(self.data, download=self.download)
         seeds = self.seed_list or tuple(range(self.seeds))

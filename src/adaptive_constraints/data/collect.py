@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from adaptive_constraints._arguments import checked
 from adaptive_constraints._files import replacing
 from adaptive_constraints._version import __version__
 from adaptive_constraints.data.dataset import Dataset
@@ -48,6 +49,7 @@ _SAC_SETTINGS = {
 }
 
 
+@checked(DatasetError)
 def collect(
     source: str,
     out: str | Path,
@@ -71,6 +73,8 @@ def collect(
     record = _recorder(source)
     if out.suffix != ".npz" or not out.parent.is_dir():
         raise DatasetError(f"cannot write {out}: give a file name ending in .npz in a folder that exists")
+    if seed < 0:
+        raise DatasetError(f"seed must be at least 0, but is {seed}")
     env = record(steps, seed, progress)
     kept = _evenly_spaced(env.episodes, keep, env.steps)
     command = f"adaptive-constraints collect {source} --steps {env.steps} --keep {keep} --seed {seed} --out {out.name}"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from adaptive_constraints._arguments import checked
 from adaptive_constraints.errors import DatasetError
 
 Array = NDArray[Any]
@@ -44,6 +45,7 @@ class Dataset:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
+    @checked(DatasetError)
     def from_arrays(
         cls,
         *,
@@ -208,7 +210,10 @@ class Dataset:
 
     def subset(self, rows: ArrayLike, *, name: str | None = None) -> Dataset:
         """The given rows (a mask or ascending indices) as a new set; take whole episodes to keep returns meaningful."""
-        index = np.arange(len(self))[np.asarray(rows)]
+        try:
+            index = np.arange(len(self))[np.asarray(rows)]
+        except IndexError as error:
+            raise DatasetError(f"subset needs a mask of {len(self)} rows or row indices ({error})") from error
         if len(index) and (np.diff(index) <= 0).any():
             raise DatasetError("subset needs ascending row indices, so that episodes keep their order of time")
         return Dataset.from_arrays(

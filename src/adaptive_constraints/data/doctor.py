@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints._arguments import checked
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.errors import DatasetError
 
@@ -70,6 +71,7 @@ class Diagnosis:
         return "\n".join([f"{head}{len(self.errors)} errors among {len(self.findings)} findings", *lines])
 
 
+@checked(DatasetError)
 def doctor(dataset: Dataset) -> Diagnosis:
     """Look for everything that commonly goes wrong with offline data; changes nothing, raises nothing."""
     findings = list(_examine(dataset, (*_ERROR_CHECKS, *_ADVICE_CHECKS)))

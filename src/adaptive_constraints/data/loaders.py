@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints._arguments import checked
 from adaptive_constraints._files import replacing
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.mazes import find_maze, scripted_names
@@ -28,6 +29,7 @@ _OPTIONAL = ("next_observations", "timeouts", "episode_ids", "action_low", "acti
 _NPZ_LAYOUT = 1
 
 
+@checked(DatasetError)
 def load_dataset(reference: str, *, download: bool = False) -> Dataset:
     """Load a data set by reference; raises `DatasetError` listing what is there if it cannot be found or read.
 
@@ -59,6 +61,7 @@ def list_datasets() -> list[str]:
     return [f"bundled:{name}" for name in bundled] + scripted + [f"minari:{name}" for name in minari]
 
 
+@checked(DatasetError)
 def save_npz(dataset: Dataset, path: str | Path) -> None:
     """Write a data set so that `npz:PATH` reads back every number bit for bit; the old file stays if writing fails.
 
@@ -272,6 +275,8 @@ def _existing_file(file: str, suffixes: tuple[str, ...]) -> Path:
     path = Path(file).expanduser()
     if path.is_file():
         return path
+    if path.is_dir():
+        raise DatasetError(f"{path} is a folder: name a file in it")
     folder = path.parent
     if not folder.is_dir():
         raise DatasetError(f"no file {path}: the folder {folder} does not exist")

@@ -59,6 +59,8 @@ class Evaluator:
         for name, value in (("episodes", episodes), ("max_steps", 1 if max_steps is None else max_steps)):
             if value < 1:
                 raise EvaluationError(f"Evaluator: {name} is {value}; it must be 1 or more.")
+        if seed < 0:
+            raise EvaluationError(f"Evaluator: seed is {seed}; it must be 0 or more.")
         self.source = env
         self.episodes = episodes
         self.max_steps = max_steps
@@ -194,7 +196,10 @@ def make_environment(source: EnvSource) -> Environment:
             "Evaluation needs gymnasium, which is not installed: pip install 'adaptive-constraints[mujoco]'."
         ) from error
     if callable(source):
-        return source()
+        made = source()
+        if not hasattr(made, "observation_space"):
+            raise EvaluationError(f"{source!r} made {made!r}, which is no Gymnasium environment.")
+        return made
     register_mazes()
     try:
         return gymnasium.make(source, disable_env_checker=True)

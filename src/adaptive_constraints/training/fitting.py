@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from adaptive_constraints._files import check_folder
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.training.cpu import tuned
@@ -31,10 +32,14 @@ class LostSeedWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is watched and kept; nothing here changes what is learned."""
+    """How a run is watched and kept; nothing here changes what is learned.
+
+    Intervals count ticks from the beginning of the phase. Raises `TrainingError` for those below 1, `FileError` for a
+    folder that cannot be written to.
+    """
 
     stop_after: int
-    """Stop at this tick."""
+    """Stop at this tick of the phase."""
     eval_env: str | Callable[[], Any] | None = None
     eval_every: int = 5_000
     eval_episodes: int = 10
@@ -45,9 +50,16 @@ class Plan:
     tensorboard: bool = False
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("eval_every", "eval_episodes", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.out is not None:
+            check_folder(self.out)
+
 
 def fit(trained: Trained, plan: Plan) -> None:
-    """Run ``trained`` on to ``plan.stop_after``, keeping its history and the run folder up to date."""
+    """Run ``trained`` on to where the plan stops, keeping its history and the run folder up to date."""
     evaluator = Evaluator(plan.eval_env, plan.eval_episodes, plan.eval_seed) if plan.eval_env else None
     try:
         if evaluator is not None:
@@ -80,10 +92,11 @@ class _Loop:
     ) -> None:
         self._trained, self._plan, self._evaluator = trained, plan, evaluator
         self._log, self._progress = log, progress
+        self._last = trained.engine.phase_start + plan.stop_after
 
     def run(self) -> None:
         engine, plan, history = self._trained.engine, self._plan, self._trained.history
-        while engine.tick < plan.stop_after:
+        while engine.tick < self._last:
             target = self._next_stop(engine.tick)
             started = time.perf_counter()
             self._ticks(target)
@@ -95,14 +108,14 @@ class _Loop:
                 self._log_metrics()
             if self._evaluator is not None and self._due(plan.eval_every):
                 self._evaluate(self._evaluator)
-            if plan.out is not None and (self._due(plan.checkpoint_every) or engine.tick == plan.stop_after):
+            if plan.out is not None and (self._due(plan.checkpoint_every) or engine.tick == self._last):
                 self._trained.write(plan.out / CHECKPOINT)
 
     def _next_stop(self, tick: int) -> int:
         """The next tick at which something is due; intervals count from the beginning of the phase."""
         first, last = self._trained.engine.phase_start, self._trained.engine.horizon
         intervals = [self._plan.log_every, self._plan.eval_every, self._plan.checkpoint_every]
-        return min([self._plan.stop_after, last, *(first + ((tick - first) // i + 1) * i for i in intervals)])
+        return min([self._last, last, *(first + ((tick - first) // i + 1) * i for i in intervals)])
 
     def _ticks(self, target: int) -> None:
         """Up to ``target``, in portions small enough for a smooth bar."""

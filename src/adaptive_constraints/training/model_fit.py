@@ -16,6 +16,9 @@ from adaptive_constraints.training.engine import Engine
 from adaptive_constraints.training.initial import InitialState, generator, stack_seeds
 from adaptive_constraints.view import View
 
+WORTH_TRACING = 100
+"""Tracing a stage takes about as long as this many steps of it as written."""
+
 
 class ModelFit:
     """Stages run on minibatches of a table, for several seeds at once; see `Preparation.fit`."""
@@ -44,7 +47,15 @@ class ModelFit:
             seed_columns=dict(seed_columns),
         )
         resolved = _only_stages(stages, batch_size)
-        self._engine = Engine(resolved, initial, table, horizon=steps, device=device, namespace=f"{name}/")
+        self._engine = Engine(
+            resolved,
+            initial,
+            table,
+            horizon=steps,
+            device=device,
+            traced=steps >= WORTH_TRACING,
+            namespace=f"{name}/",
+        )
 
     @property
     def params(self) -> dict[str, Params]:

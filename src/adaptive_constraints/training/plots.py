@@ -23,7 +23,7 @@ Ticks: TypeAlias = NDArray[np.integer] | NDArray[np.floating]
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; yellow is left out because it vanishes on white.
 # Dashes set apart what repeats a colour, and help where there is no colour at all.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 _DASHES = ("-", "--", ":", "-.")
 _PANELS_PER_COLUMN = 3
 
@@ -65,14 +65,11 @@ def learning_curves(
     for panel in panels[1:]:
         _rescale(panel)
     _annotate(figure, panels[0], title)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=150)
-    return path
+    return save_figure(figure, path)
 
 
-def _figure(quantities: int) -> tuple[Figure, list[Axes]]:
-    """A figure with a large panel at the left and ``quantities`` small ones at its right; pyplot is left alone."""
+def blank_figure(width: float, height: float) -> Figure:
+    """An empty figure in inches that lays itself out; pyplot is left alone."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -80,10 +77,24 @@ def _figure(quantities: int) -> tuple[Figure, list[Axes]]:
         raise DependencyError(
             "Drawing needs matplotlib, which is not installed: pip install 'adaptive-constraints[plots]'."
         ) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write the figure as a PNG."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=150)
+    return path
+
+
+def _figure(quantities: int) -> tuple[Figure, list[Axes]]:
+    """A figure with a large panel at the left and ``quantities`` small ones at its right."""
     columns = ceil(quantities / _PANELS_PER_COLUMN)
     rows = ceil(quantities / columns) if columns else 1
-    figure = Figure(figsize=(6.4 + 3.6 * columns, max(4.4, 2.1 * rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(6.4 + 3.6 * columns, max(4.4, 2.1 * rows))
     grid = figure.add_gridspec(rows, 1 + columns, width_ratios=[1.7, *[1.0] * columns])
     score = figure.add_subplot(grid[:, 0])
     cells = [(row, 1 + column) for column in range(columns) for row in range(rows)][:quantities]
@@ -92,7 +103,7 @@ def _figure(quantities: int) -> tuple[Figure, list[Axes]]:
 
 def _styles(count: int) -> list[tuple[str, str]]:
     """(colour, dashes) of each run; the colours run out first."""
-    styles = [(colour, dashes) for dashes, colour in product(_DASHES, _COLOURS)]
+    styles = [(colour, dashes) for dashes, colour in product(_DASHES, COLOURS)]
     return [styles[i % len(styles)] for i in range(count)]
 
 

@@ -1,0 +1,96 @@
+"""What is timed: a contestant names one loop, its shapes and its number of seeds; `build` makes it run.
+
+Everything here is plain data, so that a contestant reaches its process by value; the libraries it needs are imported
+there and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Maker = Literal["plain", "d3rlpy", "jax", "ours", "floor"]
+
+PERIOD = 20
+"""Ticks after which work repeats (ASPC's meta step at its default interval): blocks hold whole periods."""
+EPISODE = 1000
+"""Rows per episode of the made data."""
+
+
+class Unavailable(Exception):
+    """A contestant cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a tick; the defaults are those of the issue's targets."""
+
+    batch: int = 256
+    width: int = 256
+    state: int = 17
+    action: int = 6
+    rows: int = 100_000
+    """Transitions in the data."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One loop in a process of its own."""
+
+    name: str
+    maker: Maker
+    seeds: int = 1
+    shape: Shape = Shape()
+    learner: str = "TD3BC"
+    adapters: tuple[str, ...] = ()
+    traced: bool = True
+    """Of ours: the fast path. False: every tick as it is written."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of ours: what matrix products are computed in."""
+    floor: Literal["products", "copies"] = "products"
+    """Of the floor: which half of it."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A contestant that is ready to run."""
+
+    run: Callable[[int], int]
+    """Runs at least this many ticks, waits until they are done, and says how many they were."""
+    device_memory: Callable[[], int | None] = lambda: None
+    """Peak bytes on the accelerator; None on a CPU."""
+    counts: tuple[float, float] | None = None
+    """Of the floor: floating-point operations and bytes of one tick."""
+
+
+def build(contestant: Contestant, device: str) -> Loop:
+    """Make a contestant in this process; raises `Unavailable`."""
+    loop: Loop = import_module(f"benchmarks.speed.{MODULES[contestant.maker]}").build(contestant, device)
+    return loop
+
+
+MODULES: dict[Maker, str] = {
+    "plain": "plain_loop",
+    "d3rlpy": "d3rlpy_loop",
+    "jax": "jax_loop",
+    "ours": "ours",
+    "floor": "floor",
+}
+
+
+def transitions(shape: Shape) -> dict[str, Floats]:
+    """Random transitions, the same for all contestants; what is in them does not matter to speed."""
+    draw = np.random.default_rng(0)
+    return {
+        "observations": draw.standard_normal((shape.rows, shape.state), np.float32),
+        "actions": draw.random((shape.rows, shape.action), np.float32) * 2 - 1,
+        "rewards": draw.standard_normal(shape.rows, np.float32),
+        "next_observations": draw.standard_normal((shape.rows, shape.state), np.float32),
+        "terminals": np.zeros(shape.rows, np.float32),
+    }

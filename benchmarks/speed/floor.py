@@ -1,0 +1,100 @@
+"""The floor under a tick: its counted products at the device's rate, its counted traffic at the device's copy rate.
+
+Each half is a contestant: per "tick" it multiplies matrices (or copies memory) as much as a tick of TD3+BC does, in the
+shapes of its hidden layers, with the fastest way that this torch has. So the gap between a tick and its floor is a
+ratio within one turn like any other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .contestant import Contestant, Loop, Shape
+from .counts import Counts, count
+from .ours import engine
+from .plain_loop import device_memory, synchronize
+
+LARGE = 1 << 26
+"""Elements of a copy on an accelerator, whose caches would otherwise be what is measured."""
+Work = Callable[[], Any]
+
+
+def counts(contestant: Contestant, ticks: int = 2) -> Counts:
+    """Counts of one tick of a stack, averaged over ``ticks``; TD3+BC repeats itself after two.
+
+    In float64 and eager, where the engine has no faster product than torch's plain one; bytes are those of float32.
+    Indices and noise are drawn beforehand for many ticks at once, and left out.
+    """
+    running = engine(contestant, "cpu", dtype=torch.float64, traced=False)
+    running.run(ticks)  # draws indices and noise ahead
+    return count(running.run, ticks)
+
+
+def build(contestant: Contestant, device: str) -> Loop:
+    """One half of the floor; ``contestant`` names the seeds and shapes of the tick."""
+    found, shape = counts(contestant), contestant.shape
+    networks = 2 * contestant.seeds
+    if contestant.floor == "products":
+        work, each = _fastest_product(shape, networks, device), 2 * networks * shape.batch * shape.width**2
+        repeats = found.products / each
+    else:
+        source = torch.randn(LARGE if device != "cpu" else networks * shape.batch * shape.width, device=device)
+        into = torch.empty_like(source)
+        work, repeats = lambda: into.copy_(source), found.bytes / (2 * 4 * source.numel())
+
+    def run(ticks: int) -> int:
+        for _ in range(max(1, round(ticks * repeats))):
+            work()
+        synchronize(device)
+        return ticks
+
+    return Loop(run, lambda: device_memory(device), (found.products, found.bytes))
+
+
+def _fastest_product(shape: Shape, networks: int, device: str) -> Work:
+    """A hidden layer of all networks, forward, by whichever way is quickest here."""
+    x = torch.randn(networks, shape.batch, shape.width, device=device)
+    weight = torch.randn(networks, shape.width, shape.width, device=device)
+    ways: list[Work] = [_captured(lambda: torch.bmm(x, weight), device)]
+    if device == "cpu":
+        xs, weights = list(x), [each.mT.contiguous() for each in weight]
+        ways += [lambda: [a @ b for a, b in zip(xs, weights, strict=True)], *_one_dnn(xs, weights)]
+    return min(ways, key=lambda work: _seconds(work, device))
+
+
+def _one_dnn(xs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Work]:
+    """oneDNN's linear layer, an internal operator that not every build has."""
+    try:
+        linear = torch.ops.mkldnn._linear_pointwise.default
+        linear(xs[0], weights[0], None, "none", [], "")
+    except (AttributeError, RuntimeError):
+        return []
+    return [lambda: [linear(a, b, None, "none", [], "") for a, b in zip(xs, weights, strict=True)]]
+
+
+def _captured(work: Work, device: str) -> Work:
+    """On CUDA a graph, so that launches do not hide the rate."""
+    if torch.device(device).type != "cuda":
+        return work
+    work()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+def _seconds(work: Work, device: str) -> float:
+    """The least time of five, after one that is not counted."""
+    found = []
+    for _ in range(6):
+        started = time.perf_counter()
+        for _ in range(10):
+            work()
+        synchronize(device)
+        found.append(time.perf_counter() - started)
+    return min(found[1:])

@@ -1,0 +1,188 @@
+"""Timing: every contestant in a process of its own, and blocks of all of them in turn.
+
+Contestants that stand side by side share a *turn*: one block each, one after another. Ratios are taken within a turn,
+so that a machine whose speed drifts favours nobody. Blocks are planned by time, from a first estimate of each
+contestant's speed, so that a slow one does not fill the run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from .contestant import PERIOD, Contestant, Shape, Unavailable, build
+
+WARM_UP = 3 * PERIOD
+"""Ticks before the first estimate: two meta steps, and every stage traced or captured."""
+LARGEST_BLOCK = 500 * PERIOD
+STARTING_AT_ONCE = 2
+"""Processes that start at the same time; importing is most of it."""
+
+
+@dataclass
+class Timing:
+    """What came out for one contestant."""
+
+    contestant: Contestant
+    skipped: str = ""
+    """Why it could not run; empty if it did."""
+    ticks: int = 0
+    """Per block."""
+    seconds: list[float] = field(default_factory=list)
+    """Per tick of all its seeds, block by block."""
+    memory: int | None = None
+    """Peak bytes of its process: on a CPU resident ones, otherwise what it allocated on the accelerator."""
+    libraries: int | None = None
+    """Of those on a CPU, bytes that were resident before it was built."""
+    counts: tuple[float, float] | None = None
+    """Of the floor: floating-point operations and bytes per tick."""
+
+    @property
+    def seed_seconds(self) -> list[float]:
+        """Seconds per tick and seed, block by block."""
+        return [each / self.contestant.seeds for each in self.seconds]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(found: dict[str, Any]) -> Timing:
+        """What `to_json` made."""
+        plain = dict(found["contestant"])
+        contestant = Contestant(**plain | {"shape": Shape(**plain["shape"]), "adapters": tuple(plain["adapters"])})
+        return Timing(**found | {"contestant": contestant})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure, and on what."""
+
+    device: str = "cpu"
+    threads: int = 1
+    blocks: int = 7
+    seconds: float = 0.5
+    """Per block."""
+
+
+def measure(contestants: Sequence[Contestant], plan: Plan, title: str) -> list[Timing]:
+    """Time contestants side by side; those that cannot run are in the result with the reason."""
+    with _processes(contestants, plan) as pipes:
+        timings = [Timing(contestant) for contestant in contestants]
+        for timing, pipe in zip(timings, pipes, strict=True):
+            _warm_up(timing, pipe, plan)
+            _say(f"{title}: {timing.contestant.name}: {timing.skipped or f'{timing.ticks} ticks a block'}")
+        running = [(timing, pipe) for timing, pipe in zip(timings, pipes, strict=True) if not timing.skipped]
+        for block in range(1, plan.blocks + 1):
+            for timing, pipe in running:
+                timing.seconds.append(_block(pipe, timing.ticks))
+            _say(f"{title}: block {block} of {plan.blocks}")
+        for timing, pipe in running:
+            pipe.send(None)
+            timing.memory, timing.libraries = pipe.recv()
+    return timings
+
+
+def _warm_up(timing: Timing, pipe: Connection, plan: Plan) -> None:
+    """Receive what became of building, run the first ticks, and plan a block of whole periods by a few more."""
+    timing.skipped, timing.counts = _received(pipe)
+    if timing.skipped:
+        return
+    _block(pipe, WARM_UP)
+    estimate = _block(pipe, PERIOD)
+    periods = round(plan.seconds / estimate / PERIOD)
+    timing.ticks = min(LARGEST_BLOCK, max(1, periods) * PERIOD)
+
+
+def _block(pipe: Connection, ticks: int) -> float:
+    """Seconds per tick of one block."""
+    pipe.send(ticks)
+    seconds, done = _received(pipe)
+    return float(seconds / done)
+
+
+def _received(pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError as error:
+        raise RuntimeError("a contestant's process ended early; what it printed above says why") from error
+
+
+@contextmanager
+def _processes(contestants: Sequence[Contestant], plan: Plan) -> Iterator[list[Connection]]:
+    """One process per contestant; pipes to them."""
+    context = multiprocessing.get_context("spawn")
+    slots = context.BoundedSemaphore(STARTING_AT_ONCE)
+    processes: list[BaseProcess] = []
+    pipes: list[Connection] = []
+    try:
+        for contestant in contestants:
+            ours, theirs = context.Pipe()
+            process: BaseProcess = context.Process(target=_serve, args=(contestant, plan, theirs, slots), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            pipes.append(ours)
+        yield pipes
+    finally:
+        for pipe in pipes:
+            pipe.close()  # a process that waits for its next block ends
+        for process in processes:
+            process.join(timeout=20)
+            process.terminate()
+
+
+# -- in the contestant's process -------------------------------------------------------------------------------------
+
+
+def _serve(contestant: Contestant, plan: Plan, pipe: Connection, slots: Any) -> None:
+    """Build the contestant, then time a block of ticks whenever one is asked for."""
+    with slots:
+        _limit(plan.threads)
+        libraries = _resident("VmRSS")
+        try:
+            loop = build(contestant, plan.device)
+        except Unavailable as error:
+            pipe.send((str(error), None))
+            return
+    pipe.send(("", loop.counts))
+    try:
+        while (ticks := pipe.recv()) is not None:
+            started = time.perf_counter()
+            done = loop.run(ticks)
+            pipe.send((time.perf_counter() - started, done))
+        memory = loop.device_memory()
+        pipe.send((_resident("VmHWM"), libraries) if memory is None else (memory, None))
+    except EOFError:
+        return
+
+
+def _limit(threads: int) -> None:
+    """Use this many cores; JAX sizes its pool by them, torch is told, and both must happen before the first product."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _resident(entry: str) -> int | None:
+    """Bytes resident now (VmRSS) or at most so far (VmHWM); None where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{entry}:")), None)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

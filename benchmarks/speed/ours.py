@@ -1,0 +1,67 @@
+"""Any stack of this package, through its engine."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+import torch
+
+from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Spec, registry
+from adaptive_constraints._files import CACHE_VARIABLE
+from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.preparation import prepare
+from adaptive_constraints.stack import Stack
+from adaptive_constraints.training.cpu import tuned
+from adaptive_constraints.training.engine import Engine
+from adaptive_constraints.training.initial import initial_state
+
+from .contestant import EPISODE, Contestant, Loop, Shape, transitions
+from .plain_loop import device_memory, synchronize
+
+HORIZON = 1_000_000
+ADAPTERS: dict[str, Adapter] = {
+    "ASPC": ASPC(),
+    "SSAR": SSAR(),
+    "ANQ": ANQ(),
+    # Its models are of full size but hardly trained, since that is aside; the rule has these shapes.
+    "ILQ": ILQ(model_epochs=1, behavior_steps=1, termination="walker2d"),
+}
+
+
+def engine(contestant: Contestant, device: str, **options: Any) -> Engine:
+    """The engine of a contestant at tick 0; ``options`` are the engine's."""
+    shape = contestant.shape
+    settings: dict[str, Any] = {"batch_size": shape.batch, "hidden": shape.width}  # every learner here has both
+    learner = registry.learner(contestant.learner)(**settings)
+    stack = Stack(learner, tuple(ADAPTERS[name] for name in contestant.adapters))
+    data, place = dataset(shape), torch.device(device)
+    resolved, preprocessor = stack.resolve(), Preprocessor.fit(data)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[CACHE_VARIABLE] = folder  # this process is the contestant's own
+        prepared = prepare(resolved, data, preprocessor, range(contestant.seeds), place)
+    initial = initial_state(resolved, Spec(shape.state, shape.action), range(contestant.seeds), prepared)
+    table = preprocessor.table(data, learner.columns())
+    return Engine(resolved, initial, table, horizon=HORIZON, device=place, **options)
+
+
+def dataset(shape: Shape) -> Dataset:
+    """The transitions that all contestants have, as episodes."""
+    ends = np.arange(shape.rows) % EPISODE == EPISODE - 1
+    columns: dict[str, Any] = dict(transitions(shape))
+    return Dataset.from_arrays(**columns, timeouts=ends, name="made")
+
+
+def build(contestant: Contestant, device: str) -> Loop:
+    """The engine, run a tick at a time as `Agent.fit` runs it."""
+    running = engine(contestant, device, traced=contestant.traced, precision=contestant.precision)
+
+    def run(ticks: int) -> int:
+        with tuned(torch.device(device)):
+            running.run(ticks)
+        synchronize(device)
+        return ticks
+
+    return Loop(run, lambda: device_memory(device))

@@ -1,0 +1,191 @@
+"""Who stands side by side, and what the ratios between them should be."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from .contestant import Contestant, Maker, Shape
+from .measure import Timing
+
+SEEDS = (1, 2, 4, 8, 16)
+SIZES = (64, 128, 256, 512, 1024)
+LEARNERS = ("IQL", "CQL", "DiffusionQL", "FQL")
+ADAPTERS = ("ASPC", "SSAR", "ANQ", "ILQ")
+
+
+def seeds_in_words(seeds: int) -> str:
+    return "1 seed" if seeds == 1 else f"{seeds} seeds"
+
+
+def ours(
+    seeds: int = 1,
+    adapters: Sequence[str] = (),
+    traced: bool = True,
+    precision: Literal["float32", "bf16"] = "float32",
+    learner: str = "",
+) -> Contestant:
+    """One of ours, named by what is special about it."""
+    stack = " + ".join([learner or "ours", *(("all four",) if len(adapters) == len(ADAPTERS) else adapters)])
+    special = ([] if traced else ["eager"]) + ([] if precision == "float32" else [precision])
+    name = ", ".join([" ".join([stack, *special]), seeds_in_words(seeds)])
+    return Contestant(
+        name, "ours", seeds, learner=learner or "TD3BC", adapters=tuple(adapters), traced=traced, precision=precision
+    )
+
+
+def jax(seeds: int = 1) -> Contestant:
+    return Contestant(f"JAX, {seeds_in_words(seeds)}", "jax", seeds)
+
+
+def floor(half: Literal["products", "copies"], seeds: int) -> Contestant:
+    return Contestant(f"floor of {half}, {seeds_in_words(seeds)}", "floor", seeds, floor=half)
+
+
+PLAIN = Contestant("plain loop", "plain")
+D3RLPY = Contestant("d3rlpy", "d3rlpy")
+
+
+def adapter_seeds(device: str) -> int:
+    """Adapters are timed at one seed on a CPU, and at eight on an accelerator, which one seed does not fill."""
+    return 1 if device == "cpu" else 8
+
+
+def main_suite(device: str, quick: bool = False) -> list[Contestant]:
+    """Everybody at the shapes of the targets."""
+    few = adapter_seeds(device)
+    if quick:
+        return [PLAIN, jax(), ours(traced=False), ours(), jax(8), ours(8), ours(few, ["ASPC"])]
+    stacks = [ours(few, [name]) for name in ADAPTERS]
+    return _once(
+        *(PLAIN, D3RLPY),
+        *(each for seeds in SEEDS for each in (jax(seeds), ours(seeds))),
+        *(ours(traced=False), ours(8, traced=False), ours(precision="bf16"), ours(8, precision="bf16")),
+        *(floor(half, seeds) for seeds in (1, 8) for half in ("products", "copies")),
+        *(ours(few), *stacks, ours(few, ADAPTERS)),
+        *(ours(few, learner=name) for name in LEARNERS),
+    )
+
+
+def sweep(what: Literal["batch", "width"]) -> dict[int, list[Contestant]]:
+    """The plain loop, JAX and ours at one seed, by batch size or width."""
+    makers: tuple[Maker, ...] = ("plain", "jax", "ours")
+    shapes = {size: replace(Shape(), **{what: size}) for size in SIZES}
+    return {
+        size: [Contestant(f"{maker}, {what} {size}", maker, shape=shape) for maker in makers]
+        for size, shape in shapes.items()
+    }
+
+
+def _once(*contestants: Contestant) -> list[Contestant]:
+    return list({each.name: each for each in contestants}.values())
+
+
+# -- targets ---------------------------------------------------------------------------------------------------------
+
+Measure = Literal["speed", "time", "added"]
+"""speed: seed-ticks per second of the first over the second. time: seconds per tick of the first over the second.
+added: how much longer a tick takes, as a fraction."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A ratio of two contestants, and what it should be."""
+
+    first: str
+    second: str
+    measure: Measure = "speed"
+    target: float | None = None
+    """speed: at least; otherwise at most. None: no target."""
+
+    def values(self, timings: Mapping[str, Timing]) -> list[float]:
+        """Turn by turn, sorted; empty where one of them did not run."""
+        ran = [name for name in (self.first, self.second) if name in timings and timings[name].seconds]
+        if len(ran) < 2:
+            return []
+        first, second = timings[self.first], timings[self.second]
+        if self.measure == "speed":
+            return sorted(b / a for a, b in zip(first.seed_seconds, second.seed_seconds, strict=True))
+        by_time = [a / b for a, b in zip(first.seconds, second.seconds, strict=True)]
+        return sorted(ratio - (self.measure == "added") for ratio in by_time)
+
+
+def verdict(values: Sequence[float], target: float | None, measure: Measure) -> str:
+    """Whether the median reaches a target, and if not by how much it is missed."""
+    if target is None:
+        return "-"
+    if not values:
+        return "not measured"
+    median = statistics.median(values)
+    if median >= target if measure == "speed" else median <= target:
+        return "reached"
+    if measure == "added":
+        return f"missed by {100 * (median - target):.0f} points"
+    return f"missed by a factor of {target / median if measure == 'speed' else median / target:.2f}"
+
+
+LARGEST_ADDED = {"cpu": {"ASPC": 0.08}, "cuda": {"ASPC": 0.05, "SSAR": 0.15, "ANQ": 0.40, "ILQ": 1.0}}
+"""What each adapter may add to a tick of TD3+BC, as a fraction, by device."""
+
+
+def comparisons(device: str) -> list[Comparison]:
+    """Those with a target of this device first."""
+    one, eight, plain = ours().name, ours(8).name, PLAIN.name
+    few = adapter_seeds(device)
+    most = LARGEST_ADDED[device]
+    added = {name: Comparison(ours(few, [name]).name, ours(few).name, "added", most.get(name)) for name in ADAPTERS}
+    four = Comparison(ours(few, ADAPTERS).name, ours(few).name, "added")
+    if device == "cpu":
+        targets = [
+            Comparison(one, plain, target=1.3),
+            Comparison(ours(precision="bf16").name, plain, target=2.0),
+            Comparison(one, jax().name, target=1.0),
+            Comparison(eight, jax(8).name, target=1.0),
+            added["ASPC"],
+        ]
+    else:
+        targets = [
+            Comparison(eight, plain, target=40.0),
+            Comparison(eight, jax(8).name, target=1.5),
+            Comparison(eight, one, "time", 1.5),
+            *added.values(),
+        ]
+    others = [
+        *(Comparison(eight, plain), Comparison(one, plain), Comparison(one, D3RLPY.name)),
+        *(Comparison(one, jax().name), Comparison(one, ours(traced=False).name)),
+        *(Comparison(ours(8, precision="bf16").name, plain), Comparison(eight, one, "time")),
+        *(*added.values(), four),
+    ]
+    known = {(each.first, each.second, each.measure) for each in targets}
+    return targets + [each for each in others if (each.first, each.second, each.measure) not in known]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far a tick of ours is from its floor, turn by turn."""
+
+    seeds: int
+    times: tuple[float, ...]
+    """Sorted; the tick's time over the larger half of the floor."""
+    products: float
+    """Median seconds of the counted products."""
+    copies: float
+    """Median seconds of the counted traffic."""
+
+    def target(self, device: str) -> float | None:
+        """How many times its floor a tick may take; eight seeds on an accelerator have one."""
+        return 3.0 if device == "cuda" and self.seeds == 8 else None
+
+
+def gaps(timings: Mapping[str, Timing]) -> list[Gap]:
+    """For all numbers of seeds whose floor was measured."""
+    found = []
+    for seeds in SEEDS:
+        names = (ours(seeds).name, floor("products", seeds).name, floor("copies", seeds).name)
+        if all(name in timings and timings[name].seconds for name in names):
+            tick, products, copies = (timings[name].seconds for name in names)
+            times = sorted(t / max(p, c) for t, p, c in zip(tick, products, copies, strict=True))
+            found.append(Gap(seeds, tuple(times), statistics.median(products), statistics.median(copies)))
+    return found

@@ -1,0 +1,43 @@
+"""``report``: what a bench run found, as a page, as Markdown, and in short."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adaptive_constraints.cli.command import Command, Common
+from adaptive_constraints.errors import EvaluationError
+from adaptive_constraints.experiments.grid import Score
+from adaptive_constraints.experiments.report_text import summary, warnings
+
+
+@dataclass(kw_only=True)
+class Report(Command):
+    """Report what bench left: an HTML page that needs no network, Markdown with pictures, and the effects in short."""
+
+    results: tuple[Path, ...]
+    """Results folders, reported together."""
+    out: Path | None = None
+    """Folder to write to; by default report in the first results folder."""
+    score: Score = "last_ten"
+    """What each seed counts with: the mean of its last ten evaluations, its last, or its best (which flatters)."""
+    common: Common = field(default_factory=Common)
+
+    def run(self) -> int:
+        """Write the report and show the effects of adapters."""
+        from adaptive_constraints.experiments.report import write_report
+
+        if not self.results:
+            raise EvaluationError("name at least one results folder: what `bench` wrote to with --out")
+        report = write_report(self.results, self.out, score=self.score)
+        for warning in warnings(report.found.results):
+            print(f"note: {warning}")
+        for scope in report.found.drawn_scopes:
+            lines = [f"  {line}" for line in summary(report.found.effects, scope)]
+            if lines:
+                print("\n".join([f"\n{scope}", *lines]))
+        print(f"\nin {report.html.parent}: {report.html.name}, {report.markdown.name}, {len(report.pictures)} pictures")
+        return 0
+
+
+__all__ = ["Report"]
