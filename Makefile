@@ -32,9 +32,10 @@ format: $(VENV)/.ready-dev  ## mend style and format
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
 
-smoke: $(VENV)/.ready-dev  ## run the smallest suite of benchmarks, about a minute
+smoke: $(VENV)/.ready-dev  ## run the smallest suite of benchmarks and report it
 	rm -rf runs/bench/smoke
 	$(RUN) -m adaptive_constraints bench smoke --workers $(WORKERS)
+	$(RUN) -m adaptive_constraints report runs/bench/smoke
 
 speed: $(VENV)/.ready-speed  ## time a training step against plain loops and JAX (20 minutes)
 	$(RUN) -m benchmarks.speed
