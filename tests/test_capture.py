@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -136,6 +138,23 @@ def test_operations_of_a_tick_do_not_grow(stack):
     with Count() as count:
         engine.run(4)
     assert count.operations.total() <= OPERATIONS[stack]
+
+
+# -- compiled ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it imports the compiler
+def test_compiled_is_eager_to_rounding_and_resumes_bit_for_bit():
+    whole, first, second = (build(LEARNERS["TD3BC"], compiled=True, traced=True, dtype=torch.float64) for _ in range(3))
+    eager = build(LEARNERS["TD3BC"], dtype=torch.float64)
+    for engine in (whole, eager):
+        engine.run(4)
+    assert largest_difference(learned(whole), learned(eager)) < 1e-12
+    first.run(1)
+    second.load(states(first), 1)
+    second.run(3)
+    assert not different(states(whole), states(second))
 
 
 # -- on CUDA ----------------------------------------------------------------------------------------------------------

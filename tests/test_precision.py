@@ -9,7 +9,7 @@ import torch
 
 from adaptive_constraints import ASPC, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.errors import CheckpointError
+from adaptive_constraints.errors import CheckpointError, DependencyError, TrainingError
 from adaptive_constraints.networks import init_mlp, mlp, product_precision
 from adaptive_constraints.testing import made_data
 from adaptive_constraints.training import cpu
@@ -83,3 +83,11 @@ def test_it_is_said_where_it_does_not_pay(monkeypatch):
         warn_if_slower("float32", CPU)
         monkeypatch.setattr(cpu, "_product_seconds", lambda dtype: 1.0 if dtype == torch.bfloat16 else 3.0)
         warn_if_slower("bf16", CPU)
+
+
+def test_compiling_without_a_compiler_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setattr(cpu.shutil, "which", lambda name: None)
+    with pytest.raises(DependencyError, match=r"compiled=True needs a C\+\+ compiler .*: install it, or leave"):
+        wrap(LEARNER).fit(made_data(), steps=2, compiled=True, device="cpu")
+    with pytest.raises(TrainingError, match="leave traced at True"):
+        wrap(LEARNER).fit(made_data(), steps=2, compiled=True, traced=False)

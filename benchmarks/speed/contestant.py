@@ -53,6 +53,8 @@ class Contestant:
     """Of ours: the fast path. False: every tick as it is written."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of ours: what matrix products are computed in."""
+    compiled: bool = False
+    """Of ours: traced stages go through torch's inductor."""
     floor: Literal["products", "copies"] = "products"
     """Of the floor: which half of it."""
 

@@ -56,7 +56,8 @@ def dataset(shape: Shape) -> Dataset:
 
 def build(contestant: Contestant, device: str) -> Loop:
     """The engine, run a tick at a time as `Agent.fit` runs it."""
-    running = engine(contestant, device, traced=contestant.traced, precision=contestant.precision)
+    options = {"traced": contestant.traced, "precision": contestant.precision, "compiled": contestant.compiled}
+    running = engine(contestant, device, **options)
 
     def run(ticks: int) -> int:
         with tuned(torch.device(device)):

@@ -26,13 +26,21 @@ def ours(
     traced: bool = True,
     precision: Literal["float32", "bf16"] = "float32",
     learner: str = "",
+    compiled: bool = False,
 ) -> Contestant:
     """One of ours, named by what is special about it."""
     stack = " + ".join([learner or "ours", *(("all four",) if len(adapters) == len(ADAPTERS) else adapters)])
-    special = ([] if traced else ["eager"]) + ([] if precision == "float32" else [precision])
-    name = ", ".join([" ".join([stack, *special]), seeds_in_words(seeds)])
+    special = [] if traced else ["eager"]
+    special += ([] if precision == "float32" else [precision]) + (["compiled"] if compiled else [])
     return Contestant(
-        name, "ours", seeds, learner=learner or "TD3BC", adapters=tuple(adapters), traced=traced, precision=precision
+        ", ".join([" ".join([stack, *special]), seeds_in_words(seeds)]),
+        "ours",
+        seeds,
+        learner=learner or "TD3BC",
+        adapters=tuple(adapters),
+        traced=traced,
+        precision=precision,
+        compiled=compiled,
     )
 
 
@@ -62,7 +70,8 @@ def main_suite(device: str, quick: bool = False) -> list[Contestant]:
     return _once(
         *(PLAIN, D3RLPY),
         *(each for seeds in SEEDS for each in (jax(seeds), ours(seeds))),
-        *(ours(traced=False), ours(8, traced=False), ours(precision="bf16"), ours(8, precision="bf16")),
+        *(ours(compiled=True), ours(8, compiled=True), ours(traced=False), ours(8, traced=False)),
+        *(ours(precision="bf16"), ours(8, precision="bf16")),
         *(floor(half, seeds) for seeds in (1, 8) for half in ("products", "copies")),
         *(ours(few), *stacks, ours(few, ADAPTERS)),
         *(ours(few, learner=name) for name in LEARNERS),
@@ -140,9 +149,12 @@ def comparisons(device: str) -> list[Comparison]:
     if device == "cpu":
         targets = [
             Comparison(one, plain, target=1.3),
+            Comparison(ours(compiled=True).name, plain, target=1.3),
             Comparison(ours(precision="bf16").name, plain, target=2.0),
             Comparison(one, jax().name, target=1.0),
+            Comparison(ours(compiled=True).name, jax().name, target=1.0),
             Comparison(eight, jax(8).name, target=1.0),
+            Comparison(ours(8, compiled=True).name, jax(8).name, target=1.0),
             added["ASPC"],
         ]
     else:

@@ -20,6 +20,7 @@ from adaptive_constraints.learner import Learner, Phase
 from adaptive_constraints.networks import Precision
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training import fitting
+from adaptive_constraints.training.engine import Execution
 from adaptive_constraints.training.history import History
 from adaptive_constraints.training.online import Buffer, OnlineSettings, online_settings
 from adaptive_constraints.training.trained import Identity, Trained
@@ -119,6 +120,7 @@ class Agent:
         progress: bool = True,
         traced: bool = True,
         precision: Precision = "float32",
+        compiled: bool = False,
     ) -> History:
         """Train on a data set, or go on with a training that was interrupted.
 
@@ -136,6 +138,8 @@ class Agent:
             written (for a debugger).
         precision: of matrix products; "bf16" rounds their factors to bfloat16, which pays on hardware with such
             instructions. Part of what the run is.
+        compiled: compile the traced stages, which takes about a minute at the start and makes long runs faster; needs a
+            C++ compiler, on CUDA Triton. Part of what the run is, since it rounds differently.
 
         Returns the history. Raises `DatasetError` for data that cannot be trained on, `TrainingError` where this
         agent or folder already holds another training or when all seeds are lost.
@@ -156,7 +160,8 @@ class Agent:
             tensorboard=tensorboard,
             progress=progress,
         )
-        wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint, precision)
+        execution = _execution(traced, precision, compiled)
+        wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint, precision, compiled)
         before = self._started(wanted, plan.out, where)
         if before is None:
             trained = Trained.fresh(
@@ -165,9 +170,8 @@ class Agent:
                 steps=steps,
                 seeds=chosen,
                 device=where,
-                traced=traced,
+                execution=execution,
                 progress=progress,
-                precision=precision,
             )
         else:
             trained = before.with_data(data, traced, progress)
@@ -388,6 +392,12 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     if not chosen or len(set(chosen)) < len(chosen):
         raise TrainingError(f"seeds must be a count of at least 1 or a list of different numbers, not {seeds!r}")
     return chosen
+
+
+def _execution(traced: bool, precision: Precision, compiled: bool) -> Execution:
+    if compiled and not traced:
+        raise TrainingError("compiled=True compiles what is traced: leave traced at True")
+    return Execution(traced, precision, compiled)
 
 
 def _stop(steps: int, stop_after: int | None) -> int:

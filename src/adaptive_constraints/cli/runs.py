@@ -42,6 +42,8 @@ class Train(Command):
     """Run folder; by default runs/<data>-<stack>-<steps>."""
     precision: Precision = "float32"
     """Of matrix products. bf16 pays on hardware with such instructions only."""
+    compiled: bool = False
+    """Compile before training: about a minute, and faster from then on; needs a C++ compiler (on CUDA, Triton)."""
     download: bool = False
     """Fetch a Minari data set that is not here yet."""
     running: RunOptions = field(default_factory=RunOptions)
@@ -56,7 +58,7 @@ class Train(Command):
         self.running.set_threads()
         stack, data = stack_of(self.learner, self.adapters), load_dataset(self.data, download=self.download)
         seeds = self.seed_list or tuple(range(self.seeds))
-        wanted = Identity(stack.to_spec(), self.steps, seeds, data.fingerprint, self.precision)
+        wanted = Identity(stack.to_spec(), self.steps, seeds, data.fingerprint, self.precision, self.compiled)
         out = self.out or folder_of(self.data, stack, self.steps)
         if not self.running.quiet:
             announce(stack, data, wanted, out)
@@ -69,6 +71,7 @@ class Train(Command):
                 steps=self.steps,
                 seeds=seeds,
                 precision=self.precision,
+                compiled=self.compiled,
                 device=self.running.torch_device,
                 out=out,
                 **self.running.watching(),

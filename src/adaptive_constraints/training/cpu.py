@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import torch
 
+from adaptive_constraints.errors import DependencyError
 from adaptive_constraints.networks import Precision
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -45,6 +49,17 @@ def _keep_freed_memory() -> None:
     mallopt(_MMAP_THRESHOLD, 32 << 20)
     mallopt(_TRIM_THRESHOLD, 512 << 20)
     mallopt(_TOP_PAD, 64 << 20)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise `DependencyError` where torch has nothing to compile with."""
+    if device.type == "cuda":
+        found, what = find_spec("triton") is not None, "Triton (pip install triton)"
+    else:
+        names = filter(None, (os.environ.get("CXX"), "g++", "clang++"))
+        found, what = any(map(shutil.which, names)), "a C++ compiler (g++ or clang++ on the path, or CXX naming one)"
+    if not found:
+        raise DependencyError(f"compiled=True needs {what}, which is not here: install it, or leave compiled at False")
 
 
 class PrecisionWarning(UserWarning):

@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -37,6 +36,17 @@ from adaptive_constraints.view import Inputs, View
 Result = TypeVar("Result")
 
 
+class Execution(NamedTuple):
+    """How ticks are executed."""
+
+    traced: bool = True
+    """Stages as straight lists of operations, on CUDA whole ticks as graphs; otherwise all as it is written."""
+    precision: Precision = "float32"
+    """Of matrix products."""
+    compiled: bool = False
+    """Traced stages compiled by torch's inductor, which fuses what stands between products."""
+
+
 @dataclass
 class _Running:
     """A stage and what the engine knows of running it."""
@@ -46,7 +56,7 @@ class _Running:
     """Its place in the tick; names of stages need not differ."""
     draws: dict[Draw, None] = field(default_factory=dict)
     meta_draws: dict[Draw, None] = field(default_factory=dict)
-    graph: GraphModule | None = None
+    graph: Callable[[Inputs], Found] | None = None
     met: bool = False
     """It has run once, so its draws are known and it can be traced."""
 
@@ -79,6 +89,7 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         traced: bool = True,
         precision: Precision = "float32",
+        compiled: bool = False,
         namespace: str = "",
         phase_start: int = 0,
         growth: Growth | None = None,
@@ -86,14 +97,15 @@ class Engine:
     ) -> None:
         """``table`` holds the data's columns [N, ...] in learner space; without one it can act but not train.
 
-        ``horizon`` is the planned number of ticks. ``precision`` is that of matrix products. ``namespace`` stands
-        before every site of noise, so that two engines of one seed draw apart. ``phase_start`` is the tick after which
-        this phase begins. ``growth`` lets the table grow by rows added to ``batches``. ``graphs`` makes the graphs
-        that ticks are recorded in; by default CUDA's, on CUDA, if ``traced``.
+        ``horizon`` is the planned number of ticks; ``traced``, ``precision`` and ``compiled`` are those of
+        `Execution`. ``namespace`` stands before every site of noise, so that two engines of one seed draw apart.
+        ``phase_start`` is the tick after which this phase begins. ``growth`` lets the table grow by rows added to
+        ``batches``. ``graphs`` makes the graphs that ticks are recorded in; by default CUDA's, on CUDA, if ``traced``.
         """
         device = torch.device(device)
-        self.resolved, self.seeds, self.horizon, self.traced = resolved, initial.seeds, horizon, traced
-        self.spec, self.phase_start, self.precision = initial.spec, phase_start, precision
+        self.resolved, self.seeds, self.horizon = resolved, initial.seeds, horizon
+        self.spec, self.phase_start = initial.spec, phase_start
+        self.execution = Execution(traced, precision, compiled)
         self.tick = 0
         self._losses = Losses(resolved, initial.spec, len(initial.seeds))
         closed_form = resolved.meta is None or resolved.meta[1].backend == "closed_form"
@@ -152,7 +164,7 @@ class Engine:
 
     def run(self, ticks: int) -> None:
         """Run this many ticks; on CUDA, it does not wait for the device."""
-        with product_precision(self.precision):
+        with product_precision(self.execution.precision):
             for _ in range(ticks):
                 self.tick += 1
                 due = self._due()
@@ -289,15 +301,20 @@ class Engine:
         stage, gradients = running.stage, self._losses.gradients
         if meta_tick:
             return self._with_draws(running.meta_draws, lambda x: gradients(stage, x, meta_tick=True))
-        if not self.traced or not running.met:
-            running.met = True
-            return self._with_draws(running.draws, lambda x: gradients(stage, x))
-        inputs = self._inputs(running.draws)
         if running.graph is None:
-            running.graph = simplified(make_fx(lambda x: gradients(stage, x))(inputs))
+            if not (self.execution.traced and running.met):
+                running.met = True
+                found = self._with_draws(running.draws, lambda x: gradients(stage, x))
+                if not self.execution.compiled:  # compiled operations round differently, so all ticks are
+                    return found
+            running.graph = self._trace(stage, self._inputs(running.draws))
         with torch.no_grad():
-            found: Found = running.graph(inputs)
-        return found
+            replayed: Found = running.graph(self._inputs(running.draws))
+        return replayed
+
+    def _trace(self, stage: Stage, inputs: Inputs) -> Callable[[Inputs], Found]:
+        graph = simplified(make_fx(lambda x: self._losses.gradients(stage, x))(inputs))
+        return torch.compile(graph, fullgraph=True, dynamic=False) if self.execution.compiled else graph
 
     # -- the meta step --------------------------------------------------------------------------------------------
 
@@ -409,7 +426,7 @@ class Engine:
     def ask(self, name: str, answer: Callable[[View], Mapping[str, Tensor]]) -> Scalars:
         """What ``answer`` of one seed's view says, for all seeds; ``name`` keys the noise it was found to draw."""
         draws = self._draws.setdefault(name, {})
-        with product_precision(self.precision):
+        with product_precision(self.execution.precision):
             return self._with_draws(draws, lambda inputs: self._losses.answers(answer, inputs))
 
     @torch.no_grad()
@@ -425,7 +442,7 @@ class Engine:
             return self._inputs({}) | {"noise": drawn}
 
         draws = self._draws.setdefault(f"/{way}", {})
-        with product_precision(self.precision):
+        with product_precision(self.execution.precision):
             return self._with_draws(draws, lambda x: self._losses.actions(way, x, observations), inputs)
 
     def _inputs(self, draws: Mapping[Draw, None]) -> Inputs:

@@ -197,7 +197,8 @@ def _config(trained: Trained, plan: Plan) -> dict[str, Any]:
         },
         "online": trained.online and {"after tick": trained.engine.phase_start, **trained.online.identity},
         "device": device_name(trained.device),
-        "precision": trained.engine.precision,
+        "precision": trained.engine.execution.precision,
+        "compiled": trained.engine.execution.compiled,
         "versions": versions(),
         "commit": commit(),
     }

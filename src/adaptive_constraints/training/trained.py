@@ -23,8 +23,8 @@ from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training import checkpoint
 from adaptive_constraints.training.batches import Replay
-from adaptive_constraints.training.cpu import warn_if_slower
-from adaptive_constraints.training.engine import Engine
+from adaptive_constraints.training.cpu import check_compiler, warn_if_slower
+from adaptive_constraints.training.engine import Engine, Execution
 from adaptive_constraints.training.history import History
 from adaptive_constraints.training.initial import Groups, InitialState, initial_state
 from adaptive_constraints.training.online import (
@@ -74,6 +74,7 @@ class Identity:
     seeds: tuple[int, ...]
     fingerprint: str
     precision: Precision = "float32"
+    compiled: bool = False
     online: dict[str, Any] | None = None
     """Of a run in the online phase, what makes two such phases one and the same."""
 
@@ -85,6 +86,7 @@ class Identity:
             "seeds": (list(self.seeds), list(other.seeds)),
             "data fingerprint": (self.fingerprint, other.fingerprint),
             "precision": (self.precision, other.precision),
+            "compiled": (self.compiled, other.compiled),
         }
         if self.online is None or other.online is None:
             pairs["phase"] = tuple("offline" if each.online is None else "online" for each in (self, other))
@@ -127,8 +129,16 @@ class Trained:
     @property
     def identity(self) -> Identity:
         """What a continuation must agree with."""
-        engine, online = self.engine, None if self.online is None else self.online.identity
-        return Identity(self.stack.to_spec(), self.steps, engine.seeds, self.data.fingerprint, engine.precision, online)
+        execution, online = self.engine.execution, None if self.online is None else self.online.identity
+        return Identity(
+            stack=self.stack.to_spec(),
+            steps=self.steps,
+            seeds=self.engine.seeds,
+            fingerprint=self.data.fingerprint,
+            precision=execution.precision,
+            compiled=execution.compiled,
+            online=online,
+        )
 
     @property
     def origin(self) -> str:
@@ -158,12 +168,13 @@ class Trained:
         steps: int,
         seeds: Sequence[int],
         device: torch.device,
-        traced: bool,
+        execution: Execution,
         progress: bool = False,
-        precision: Precision = "float32",
     ) -> Trained:
         """At tick 0, with data."""
-        warn_if_slower(precision, device)
+        warn_if_slower(execution.precision, device)
+        if execution.compiled:
+            check_compiler(device)
         learner = stack.learner
         preprocessor = Preprocessor.fit(
             dataset,
@@ -177,7 +188,7 @@ class Trained:
         prepared = prepare(resolved, dataset, preprocessor, seeds, device, progress)
         initial = initial_state(resolved, spec, seeds, prepared)
         table = preprocessor.table(dataset, stack.learner.columns())
-        engine = Engine(resolved, initial, table, horizon=steps, device=device, traced=traced, precision=precision)
+        engine = Engine(resolved, initial, table, horizon=steps, device=device, **execution._asdict())
         return Trained(
             stack,
             engine,
@@ -211,13 +222,14 @@ class Trained:
             )
             columns = [PreparedColumn(**each) for each in header.get("columns", ())]
             history = History.from_json(header["history"])
-            online, precision = header.get("online"), header.get("precision", "float32")
+            online = header.get("online")
+            execution = Execution(precision=header["precision"], compiled=header["compiled"])
             if online is None:
-                horizon = header["steps"]
-                engine = Engine(stack.resolve(), initial, None, horizon=horizon, device=device, precision=precision)
+                options = execution._asdict()
+                engine = Engine(stack.resolve(), initial, None, horizon=header["steps"], device=device, **options)
             else:
                 settings = OnlineSettings(**online["settings"])
-                engine = _online_engine(stack, settings, initial, columns, online["start"], device, precision)
+                engine = _online_engine(stack, settings, initial, columns, online["start"], device, execution)
             engine.load(tensors, header["tick"])
             trained = Trained(stack, engine, preprocessor.to(device), data, header["steps"], history, columns)
             if online is not None:
@@ -242,9 +254,8 @@ class Trained:
             steps=self.steps,
             seeds=self.engine.seeds,
             device=self.device,
-            traced=traced,
+            execution=self.engine.execution._replace(traced=traced),
             progress=progress,
-            precision=self.engine.precision,
         )
 
     def go_online(
@@ -286,8 +297,8 @@ class Trained:
             seed_columns=own,
             targets=self.engine.targets,
         )
-        precision = self.engine.precision
-        engine = _online_engine(self.stack, settings, initial, columns, start, self.device, precision, table, traced)
+        execution = self.engine.execution._replace(traced=traced)
+        engine = _online_engine(self.stack, settings, initial, columns, start, self.device, execution, table)
         engine.load(engine.state() | state, self.engine.tick)
         return replace(self, engine=engine, history=history, columns=columns, dataset=dataset, online=online)
 
@@ -297,7 +308,8 @@ class Trained:
             "stack": self.stack.to_spec(),
             "steps": self.steps,
             "seeds": list(self.engine.seeds),
-            "precision": self.engine.precision,
+            "precision": self.engine.execution.precision,
+            "compiled": self.engine.execution.compiled,
             "tick": self.engine.tick,
             "data": asdict(self.data),
             "spec": self.spec._asdict(),
@@ -376,9 +388,8 @@ def _online_engine(
     columns: Sequence[PreparedColumn],
     start: int,
     device: torch.device,
-    precision: Precision,
+    execution: Execution,
     table: Mapping[str, Tensor] | None = None,
-    traced: bool = True,
 ) -> Engine:
     """The engine of a phase that begins after tick ``start``; without a ``table``, of one without offline rows."""
     if table is None:
@@ -390,8 +401,7 @@ def _online_engine(
         table,
         horizon=start + settings.ticks,
         device=device,
-        traced=traced,
-        precision=precision,
+        **execution._asdict(),
         phase_start=start,
         growth=growth(settings, stack.learner, columns),
     )
