@@ -91,9 +91,12 @@ def test_every_target_is_told_reached_missed_or_not_measured():
     said = {row.split("|")[1].strip(): row.split("|")[4].strip() for row in rows}
     assert said == {
         "ours, 1 seed / plain loop": "reached",
+        "ours compiled, 1 seed / plain loop": "not measured",
         "ours bf16, 1 seed / plain loop": "not measured",
         "ours, 1 seed / JAX, 1 seed": "missed by a factor of 2.00",
+        "ours compiled, 1 seed / JAX, 1 seed": "not measured",
         "ours, 8 seeds / JAX, 8 seeds": "not measured",
+        "ours compiled, 8 seeds / JAX, 8 seeds": "not measured",
         "ours + ASPC, 1 seed: added to ours, 1 seed": "missed by 12 points",
     }
 

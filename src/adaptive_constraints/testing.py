@@ -34,7 +34,7 @@ from adaptive_constraints.learner import Facts, Learner, Params, Phase, Row, Spe
 from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training.cpu import tuned
-from adaptive_constraints.training.engine import Engine
+from adaptive_constraints.training.engine import Engine, Execution
 from adaptive_constraints.training.initial import generator, initial_state
 from adaptive_constraints.training.trained import Trained
 from adaptive_constraints.view import View
@@ -327,8 +327,14 @@ def _survives_its_spec(case: _Case) -> None:
 
 def _is_finite_and_moves_what_it_steps(case: _Case) -> Trained:
     """The run that did, for others to be compared with."""
-    options: dict[str, Any] = {"steps": case.ticks, "seeds": (0, 1), "device": torch.device("cpu"), "traced": False}
-    trained = Trained.fresh(Stack(case.learner, case.adapters), case.data, **options)
+    trained = Trained.fresh(
+        Stack(case.learner, case.adapters),
+        case.data,
+        steps=case.ticks,
+        seeds=(0, 1),
+        device=torch.device("cpu"),
+        execution=Execution(traced=False),
+    )
     engine = trained.engine
     stepped = {update.group for stage in engine.resolved.stages for update in stage.updates}
     if engine.resolved.meta is not None:
