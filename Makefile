@@ -32,10 +32,11 @@ format: $(VENV)/.ready-dev  ## mend style and format
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
 
-smoke: $(VENV)/.ready-dev  ## run the smallest suite of benchmarks and report it
+smoke: $(VENV)/.ready-dev  ## run the smallest suite of benchmarks, report it and look at the page
 	rm -rf runs/bench/smoke
 	$(RUN) -m adaptive_constraints bench smoke --workers $(WORKERS)
 	$(RUN) -m adaptive_constraints report runs/bench/smoke
+	BENCH_RESULTS=runs/bench/smoke $(RUN) -m pytest -q tests/test_report_browser.py -k real_run
 
 speed: $(VENV)/.ready-speed  ## time a training step against plain loops and JAX (20 minutes)
 	$(RUN) -m benchmarks.speed

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -41,11 +45,11 @@ def browser():
 
 
 @pytest.fixture
-def opened(browser, path):
-    """Opens the page at a width; whatever it logs or asks for fails the test."""
+def visit(browser):
+    """Opens a file at a width; whatever its page logs or asks for fails the test."""
     pages, complaints = [], []
 
-    def at(width=1280, **options):
+    def at(path, width=1280, **options):
         page = browser.new_page(viewport={"width": width, "height": 800}, **options)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -58,6 +62,12 @@ def opened(browser, path):
     for page in pages:
         page.close()
     assert complaints == []
+
+
+@pytest.fixture
+def opened(visit, path):
+    """Opens the page of the grid."""
+    return functools.partial(visit, path)
 
 
 def shown(page, table="scores"):
@@ -188,3 +198,15 @@ def test_a_printed_page_has_no_controls(opened):
     page.emulate_media(media="print")
     assert not page.locator("#filters").is_visible()
     assert page.locator("#scores-table").is_visible()
+
+
+@pytest.mark.skipif("BENCH_RESULTS" not in os.environ, reason="`make smoke` names its results here")
+def test_the_page_of_a_real_run(visit):
+    results = Path(os.environ["BENCH_RESULTS"])
+    cells = json.loads((results / "suite.json").read_text(encoding="utf-8"))["cells"]
+    page = visit((results / "report" / "report.html").resolve())
+    stacks = {cell["stack"] for cell in cells}
+    assert len(shown(page)) == len(stacks)
+    assert figures(page, "scores") and figures(page, "curves") and figures(page, "quantities")
+    page.locator("#filters").get_by_label("ASPC").select_option(label="without")
+    assert len(shown(page)) == len({stack for stack in stacks if "ASPC" not in stack})
