@@ -12,8 +12,8 @@ from adaptive_constraints.experiments.statistics import Estimate
 MISSING = "\N{EN DASH}"
 
 REGENERATED = (
-    "This data was recorded anew under a published data set's name. Scores on it do not compare with figures published "
-    "for D4RL's v2 recordings."
+    "This data was recorded anew and is not the published data set of a like name. Scores on it do not compare with "
+    "figures published for D4RL's v2 recordings."
 )
 
 
