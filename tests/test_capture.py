@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +13,8 @@ from adaptive_constraints import ASPC, SSAR, FixedScale, wrap
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL
 from adaptive_constraints.testing import made_data
 from adaptive_constraints.training import batches as batches_module
-from adaptive_constraints.training import noise
+from adaptive_constraints.training import engine as engine_module
+from adaptive_constraints.training import model_fit, noise
 from adaptive_constraints.training.batches import StreamingWarning
 
 from .emulation import Count, EmulatedGraph
@@ -138,6 +141,51 @@ def test_operations_of_a_tick_do_not_grow(stack):
     with Count() as count:
         engine.run(4)
     assert count.operations.total() <= OPERATIONS[stack]
+
+
+class Drifting(gymnasium.Env):
+    """Ten steps towards the action, fit for `made_data`."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state, self.steps = self.np_random.normal(size=3).astype(np.float32), 0
+        return self.state, {}
+
+    def step(self, action):
+        self.state = (0.9 * self.state + 0.1 * np.append(action, action[0])).astype(np.float32)
+        self.steps += 1
+        return self.state, -float(abs(self.state).sum()), False, self.steps >= 10, {}
+
+
+@pytest.mark.parametrize(
+    "adapter", [SSAR(hidden=8, select="advantage", selection_steps=30), FOUR[3]], ids=["ssar", "ilq"]
+)
+def test_models_and_the_online_phase_are_recorded_too(monkeypatch, tmp_path, adapter):
+    """Models trained before tick 1, the run, and rows that are collected while it goes on: bit for bit."""
+    monkeypatch.setattr(model_fit, "WORTH_TRACING", 0)
+
+    def run(name, graphs):
+        monkeypatch.setattr(engine_module, "graphs_for", lambda device: graphs)
+        monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path / name))
+        agent, quiet = wrap(LEARNERS["TD3BC"], adapter), {"progress": False}
+        agent.fit(made_data(), steps=4, device="cpu", **quiet)
+        if adapter.name == "ssar":
+            agent.finetune(Drifting, steps=24, buffer="half", warm_up=20, dataset=made_data(), eval_env=None, **quiet)
+        return states(agent._trained.engine)
+
+    recorded = []
+
+    def graph():
+        recorded.append(EmulatedGraph())
+        return recorded[-1]
+
+    plain = run("plain", None)
+    assert not recorded
+    assert not different(plain, run("recorded", graph))
+    assert len(recorded) >= 5, "model, and two kinds of tick each offline and online; or ILQ's three models"
 
 
 # -- compiled ---------------------------------------------------------------------------------------------------------
