@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="how many, trained together")
     parser.add_argument("--minutes", type=float, help="stop at the evaluation after this many minutes of this call")
     parser.add_argument("--eval-every", type=int, default=10_000)
+    parser.add_argument("--compiled", action="store_true", help="fuse each tick by torch's inductor")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/real_data"), help="folder of run folders")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
@@ -71,6 +72,7 @@ def train(agent: Agent, options: argparse.Namespace, out: Path) -> None:
             steps=options.ticks,
             stop_after=stop,
             seeds=options.seeds,
+            compiled=options.compiled,
             eval_env="auto",
             eval_every=options.eval_every,
             checkpoint_every=min(5_000, options.eval_every),

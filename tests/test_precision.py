@@ -23,6 +23,14 @@ UNIT = 2.0**-8
 """The largest relative error of rounding to bfloat16."""
 
 
+@pytest.fixture(autouse=True)
+def _measured_anew():
+    """What is measured under a faked clock must not stay with other tests."""
+    cpu.fastest_products.cache_clear()
+    yield
+    cpu.fastest_products.cache_clear()
+
+
 def relative(one: torch.Tensor, two: torch.Tensor) -> float:
     return float((one - two).norm() / two.norm())
 
@@ -61,7 +69,7 @@ def test_traced_is_eager_and_resuming_is_exact():
 
 
 def test_precision_is_part_of_what_a_run_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(cpu, "_product_seconds", lambda dtype: 1.0)
+    monkeypatch.setattr(cpu, "_product_seconds", lambda x, weight: 1.0)
     agent, options = wrap(LEARNER), {"steps": 4, "progress": False, "out": tmp_path}
     agent.fit(made_data(), precision="bf16", stop_after=2, **options)
     loaded = load_agent(tmp_path)
@@ -75,13 +83,13 @@ def test_precision_is_part_of_what_a_run_is(tmp_path, monkeypatch):
 
 
 def test_it_is_said_where_it_does_not_pay(monkeypatch):
-    monkeypatch.setattr(cpu, "_product_seconds", lambda dtype: 3.0 if dtype == torch.bfloat16 else 1.0)
+    monkeypatch.setattr(cpu, "_product_seconds", lambda x, weight: 3.0 if x.dtype == torch.bfloat16 else 1.0)
     with pytest.warns(PrecisionWarning, match="takes 3.0 times as long as one of float32"):
         warn_if_slower("bf16", CPU)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_if_slower("float32", CPU)
-        monkeypatch.setattr(cpu, "_product_seconds", lambda dtype: 1.0 if dtype == torch.bfloat16 else 3.0)
+        monkeypatch.setattr(cpu, "_product_seconds", lambda x, weight: 1.0 if x.dtype == torch.bfloat16 else 3.0)
         warn_if_slower("bf16", CPU)
 
 
@@ -91,3 +99,55 @@ def test_compiling_without_a_compiler_is_refused_before_anything_runs(monkeypatc
         wrap(LEARNER).fit(made_data(), steps=2, compiled=True, device="cpu")
     with pytest.raises(TrainingError, match="leave traced at True"):
         wrap(LEARNER).fit(made_data(), steps=2, compiled=True, traced=False)
+
+
+@pytest.fixture
+def _onednn(monkeypatch):
+    """A CPU on which oneDNN's products are twice as fast, whatever this one is."""
+
+    def seconds(x, weight):
+        return 1.0 if torch.backends.mkldnn.matmul.fp32_precision == "bf16" else 2.0
+
+    monkeypatch.setattr(cpu, "_product_seconds", seconds)
+
+
+@pytest.mark.usefixtures("_onednn")
+def test_products_are_taken_by_onednn_only_where_exact_and_only_while_training(monkeypatch):
+    assert cpu.fastest_products(CPU) == ("oneDNN" if cpu._onednn_is_exact() else "default")
+    monkeypatch.setattr(cpu, "_onednn_is_exact", lambda: False)
+    cpu.fastest_products.cache_clear()
+    assert cpu.fastest_products(CPU) == "default"
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    for exact, inside in ((True, "bf16"), (False, before)):
+        monkeypatch.setattr(cpu, "_onednn_is_exact", lambda exact=exact: exact)
+        with cpu.tuned(CPU, "oneDNN"):
+            assert torch.backends.mkldnn.matmul.fp32_precision == inside
+        assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_rounded_products_do_not_pass_for_exact(monkeypatch):
+    monkeypatch.setattr(cpu, "_factors", lambda: (torch.full((4, 4), 1 + 2.0**-9), torch.eye(4)))
+    assert cpu._onednn_is_exact.__wrapped__()
+    product = torch.Tensor.__matmul__
+
+    def rounding(x, weight):
+        return product(x.bfloat16(), weight.bfloat16()).float() if x.dtype == torch.float32 else product(x, weight)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rounding)
+    assert not cpu._onednn_is_exact.__wrapped__()
+
+
+@pytest.mark.usefixtures("_onednn")
+def test_a_run_keeps_to_the_products_it_began_with(tmp_path, monkeypatch):
+    """Bit for bit, though the measurement comes out otherwise in the process that goes on."""
+    options = {"steps": 40, "progress": False, "device": "cpu"}
+    whole = wrap(LEARNER)
+    whole.fit(made_data(), **options)
+    wrap(LEARNER).fit(made_data(), stop_after=20, out=tmp_path, **options)
+    cpu.fastest_products.cache_clear()
+    monkeypatch.setattr(cpu, "_product_seconds", lambda x, weight: 1.0)
+    assert cpu.fastest_products(CPU) == "default"
+    resumed = load_agent(tmp_path)
+    resumed.fit(made_data(), **options)
+    assert resumed._trained.products == whole._trained.products
+    assert not different(learned(whole._trained.engine), learned(resumed._trained.engine))

@@ -21,7 +21,7 @@ from adaptive_constraints.errors import CheckpointError, StackError
 from adaptive_constraints.learner import Facts, Params, Spec, Stage
 from adaptive_constraints.stack import Resolved
 from adaptive_constraints.training import checkpoint
-from adaptive_constraints.training.cpu import tuned
+from adaptive_constraints.training.cpu import fastest_products, tuned
 from adaptive_constraints.training.model_fit import ModelFit
 from adaptive_constraints.training.progress import Progress
 
@@ -108,7 +108,7 @@ class Preparation:
         kept = {seed: found for seed, file in files.items() if (found := _read(file)) is not None}
         missing = [seed for seed in seeds if seed not in kept]
         if missing:
-            with Progress(name, steps, 0, self.progress) as progress, tuned(self.device):
+            with Progress(name, steps, 0, self.progress) as progress, tuned(self.device, fastest_products(self.device)):
                 made = train(missing, progress)
             for position, seed in enumerate(missing):
                 kept[seed] = {key: tensor[position].cpu() for key, tensor in made.items()}

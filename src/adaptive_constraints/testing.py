@@ -341,7 +341,7 @@ def _is_finite_and_moves_what_it_steps(case: _Case) -> Trained:
         stepped.add(engine.resolved.meta[1].group)
     before = _learned(engine)
     for _ in range(case.ticks):
-        with tuned(trained.device):  # as `Agent.fit` runs it
+        with tuned(trained.device, trained.products):  # as `Agent.fit` runs it
             engine.run(1)
         failures = engine.metrics.failures()
         assert not failures, f"{case.name}: {next(iter(failures.values()))}"

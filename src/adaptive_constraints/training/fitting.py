@@ -70,7 +70,7 @@ def fit(trained: Trained, plan: Plan) -> None:
             log = MetricsLog(plan.out, resumed_tick=trained.engine.tick, tensorboard=plan.tensorboard)
         progress = Progress(trained.stack.name, trained.engine.horizon, trained.engine.tick, plan.progress)
         try:
-            with progress, tuned(trained.device), trained.environments():
+            with progress, tuned(trained.device, trained.products), trained.environments():
                 for text in trained.engine.resolved.warnings:
                     progress.say(f"note: {text}")
                 _Loop(trained, plan, evaluator, log, progress).run()
@@ -199,6 +199,7 @@ def _config(trained: Trained, plan: Plan) -> dict[str, Any]:
         "device": device_name(trained.device),
         "precision": trained.engine.execution.precision,
         "compiled": trained.engine.execution.compiled,
+        "products": trained.products,
         "versions": versions(),
         "commit": commit(),
     }

@@ -23,7 +23,7 @@ from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training import checkpoint
 from adaptive_constraints.training.batches import Replay
-from adaptive_constraints.training.cpu import check_compiler, warn_if_slower
+from adaptive_constraints.training.cpu import Products, check_compiler, fastest_products, warn_if_slower
 from adaptive_constraints.training.engine import Engine, Execution
 from adaptive_constraints.training.history import History
 from adaptive_constraints.training.initial import Groups, InitialState, initial_state
@@ -123,6 +123,8 @@ class Trained:
     """What the adapters prepared, beside the columns themselves."""
     dataset: Dataset | None = None
     """The data, where it is at hand."""
+    products: Products = "default"
+    """Whose matrix products, on a CPU; a run keeps to them, so that it goes on bit for bit."""
     online: Online | None = None
     """The online phase, once there is one."""
 
@@ -169,9 +171,10 @@ class Trained:
         seeds: Sequence[int],
         device: torch.device,
         execution: Execution,
+        products: Products | None = None,
         progress: bool = False,
     ) -> Trained:
-        """At tick 0, with data."""
+        """At tick 0, with data; ``products`` are by default the fastest here."""
         warn_if_slower(execution.precision, device)
         if execution.compiled:
             check_compiler(device)
@@ -198,6 +201,7 @@ class Trained:
             History(),
             columns=prepared_columns(prepared),
             dataset=dataset,
+            products=products or fastest_products(device),
         )
 
     @staticmethod
@@ -232,6 +236,7 @@ class Trained:
                 engine = _online_engine(stack, settings, initial, columns, online["start"], device, execution)
             engine.load(tensors, header["tick"])
             trained = Trained(stack, engine, preprocessor.to(device), data, header["steps"], history, columns)
+            trained.products = header["products"]
             if online is not None:
                 collector = Collector.read(initial.seeds, online["collector"], _under("collector", tensors))
                 trained.online = Online(settings, online["origin"], collector)
@@ -255,6 +260,7 @@ class Trained:
             seeds=self.engine.seeds,
             device=self.device,
             execution=self.engine.execution._replace(traced=traced),
+            products=self.products,
             progress=progress,
         )
 
@@ -310,6 +316,7 @@ class Trained:
             "seeds": list(self.engine.seeds),
             "precision": self.engine.execution.precision,
             "compiled": self.engine.execution.compiled,
+            "products": self.products,
             "tick": self.engine.tick,
             "data": asdict(self.data),
             "spec": self.spec._asdict(),
