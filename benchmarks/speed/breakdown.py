@@ -14,11 +14,10 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from adaptive_constraints.training.batches import Batches
-from adaptive_constraints.training.cpu import tuned
 from adaptive_constraints.training.noise import NoiseTables
 
 from .contestant import PERIOD, Contestant
-from .ours import engine
+from .ours import as_trained, engine
 from .plain_loop import synchronize
 from .report import table
 
@@ -53,7 +52,7 @@ def _profiled(contestant: Contestant, device: str) -> tuple[float, list[Function
     """Seconds of a tick without the profiler, and what the profiler saw of one period."""
     running = engine(contestant, device)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
-    with tuned(torch.device(device)), _marked():
+    with as_trained(device), _marked():
 
         def period() -> float:
             started = time.perf_counter()

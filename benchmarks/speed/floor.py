@@ -8,15 +8,14 @@ ratio within one turn like any other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .contestant import Contestant, Loop, Shape
 from .counts import Counts, count
-from .ours import engine
+from .ours import as_trained, engine
 from .plain_loop import device_memory, synchronize
 
 LARGE = 1 << 26
@@ -40,7 +39,9 @@ def build(contestant: Contestant, device: str) -> Loop:
     found, shape = counts(contestant), contestant.shape
     networks = 2 * contestant.seeds
     if contestant.floor == "products":
-        work, each = _fastest_product(shape, networks, device), 2 * networks * shape.batch * shape.width**2
+        with as_trained(device):
+            work = _fastest_product(shape, networks, device)
+        each = 2 * networks * shape.batch * shape.width**2
         repeats = found.products / each
     else:
         source = torch.randn(LARGE if device != "cpu" else networks * shape.batch * shape.width, device=device)
@@ -48,8 +49,9 @@ def build(contestant: Contestant, device: str) -> Loop:
         work, repeats = lambda: into.copy_(source), found.bytes / (2 * 4 * source.numel())
 
     def run(ticks: int) -> int:
-        for _ in range(max(1, round(ticks * repeats))):
-            work()
+        with as_trained(device):
+            for _ in range(max(1, round(ticks * repeats))):
+                work()
         synchronize(device)
         return ticks
 
@@ -57,24 +59,13 @@ def build(contestant: Contestant, device: str) -> Loop:
 
 
 def _fastest_product(shape: Shape, networks: int, device: str) -> Work:
-    """A hidden layer of all networks, forward, by whichever way is quickest here."""
+    """A hidden layer of all networks, forward, all at once or one by one, whichever is quicker here."""
     x = torch.randn(networks, shape.batch, shape.width, device=device)
     weight = torch.randn(networks, shape.width, shape.width, device=device)
     ways: list[Work] = [_captured(lambda: torch.bmm(x, weight), device)]
     if device == "cpu":
-        xs, weights = list(x), [each.mT.contiguous() for each in weight]
-        ways += [lambda: [a @ b for a, b in zip(xs, weights, strict=True)], *_one_dnn(xs, weights)]
+        ways.append(lambda: [a @ b for a, b in zip(x, weight, strict=True)])
     return min(ways, key=lambda work: _seconds(work, device))
-
-
-def _one_dnn(xs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Work]:
-    """oneDNN's linear layer, an internal operator that not every build has."""
-    try:
-        linear = torch.ops.mkldnn._linear_pointwise.default
-        linear(xs[0], weights[0], None, "none", [], "")
-    except (AttributeError, RuntimeError):
-        return []
-    return [lambda: [linear(a, b, None, "none", [], "") for a, b in zip(xs, weights, strict=True)]]
 
 
 def _captured(work: Work, device: str) -> Work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from adaptive_constraints._files import CACHE_VARIABLE
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
-from adaptive_constraints.training.cpu import tuned
+from adaptive_constraints.training.cpu import fastest_products, tuned
 from adaptive_constraints.training.engine import Engine
 from adaptive_constraints.training.initial import initial_state
 
@@ -54,13 +55,19 @@ def dataset(shape: Shape) -> Dataset:
     return Dataset.from_arrays(**columns, timeouts=ends, name="made")
 
 
+def as_trained(device: str) -> AbstractContextManager[None]:
+    """The process settings under which `Agent.fit` runs ticks."""
+    where = torch.device(device)
+    return tuned(where, fastest_products(where))
+
+
 def build(contestant: Contestant, device: str) -> Loop:
     """The engine, run a tick at a time as `Agent.fit` runs it."""
     options = {"traced": contestant.traced, "precision": contestant.precision, "compiled": contestant.compiled}
     running = engine(contestant, device, **options)
 
     def run(ticks: int) -> int:
-        with tuned(torch.device(device)):
+        with as_trained(device):
             running.run(ticks)
         synchronize(device)
         return ticks
