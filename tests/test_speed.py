@@ -93,6 +93,7 @@ def test_every_target_is_told_reached_missed_or_not_measured():
         "ours, 1 seed / plain loop": "reached",
         "ours compiled, 1 seed / plain loop": "not measured",
         "ours bf16, 1 seed / plain loop": "not measured",
+        "ours bf16 compiled, 1 seed / plain loop": "not measured",
         "ours, 1 seed / JAX, 1 seed": "missed by a factor of 2.00",
         "ours compiled, 1 seed / JAX, 1 seed": "not measured",
         "ours, 8 seeds / JAX, 8 seeds": "not measured",
