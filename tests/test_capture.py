@@ -116,10 +116,11 @@ def test_the_emulation_refuses_what_a_capture_refuses():
             EmulatedGraph().record(run)
 
 
-def test_nothing_waits_for_the_device_between_log_points():
-    engine = build(LEARNERS["TD3BC"], ASPC(interval=2), SSAR(hidden=8), traced=True, horizon=1000)
+@pytest.mark.parametrize(("ticks", "adapters"), [(1000, ()), (40, (ASPC(interval=2), SSAR(hidden=8)))])
+def test_nothing_waits_for_the_device_between_log_points(ticks, adapters):
+    engine = build(LEARNERS["TD3BC"], *adapters, traced=True, horizon=1000)
     with Count() as count:
-        engine.run(40)
+        engine.run(ticks)
     assert not count.waits
 
 
@@ -127,6 +128,7 @@ OPERATIONS = {
     "TD3BC": 502,
     "IQL": 828,
     "CQL": 1436,
+    "DiffusionQL": 2908,
     "FQL": 2000,
     "TD3BC + aspc": 921,
     "TD3BC + four": 3374,
