@@ -1,14 +1,17 @@
-"""Models trained before tick 1: seeds apart, kept, taken from the cache, made anew where a file is damaged."""
+"""Models trained before tick 1: seeds apart, kept, resumed, taken from the cache, made anew where damaged."""
 
 import pytest
 import torch
 
-from adaptive_constraints import Adapter, Facts, Preparation, Prepared, Spec, Stage, Update, wrap
+from adaptive_constraints import SSAR, Adapter, Facts, Preparation, Prepared, Spec, Stage, Update, wrap
+from adaptive_constraints.adapters._frozen_models import DynamicsFit
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_mlp, mlp
 from adaptive_constraints.testing import made_data
+from adaptive_constraints.training import checkpoint, pretraining
+from adaptive_constraints.training.pretraining import Pretraining
 
 from .helpers import random_data
 
@@ -46,11 +49,11 @@ def reward_model(one: Preparation, seeds):
 
 
 def trained(one: Preparation, counts=None):
-    def train(seeds, progress):
-        if counts is not None:
-            counts.append(tuple(seeds))
+    def train(seeds, pretraining):
         fit = reward_model(one, seeds)
-        fit.run(60)
+        if counts is not None:
+            counts.append((*seeds,) if not pretraining.done else f"from {pretraining.done}")
+        pretraining.run(fit, 60)
         return fit.params["model"]
 
     return one.trained("test.reward", {"width": 16}, train, steps=60)
@@ -95,6 +98,86 @@ def test_a_damaged_file_is_made_anew(cache):
     file.write_bytes(file.read_bytes()[:100])
     again = trained(preparation((0,)), counts)
     assert counts == [(0,), (0,)] and all(torch.equal(again[name], tensor) for name, tensor in first.items())
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """``interrupted(writes, work)`` does some work that is killed after so many writes of a half-trained model."""
+    monkeypatch.setattr(pretraining, "PORTION", 7)
+    monkeypatch.setattr(pretraining, "SAVE_EVERY", -1.0)
+    write = Pretraining._write
+
+    def run(writes, work):
+        left = [writes]
+
+        def and_die(self, *state):
+            write(self, *state)
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Pretraining, "_write", and_die)
+            with pytest.raises(KeyboardInterrupt):
+                work()
+
+    return run
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bits(cache, interrupted):
+    whole = trained(preparation())
+    for file in cache.iterdir():
+        file.unlink()
+    counts = []
+    for _ in range(2):
+        interrupted(3, lambda: trained(preparation(), counts))
+        assert len(list(cache.iterdir())) == 1, "only the half-trained model"
+    found = trained(preparation(), counts)
+    assert counts == [(0, 1), "from 21", "from 42"]
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    assert len(list(cache.iterdir())) == 2 and not list(cache.glob("*half*")), "one file per seed, nothing else"
+
+
+def test_a_damaged_half_is_trained_from_the_start(cache, interrupted):
+    whole = trained(preparation((0,)))
+    for file in cache.iterdir():
+        file.unlink()
+    interrupted(1, lambda: trained(preparation((0,))))
+    (half,) = cache.iterdir()
+    half.write_bytes(half.read_bytes()[:100])
+    counts = []
+    found = trained(preparation((0,)), counts)
+    assert counts == [(0,)] and all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+
+
+def test_an_interrupted_ensemble_goes_on_with_the_best_members_so_far(cache, interrupted, monkeypatch):
+    """Three minibatches an epoch, of which it is killed after the second."""
+    monkeypatch.setattr(pretraining, "PORTION", 2)
+    one, ensemble = preparation(data=random_data(rows=800)), DynamicsFit(members=3, hidden=8, epochs=6)
+    whole = ensemble.run(one, "t.dynamics")
+    for file in cache.iterdir():
+        file.unlink()
+    for writes in (1, 3):
+        interrupted(writes, lambda: ensemble.run(one, "t.dynamics"))
+    (half,) = cache.iterdir()
+    assert checkpoint.read(half)[0]["done"] == 3 * 3 + 2
+    found = ensemble.run(one, "t.dynamics")
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+
+
+def test_fit_goes_on_with_the_selection_that_it_was_killed_in(cache, interrupted, tmp_path):
+    def fit(out):
+        stack = wrap(TD3BC(hidden=8), SSAR(select="advantage", selection_steps=40, hidden=8))
+        stack.fit(made_data(), steps=3, seeds=(0, 1), progress=False, out=tmp_path / out)
+
+    fit("whole")
+    for file in cache.iterdir():
+        file.unlink()
+    interrupted(2, lambda: fit("killed"))
+    fit("killed")
+    whole, found = (checkpoint.read(tmp_path / out / "checkpoint.npz")[1] for out in ("whole", "killed"))
+    assert whole.keys() == found.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
 
 
 def test_shared_models_are_those_of_the_first_seed():

@@ -21,8 +21,9 @@ from adaptive_constraints.errors import CheckpointError, StackError
 from adaptive_constraints.learner import Facts, Params, Spec, Stage
 from adaptive_constraints.stack import Resolved
 from adaptive_constraints.training import checkpoint
-from adaptive_constraints.training.cpu import fastest_products, tuned
+from adaptive_constraints.training.cpu import tuned
 from adaptive_constraints.training.model_fit import ModelFit
+from adaptive_constraints.training.pretraining import Pretraining
 from adaptive_constraints.training.progress import Progress
 
 CPU = torch.device("cpu")
@@ -88,35 +89,39 @@ class Preparation:
         self,
         name: str,
         settings: Mapping[str, Any],
-        train: Callable[[Sequence[int], Progress], Params],
+        train: Callable[[Sequence[int], Pretraining], Params],
         *,
         steps: int,
         shared: bool = False,
     ) -> Params:
-        """Tensors [S, ...] that ``train(seeds, progress)`` makes, from the cache for seeds it has made before.
+        """Tensors [S, ...] that ``train(seeds, pretraining)`` makes, from the cache for seeds it has made before.
 
         name: of the model; begin it with the adapter's name.
         settings: everything beside the data that they depend on, as plain values.
         steps: the length of the progress bar.
         shared: make them of the first seed only and give them to all.
 
-        The cache is keyed by the data in learner space, name, settings, seed, device type and version. Damaged files
-        are made anew.
+        ``train`` makes a model by `fit` and runs it by ``pretraining.run``, which shows a bar and keeps the state once
+        a minute: an interrupted training goes on there. The cache is keyed by the data in learner space, name,
+        settings, seed, device type and version. Damaged files are made anew.
         """
         seeds = self.seeds[:1] if shared else self.seeds
         files = {seed: self._file(name, settings, seed) for seed in seeds}
         kept = {seed: found for seed, file in files.items() if (found := _read(file)) is not None}
         missing = [seed for seed in seeds if seed not in kept]
         if missing:
-            with Progress(name, steps, 0, self.progress) as progress, tuned(self.device, fastest_products(self.device)):
-                made = train(missing, progress)
+            pretraining = Pretraining(self._file(f"{name}.half-trained", settings, missing), self.device)
+            bar = Progress(name, steps, pretraining.done, self.progress)
+            with bar as pretraining.progress, tuned(self.device, pretraining.products):
+                made = train(missing, pretraining)
             for position, seed in enumerate(missing):
                 kept[seed] = {key: tensor[position].cpu() for key, tensor in made.items()}
                 checkpoint.write(files[seed], {"name": name, "seed": seed, "settings": dict(settings)}, kept[seed])
+            pretraining.finish()
         ordered = [kept[seeds[0] if shared else seed] for seed in self.seeds]
         return {key: torch.stack([each[key] for each in ordered]) for key in ordered[0]}
 
-    def _file(self, name: str, settings: Mapping[str, Any], seed: int) -> Path:
+    def _file(self, name: str, settings: Mapping[str, Any], seed: int | Sequence[int]) -> Path:
         key = {
             "data": self.data.fingerprint,
             "learner space": {k: t.tolist() for k, t in self.preprocessor.state().items()},

@@ -28,7 +28,7 @@ from adaptive_constraints.preparation import Preparation
 from adaptive_constraints.termination import termination_logit
 from adaptive_constraints.training.initial import generator
 from adaptive_constraints.training.model_fit import ModelFit
-from adaptive_constraints.training.progress import Progress
+from adaptive_constraints.training.pretraining import Pretraining
 from adaptive_constraints.view import View
 
 BATCH_SIZE = 256
@@ -36,8 +36,6 @@ LEARNING_RATE = 3e-4
 DYNAMICS_LEARNING_RATE = 1e-3
 LARGEST_HOLDOUT = 1000
 """Rows kept back to tell when a member of the ensemble no longer improves; at most one in five of all."""
-PORTION = 250
-"""Ticks between two movements of the bar."""
 
 
 # -- dynamics -----------------------------------------------------------------------------------------------------
@@ -63,11 +61,12 @@ class DynamicsFit:
         rows = _Transitions.of(preparation)
         ticks = math.ceil(len(rows.target) / BATCH_SIZE)
 
-        def train(seeds: Sequence[int], progress: Progress) -> Params:
+        def train(seeds: Sequence[int], pretraining: Pretraining) -> Params:
             fit = self._fit(preparation, name, rows, seeds, self.epochs * ticks)
             best = _Best(fit.params["dynamics"], len(seeds), self.members)
-            for epoch in range(self.epochs):
-                _run(fit, ticks, progress, done=epoch * ticks)
+            first = pretraining.resume(fit, best.state()) // ticks
+            for epoch in range(first, self.epochs):
+                pretraining.run(fit, (epoch + 1) * ticks, best.state())
                 error = fit.ask(name, lambda v: {"error": rows.holdout_error(v.p["dynamics"])})["error"]
                 if not best.update(fit.params["dynamics"], error, self.patience):
                     break
@@ -155,16 +154,20 @@ class _Best:
         self.error = torch.full((seeds, members), math.inf, device=device)
         """[S, E]"""
 
+    def state(self) -> dict[str, Tensor]:
+        """The live tensors, for an interrupted training to go on with."""
+        return {"error": self.error, "stale": self._stale, "training": self._training} | self._params
+
     def update(self, params: Params, error: Tensor, patience: int) -> bool:
         """Keep what improved by more than 1 % of its error [S, E]; False once no seed trains any more."""
         improved = (error < 0.99 * self.error) & self._training[:, None]
-        self.error = torch.where(improved, error, self.error)
+        self.error.copy_(torch.where(improved, error, self.error))
         for name, tensor in params.items():
             # The bounds of the log-variance belong to all members and are kept as they stood last.
             take = improved if self._of_members(name) else self._training[:, None]
             take = take.view(*take.shape, *[1] * (tensor.dim() - take.dim()))
-            self._params[name] = torch.where(take, tensor, self._params[name])
-        self._stale = torch.where(improved.any(1), 0, self._stale + 1)
+            self._params[name].copy_(torch.where(take, tensor, self._params[name]))
+        self._stale.copy_(torch.where(improved.any(1), 0, self._stale + 1))
         self._training &= self._stale <= patience
         return bool(self._training.any())
 
@@ -196,10 +199,10 @@ def fit_behavior(
         step = schedule.step_at(v.uniform("step", v.r.shape))
         return noise_error(p, schedule, v.a, v.s, step, v.normal("noise", v.a.shape)).mean()
 
-    def train(seeds: Sequence[int], progress: Progress) -> Params:
+    def train(seeds: Sequence[int], pretraining: Pretraining) -> Params:
         stages = (Stage("behavior", (Update("behavior", loss, LEARNING_RATE),)),)
         fit = preparation.fit(name, init, stages, steps=steps, batch_size=BATCH_SIZE, seeds=seeds)
-        _run(fit, steps, progress)
+        pretraining.run(fit, steps)
         return _finite(name, fit.params["behavior"], seeds)
 
     settings = {"hidden": hidden, "steps": steps, "schedule": asdict(schedule)}
@@ -221,22 +224,16 @@ def fit_termination(preparation: Preparation, name: str, steps: int, shared: boo
     def loss(p: Params, v: View) -> Tensor:
         return binary_cross_entropy_with_logits(termination_logit(p | v.p["inputs"], v.s2), v.d)
 
-    def train(seeds: Sequence[int], progress: Progress) -> Params:
+    def train(seeds: Sequence[int], pretraining: Pretraining) -> Params:
         stages = (Stage("termination", (Update("termination", loss, LEARNING_RATE),)),)
         fit = preparation.fit(name, init, stages, steps=steps, batch_size=BATCH_SIZE, seeds=seeds)
-        _run(fit, steps, progress)
+        pretraining.run(fit, steps)
         return _finite(name, fit.params["termination"], seeds) | fit.params["inputs"]
 
     return preparation.trained(name, {"steps": steps}, train, steps=steps, shared=shared)
 
 
 # -- all three ----------------------------------------------------------------------------------------------------
-
-
-def _run(fit: ModelFit, ticks: int, progress: Progress, done: int = 0) -> None:
-    for first in range(0, ticks, PORTION):
-        fit.run(min(PORTION, ticks - first))
-        progress.update(done + min(first + PORTION, ticks))
 
 
 def _finite(name: str, params: Params, seeds: Sequence[int]) -> Params:

@@ -15,14 +15,12 @@ from adaptive_constraints.data import Dataset
 from adaptive_constraints.learner import Average, Params, Spec, Stage, Update
 from adaptive_constraints.networks import expectile_loss, init_mlp, mlp
 from adaptive_constraints.preparation import Preparation
-from adaptive_constraints.training.progress import Progress
+from adaptive_constraints.training.pretraining import Pretraining
 from adaptive_constraints.view import View
 
 HIDDEN = (256, 256)
 LEARNING_RATE = 3e-4
 PUBLISHED_STEPS, FEWEST_STEPS, STEPS_PER_ROW = 1_000_000, 100_000, 5
-PORTION = 1_000
-"""Minibatches between two updates of the progress bar."""
 ROWS_AT_ONCE = 4_096
 
 
@@ -63,13 +61,10 @@ class Advantage:
     def select(self, preparation: Preparation, name: str) -> Tensor:
         """[S, N] bool; each seed trains critics of its own. ``name`` keys noise and cache."""
 
-        def train(seeds: Sequence[int], progress: Progress) -> Params:
+        def train(seeds: Sequence[int], pretraining: Pretraining) -> Params:
             init = partial(self.init, preparation.spec)
             fit = preparation.fit(name, init, (self.stage(),), steps=self.steps, seeds=seeds)
-            for done in range(0, self.steps, PORTION):
-                progress.update(done)
-                fit.run(min(PORTION, self.steps - done))
-            progress.update(self.steps)
+            pretraining.run(fit, self.steps)
             return {"trusted": self.trusted(fit.params, preparation.table)}
 
         settings = {"expectile": self.expectile, "steps": self.steps, "discount": self.discount}

@@ -28,10 +28,7 @@ from adaptive_constraints.view import View
 
 if TYPE_CHECKING:
     from adaptive_constraints.preparation import Preparation
-    from adaptive_constraints.training.progress import Progress
-
-CHUNK = 500
-"""Minibatches between two updates of the progress bar."""
+    from adaptive_constraints.training.pretraining import Pretraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +130,10 @@ class SPOT(Adapter):
             error, divergence = reconstruct(p, v.s, v.a, v.normal("latent", (len(v.a), latent)))
             return (error + self.beta * divergence).mean()
 
-        def train(seeds: Sequence[int], progress: Progress) -> Params:
+        def train(seeds: Sequence[int], pretraining: Pretraining) -> Params:
             stage = Stage("vae", (Update("vae", loss, self.learning_rate),))
             fit = preparation.fit(name, init, (stage,), steps=self.steps, batch_size=self.batch_size, seeds=seeds)
-            for done in range(0, self.steps, CHUNK):
-                losses = fit.run(min(CHUNK, self.steps - done))["vae/loss"]
-                progress.note(f"loss {sum(losses) / len(losses):.4f}")
-                progress.update(min(done + CHUNK, self.steps))
+            pretraining.run(fit, self.steps)
             return fit.params["vae"]
 
         return Prepared(models=preparation.trained(name, settings, train, steps=self.steps))

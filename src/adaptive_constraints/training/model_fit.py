@@ -67,10 +67,23 @@ class ModelFit:
         """Polyak averages [S, ...] by group."""
         return self._engine.targets
 
+    @property
+    def tick(self) -> int:
+        """Minibatches done."""
+        return self._engine.tick
+
     def run(self, ticks: int) -> dict[str, list[float]]:
         """Run this many minibatches; the mean of each logged quantity over them, one number per seed."""
         self._engine.run(ticks)
         return self._engine.metrics.flush()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that goes on from here depends on, by dotted name; the live tensors."""
+        return self._engine.state()
+
+    def load(self, state: Mapping[str, Tensor], tick: int) -> None:
+        """Take over a state of the same model, seeds and table after this many minibatches."""
+        self._engine.load(state, tick)
 
     def ask(self, name: str, answer: Callable[[View], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """What ``answer`` of one seed's view says, for all seeds: tensors [S, ...], without gradient."""
