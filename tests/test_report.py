@@ -17,7 +17,9 @@ from adaptive_constraints.experiments.grid import read_results
 from adaptive_constraints.experiments.markup import embedded, tag
 from adaptive_constraints.experiments.report import write_report
 from adaptive_constraints.experiments.report_html import page
+from adaptive_constraints.experiments.rows import write_rows
 from adaptive_constraints.experiments.statistics import interquartile_mean
+from adaptive_constraints.training.records import write_json
 
 from .synthetic_rows import HOPPER, MAZE, folder, grid, in_returns, lost, row
 
@@ -56,10 +58,24 @@ def test_cells_that_have_not_finished_are_named(tmp_path):
     rows = [each for each in grid(**SMALL) if (each["stack"], each["data"]["reference"]) != ("TD3BC + ASPC", MAZE)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     found = find(read_results([tmp_path]), "last_ten")
-    assert found.results.missing == (("TD3BC + ASPC", MAZE),)
+    assert found.results.missing == (("TD3BC + ASPC", MAZE, None),)
     assert any("1 planned cell not finished: TD3BC + ASPC on npz:maze" in note for note in text.warnings(found.results))
     assert ("TD3BC", ALL) in found.scores
     assert ("TD3BC + ASPC", ALL) not in found.scores  # it is not on all data sets
+
+
+def test_a_cell_that_failed_is_named_with_its_reason(tmp_path):
+    rows = grid(**SMALL)
+    folder(tmp_path, rows)
+    (gone,) = {each["cell"] for each in rows if (each["stack"], each["data"]["reference"]) == ("TD3BC + ASPC", MAZE)}
+    write_rows(tmp_path, [each for each in rows if each["cell"] != gone])
+    write_json(tmp_path / "cells" / gone / "failed.json", {"cell": gone, "reason": "no <such> file", "command": ""})
+    report = write_report([tmp_path])
+    assert (
+        "not finished: TD3BC + ASPC on npz:maze/umaze.npz, which failed (no &lt;such&gt; file)."
+        in report.html.read_text()
+    )
+    assert r"which failed (no \<such\> file)." in report.markdown.read_text()
 
 
 def test_nothing_finished_and_no_results_are_errors(tmp_path):

@@ -29,13 +29,13 @@ import torch
 from adaptive_constraints.agent import Agent
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import AdaptiveConstraintsError, SuiteError
-from adaptive_constraints.experiments.rows import ROWS, Row, write_rows
+from adaptive_constraints.experiments.rows import FAILED, ROWS, Row, write_rows
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training.fitting import CHECKPOINT
 from adaptive_constraints.training.history import History
 from adaptive_constraints.training.records import plain, write_json
 
-CELL, FAILED, SESSION, LOG = "cell.json", "failed.json", "session.json", "log.txt"
+CELL, SESSION, LOG = "cell.json", "session.json", "log.txt"
 FINISHED_EXIT, FAILED_EXIT = 0, 3
 """How a cell's process ends once its rows, or the reason of its failure, are written; anything else is a lost one."""
 _TRACED_FROM = 1_000

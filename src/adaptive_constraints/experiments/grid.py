@@ -7,13 +7,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints.errors import EvaluationError
-from adaptive_constraints.experiments.rows import Published, Row, SuiteRecord, read_rows, read_suite
+from adaptive_constraints.experiments.rows import (
+    CELLS,
+    Published,
+    Row,
+    SuiteRecord,
+    read_failure,
+    read_rows,
+    read_suite,
+)
 from adaptive_constraints.training.plots import Curves
 
 Score: TypeAlias = Literal["last_ten", "last", "best"]
@@ -92,13 +100,21 @@ class Cell:
         return Curves(*_aligned(evaluations), series)
 
 
+class Missing(NamedTuple):
+    """A planned cell without rows: its stack, its data reference, and why it failed, if it did."""
+
+    stack: str
+    data: str
+    reason: str | None
+
+
 @dataclass(frozen=True)
 class Results:
     """What some results folders hold together.
 
     stacks, data: rows and columns of the grid, as the suites list them.
     cells: by (stack label, data label); what has no finished cell is not there.
-    missing: (stack, data reference) of planned cells without rows.
+    missing: planned cells without rows.
     """
 
     suites: tuple[SuiteRecord, ...]
@@ -106,7 +122,7 @@ class Results:
     stacks: tuple[StackName, ...]
     data: tuple[DataName, ...]
     cells: dict[tuple[str, str], Cell]
-    missing: tuple[tuple[str, str], ...]
+    missing: tuple[Missing, ...]
 
     @property
     def all_scored(self) -> bool:
@@ -158,7 +174,7 @@ def read_results(folders: Sequence[str | Path]) -> Results:
         tuple(stacks.values()),
         tuple(columns.values()),
         {key: Cell(stacks[key[0]], columns[key[1]], tuple(found)) for key, found in cells.items()},
-        _missing(suites, rows),
+        _missing(folders, suites, rows),
     )
 
 
@@ -222,11 +238,13 @@ def _position(order: Sequence[str], label: str) -> int:
     return order.index(label) if label in order else len(order)
 
 
-def _missing(suites: Sequence[SuiteRecord], rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
+def _missing(folders: Sequence[str | Path], suites: Sequence[SuiteRecord], rows: Sequence[Row]) -> tuple[Missing, ...]:
     done = {(row["stack"], row["data"]["reference"], row["ticks"]) for row in rows}
-    cells = [cell for suite in suites for cell in suite["cells"]]
     return tuple(
-        (cell["stack"], cell["data"]) for cell in cells if (cell["stack"], cell["data"], cell["ticks"]) not in done
+        Missing(cell["stack"], cell["data"], read_failure(Path(folder) / CELLS / cell["cell"]))
+        for folder, suite in zip(folders, suites, strict=True)
+        for cell in suite["cells"]
+        if (cell["stack"], cell["data"], cell["ticks"]) not in done
     )
 
 

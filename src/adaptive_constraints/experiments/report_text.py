@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from adaptive_constraints.experiments.findings import Difference, Effect
-from adaptive_constraints.experiments.grid import SCORES, Cell, Results, Score
+from adaptive_constraints.experiments.grid import SCORES, Cell, Missing, Results, Score
 from adaptive_constraints.experiments.rows import Published
 from adaptive_constraints.experiments.statistics import Estimate
 
@@ -121,12 +121,17 @@ def warnings(results: Results) -> list[str]:
             "score of 0, the reference's random policy; where there is no score it is left out and said so."
         )
     if results.missing:
-        cells = "; ".join(f"{stack} on {data}" for stack, data in results.missing[:5])
-        more = "; ..." if len(results.missing) > 5 else ""
-        found.append(f"{counted(len(results.missing), 'planned cell')} not finished: {cells}{more}.")
+        found.append(f"{counted(len(results.missing), 'planned cell')} not finished: {_named(results.missing)}.")
     if not results.all_scored and len(results.data) > 1:
         found.append("Some data sets have no reference returns, so nothing is put together over data sets.")
     return found
+
+
+def _named(missing: Sequence[Missing]) -> str:
+    """The first few, with the reasons of those that failed."""
+    reasons = [f", which failed ({cell.reason})" if cell.reason else "" for cell in missing]
+    cells = [f"{cell.stack} on {cell.data}{reason}" for cell, reason in zip(missing, reasons, strict=True)]
+    return "; ".join([*cells[:5], *(["..."] if len(cells) > 5 else [])])
 
 
 def _few(seeds: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,13 +12,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from adaptive_constraints.errors import SuiteError
-from adaptive_constraints.experiments.cell import FAILED, SESSION, Cell
+from adaptive_constraints.experiments.cell import SESSION, Cell
 from adaptive_constraints.experiments.rows import (
+    CELLS,
     ROWS,
     SUITE,
     PlannedCell,
     Published,
     Row,
+    read_failure,
     read_rows,
     read_suite,
     write_rows,
@@ -27,8 +28,6 @@ from adaptive_constraints.experiments.rows import (
 )
 from adaptive_constraints.experiments.suite import Suite
 from adaptive_constraints.training.records import commit, plain, read_metrics, versions
-
-CELLS = "cells"
 
 
 class Status(NamedTuple):
@@ -91,10 +90,8 @@ class Results:
         folder = self.of(cell)
         if (folder / ROWS).is_file():
             return _finished(read_rows(folder))
-        if (folder / FAILED).is_file():
-            return _begun(folder)._replace(
-                state="failed", reason=json.loads((folder / FAILED).read_text(encoding="utf-8"))["reason"]
-            )
+        if (reason := read_failure(folder)) is not None:
+            return _begun(folder)._replace(state="failed", reason=reason)
         return _begun(folder) if (folder / SESSION).is_file() else Status("waiting")
 
     def _planned_before(self) -> list[PlannedCell]:

@@ -1,7 +1,8 @@
 """What a bench run leaves behind: one row per (stack, data, seed), and what the suite planned.
 
 A results folder holds ``suite.json`` (the plan, the versions, published figures), ``rows.jsonl`` (one JSON object per
-line) and ``cells/<cell id>/`` (the run folder of every cell). Both files are replaced in one step as cells finish.
+line) and ``cells/<cell id>/`` (the run folder of every cell, with ``failed.json`` where it failed). Both files are
+replaced in one step as cells finish.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from adaptive_constraints._files import replacing
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.training.records import write_json
 
-ROWS, SUITE = "rows.jsonl", "suite.json"
+ROWS, SUITE, CELLS, FAILED = "rows.jsonl", "suite.json", "cells", "failed.json"
 
 
 class Data(TypedDict):
@@ -180,6 +181,15 @@ def read_suite(folder: str | Path) -> SuiteRecord:
     return record
 
 
+def read_failure(run: str | Path) -> str | None:
+    """Why the cell of a run folder failed when it was last tried; None if it did not."""
+    path = Path(run) / FAILED
+    if not path.is_file():
+        return None
+    reason: str = json.loads(path.read_text(encoding="utf-8"))["reason"]
+    return reason
+
+
 def _order(row: Row) -> tuple[str, str, int]:
     return row["data"]["reference"], row["stack"], row["seed"]
 
@@ -201,6 +211,7 @@ __all__ = [
     "Row",
     "RowEvaluation",
     "SuiteRecord",
+    "read_failure",
     "read_rows",
     "read_suite",
     "write_rows",

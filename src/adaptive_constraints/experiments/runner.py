@@ -15,9 +15,9 @@ from typing import Protocol
 
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.experiments.board import Board
-from adaptive_constraints.experiments.cell import FAILED, FAILED_EXIT, FINISHED_EXIT, LOG, Cell
+from adaptive_constraints.experiments.cell import FAILED_EXIT, FINISHED_EXIT, LOG, Cell
 from adaptive_constraints.experiments.results import Results, locked
-from adaptive_constraints.experiments.rows import Row
+from adaptive_constraints.experiments.rows import FAILED, Row
 from adaptive_constraints.experiments.suite import Suite
 from adaptive_constraints.training.records import write_json
 
