@@ -127,6 +127,7 @@ class DiffusionQL(Learner):
         )
         for name in ("hidden", "diffusion_steps", "backup_actions", "candidates", "actor_average_every"):
             self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        self.require(self.actor_average_start >= 0, f"actor_average_start must be >= 0, not {self.actor_average_start}")
         for name in ("polyak", "actor_rate"):
             self.require(0 < getattr(self, name) <= 1, f"{name} must lie in (0, 1], not {getattr(self, name)}")
 

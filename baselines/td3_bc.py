@@ -75,6 +75,8 @@ class TD3BC(Learner):
         self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
         self.require(self.policy_every >= 1, f"policy_every must be at least 1, not {self.policy_every}")
         self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
+        self.require(self.policy_noise >= 0, f"policy_noise must be >= 0, not {self.policy_noise}")
+        self.require(self.noise_clip >= 0, f"noise_clip must be >= 0, not {self.noise_clip}")
 
     def facts(self) -> Facts:
         return Facts(

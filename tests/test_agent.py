@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -181,6 +183,27 @@ def test_stacks_that_cannot_be(parts, message):
 def test_settings_are_checked_where_they_are_given(part, settings, message):
     with pytest.raises(StackError, match=message):
         part(**settings)
+
+
+OURS = [
+    part
+    for part in [*registry.learners().values(), *registry.adapters().values()]
+    if part.__module__.startswith("adaptive_constraints.")
+]
+
+
+@pytest.mark.parametrize("part", OURS, ids=lambda part: part.__name__)
+def test_numbers_that_make_no_sense_are_refused(part):
+    """Whatever a setting is, it is finite; learning rates, noise and lengths have a sign."""
+    numbers = {field.name: field.default for field in fields(part) if isinstance(field.default, float)}
+    for name in numbers:
+        for value in (math.nan, math.inf, -math.inf):
+            with pytest.raises(StackError, match=rf"{name} .*not -?(nan|inf)"):
+                part(**{name: value})
+    signed = {name for name in numbers if name.endswith("learning_rate") or name in ("policy_noise", "noise_clip")}
+    for name in signed | ({"reward_scale"} & numbers.keys()):
+        with pytest.raises(StackError, match=rf"{name} .*not -1"):
+            part(**{name: -1.0})
 
 
 def test_a_phase_that_is_none_is_refused(stack):

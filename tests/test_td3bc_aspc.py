@@ -229,8 +229,8 @@ def check(engine: Engine, loop: PlainLoop, tolerance: float, moved: float) -> No
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_a_plain_loop_in_float32(case):
-    """At width 64: in a wide network a unit's input soon lies within rounding of 0, and ReLU makes two of one."""
-    engine, (loop,) = beside(case, torch.float32, 200, hidden=64, batch_size=64)
+    """At width 32: in a wide network a unit's input soon lies within rounding of 0, and ReLU makes two of one."""
+    engine, (loop,) = beside(case, torch.float32, 200, hidden=32, batch_size=64)
     check(engine, loop, 1e-5, moved=0.05)
 
 

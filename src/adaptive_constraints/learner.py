@@ -178,6 +178,8 @@ class Learner(Presets, ABC):
         self.check_settings()
         self.require(0 <= self.discount <= 1, f"discount must lie in [0, 1], not {self.discount}")
         self.require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
+        scale = self.reward_scale
+        self.require(isinstance(scale, str) or scale > 0, f"reward_scale must be > 0, not {scale}")
         self.require(0 <= self.action_margin < 1, f"action_margin must lie in [0, 1), not {self.action_margin}")
 
     def require(self, condition: bool, text: str) -> None:

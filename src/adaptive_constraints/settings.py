@@ -131,7 +131,10 @@ _READERS: dict[Any, Callable[[str], Any]] = {type(None): _none, bool: _bool, int
 
 
 def check(part: Learner | Adapter) -> None:
-    """Raise `StackError` where a setting is not what its annotation allows, such as a misspelled choice."""
+    """Raise `StackError` where a setting is not what its annotation allows, such as a misspelled choice.
+
+    Numbers must be finite, and learning rates at least 0, which freezes what they are of.
+    """
     try:
         annotations = _annotations(type(part))
     except NameError:  # an annotation that only its own module's type checker can resolve
@@ -140,6 +143,10 @@ def check(part: Learner | Adapter) -> None:
         value = getattr(part, name)
         if not fits(value, annotation):
             raise StackError(f"{type(part).__name__}: {name} must be {words(annotation)}, not {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise StackError(f"{type(part).__name__}: {name} must be finite, not {value!r}")
+        if name.endswith("learning_rate") and isinstance(value, int | float) and value < 0:
+            raise StackError(f"{type(part).__name__}: {name} must be >= 0, not {value!r}")
 
 
 # -- describing ---------------------------------------------------------------------------------------------------
