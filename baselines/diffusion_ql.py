@@ -120,7 +120,6 @@ class DiffusionQL(Learner):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(self.eta > 0, f"eta must be > 0, not {self.eta}")
-        self.require(self.learning_rate > 0, f"learning_rate must be > 0, not {self.learning_rate}")
         self.require(
             self.gradient_clip is None or self.gradient_clip > 0,
             f"gradient_clip must be > 0, or None, not {self.gradient_clip}",

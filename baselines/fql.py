@@ -103,7 +103,6 @@ class FQL(Learner):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(self.alpha > 0, f"alpha must be > 0, not {self.alpha}")
-        self.require(self.learning_rate > 0, f"learning_rate must be > 0, not {self.learning_rate}")
         for name in ("hidden", "layers", "flow_steps"):
             self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")

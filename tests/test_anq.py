@@ -548,7 +548,6 @@ def test_a_policy_that_climbs_q_is_weighted_where_it_imitates():
         {"inverse_temperature": -1.0},
         {"largest_weight": 0.0},
         {"policy_every": 0},
-        {"learning_rate": -1.0},
         {"polyak": 0.0},
         {"hidden": 0},
         {"output_scale": -1.0},

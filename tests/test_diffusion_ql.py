@@ -498,7 +498,6 @@ def test_equal_rewards_have_no_standard_deviation():
     [
         ({"eta": 0.0}, "eta must be > 0, not 0.0"),
         ({"gradient_clip": 0.0}, "gradient_clip must be > 0, or None, not 0.0"),
-        ({"learning_rate": -1.0}, "learning_rate must be > 0"),
         ({"candidates": 0}, "candidates must be at least 1, not 0"),
         ({"diffusion_steps": 0}, "diffusion_steps must be at least 1"),
         ({"backup_actions": 0}, "backup_actions must be at least 1"),

@@ -152,7 +152,7 @@ def test_the_two_commands_and_every_part_are_named():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in ("demo", "test"))
     ours = {*adapters.__all__, *baselines.__all__}
-    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == ours
+    assert set(re.findall(r"^\| `([A-Z]\w+)` \|", README, re.MULTILINE)) == ours
 
 
 def test_own_parts_stand_in_the_readme_as_in_the_examples():

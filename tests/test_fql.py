@@ -343,7 +343,6 @@ def test_presets_are_the_papers_table():
     ("settings", "message"),
     [
         ({"alpha": 0.0}, "alpha must be > 0, not 0.0"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0, not 0.0"),
         ({"layers": 0}, "layers must be at least 1, not 0"),
         ({"hidden": 0}, "hidden must be at least 1"),
         ({"flow_steps": 0}, "flow_steps must be at least 1"),

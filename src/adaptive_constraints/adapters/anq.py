@@ -118,7 +118,6 @@ class ANQ(Adapter):
         )
         self._require(self.largest_weight > 0, f"largest_weight must be > 0, not {self.largest_weight}")
         self._require(self.policy_every >= 1, f"policy_every must be at least 1 tick, not {self.policy_every}")
-        self._require(self.learning_rate >= 0, f"learning_rate must be >= 0, not {self.learning_rate}")
         self._require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
         self._require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
         self._require(self.output_scale >= 0, f"output_scale must be >= 0, not {self.output_scale}")

@@ -37,8 +37,6 @@ class WPC(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.learning_rate < 0:
-            raise StackError(f"{self.name}: learning_rate must be >= 0, not {self.learning_rate}")
         if self.hidden < 1:
             raise StackError(f"{self.name}: hidden must be at least 1, not {self.hidden}")
 
