@@ -5,7 +5,8 @@
 
 Interrupted, the same command goes on from its checkpoint in --runs; --minutes ends it after that long, whatever step it
 stands at. The result file under --results holds the command, commit, versions, device, seeds, data fingerprint, every
-episode return of both phases, what was earned while collecting, and the adaptive quantities over time.
+episode return of both phases, and over time what was earned while collecting, the value, the constraint and the
+adaptive quantities.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from real_data import series
 
 from adaptive_constraints import Agent, load_agent
 from adaptive_constraints.training.records import write_json
@@ -39,13 +41,12 @@ def main() -> None:
     name = f"{options.offline.name.removesuffix('.npz')}-online-{options.buffer}-{options.steps}"
     out = options.runs / name
     finetune(agent, options, out)
-    series = (*agent.history.adaptive, "collect/return")
     record = {
         "command": f"python benchmarks/finetune.py {shlex.join(sys.argv[1:])}",
         "label": f"{agent.name}, fine-tuned, buffer {options.buffer}",
         **json.loads((out / "config.json").read_text()),
         **json.loads((out / "result.json").read_text()),
-        "series": {each: [values.tolist() for values in agent.history.series(each)] for each in series},
+        "series": series(agent.history, "collect/return"),
     }
     write_json(options.results / f"{name}.json", record)
     print(f"{agent.name}: {record['measure']} last {record['last']}, best {record['best']}")

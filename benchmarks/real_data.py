@@ -4,7 +4,7 @@
 
 Interrupted, the same command goes on from its checkpoint in --runs; --minutes ends it after that long, whatever tick it
 stands at. The result file under --results holds the command, commit, versions, device, seeds, data fingerprint, every
-episode return, and the adaptive quantities over time.
+episode return, and over time the value, the constraint and the adaptive quantities.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from adaptive_constraints import Agent, wrap
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.settings import read_adapters, read_learner
+from adaptive_constraints.training.history import History
 from adaptive_constraints.training.records import write_json
 
 
@@ -50,10 +52,17 @@ def main() -> None:
         "label": " ".join(options.stack),
         **json.loads((out / "config.json").read_text()),
         **json.loads((out / "result.json").read_text()),
-        "series": {each: [v.tolist() for v in agent.history.series(each)] for each in agent.history.adaptive},
+        "series": series(agent.history),
     }
     write_json(options.results / f"{name}.json", record)
     print(f"{agent.name}: {record['measure']} last {record['last']}, best {record['best']}")
+
+
+def series(history: History, *others: str) -> dict[str, list[Any]]:
+    """Ticks [T] and values [T, S] of the constrained group's terms, of what adapts, and of ``others``."""
+    terms = {name for row in history.metrics for name in row if name.endswith(("/value", "/constraint"))}
+    names = (*sorted(terms), *history.adaptive, *others)
+    return {name: [values.tolist() for values in history.series(name)] for name in names}
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -331,6 +331,27 @@ def test_another_training_is_refused(stack, tmp_path):
         fit(stack.without("aspc"), out=tmp_path)
     with pytest.raises(CheckpointError, match="fingerprint"):
         fit(stack.untrained(), dataset=make_data(seed=1), out=tmp_path)
+    with pytest.raises(TrainingError, match=r"this agent is on cpu, not on meta.*load_agent\(path, 'meta'\)"):
+        fit(stack, device="meta")
+
+
+def test_a_folder_without_a_checkpoint_is_of_its_run_alone(stack, tmp_path):
+    """A run that ended before its first checkpoint begins anew; what others left in the folder stays as it is."""
+    fit(stack, out=tmp_path)
+    (tmp_path / CHECKPOINT).unlink()
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError, match="holds another training.*steps 60 there, 70 here.*another folder"):
+        fit(stack.untrained(), steps=70, out=tmp_path)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    again = stack.untrained()
+    fit(again, out=tmp_path)
+    assert_same(again, stack)
+    (tmp_path / CHECKPOINT).unlink()
+    for text in ('{"name": "my own"}', "[]", "no JSON"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"config\.json is not of a run of this library: use another folder"):
+            fit(stack.untrained(), out=tmp_path)
+        assert (tmp_path / "config.json").read_text() == text
 
 
 # -- seeds ------------------------------------------------------------------------------------------------------------

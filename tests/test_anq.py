@@ -568,7 +568,9 @@ def test_presets():
     assert ANQ.preset("gym") == ANQ(penalty_weight=0.1)
     assert ANQ.preset("gym-expert") == ANQ() == ANQ(penalty_weight=5.0)
     antmaze = ANQ.preset("antmaze", penalty_weight=0.1)
-    assert (antmaze.value_expectile, antmaze.value_aggregate, antmaze.objective_aggregate) == (0.9, "mean", "min")
+    assert (antmaze.value_expectile, antmaze.value_aggregate, antmaze.objective_aggregate) == (0.9, "learner", "min")
+    learner = IQL.preset("anq-antmaze")
+    assert (learner.aggregate_q, learner.critics, learner.beta, learner.expectile) == ("mean", 4, 10.0, 0.9)
     assert antmaze.penalty_weight == 0.1 and ANQ.preset("antmaze").penalty_weight == 5.0
 
 

@@ -101,7 +101,9 @@ def test_places_that_cannot_be_written_to(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "seeds", [np.int64(2), range(2), [np.int64(0), 1], (0, 1)], ids=["numpy's", "range", "list of numpy's", "tuple"]
+    "seeds",
+    [np.int64(2), np.arange(2), range(2), [np.int64(0), 1], (0, 1)],
+    ids=["numpy's", "array", "range", "list of numpy's", "tuple"],
 )
 def test_numbers_of_numpy_and_devices_of_torch_are_fine(seeds, tmp_path):
     agent = wrap(TD3BC(hidden=8, batch_size=16))

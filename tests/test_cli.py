@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -212,6 +213,8 @@ def test_finetune_stops_goes_on_and_is_complete(run, tmp_path, capsys):
     assert f"TD3BC + aspc from {run}, tick 40, seeds 0, 1" in shown
     assert f"60 environment steps per seed, buffer half; run folder {out}" in shown
     assert "TD3BC + aspc at tick 67" in shown, "of a batch of 16, half is collected first"
+    assert "not evaluated online" in shown and "last score" not in shown
+    assert "last" not in json.loads((out / "result.json").read_text())
     assert main([*command, "--eval-episodes", "1"]) == 0
     shown = said(capsys)
     assert "at tick 92" in shown and "last score" in shown and "result.json" in shown
@@ -219,6 +222,8 @@ def test_finetune_stops_goes_on_and_is_complete(run, tmp_path, capsys):
     assert config["online"].items() >= {"after tick": 40, "env": "Hopper-v5", "buffer": "half", "warm_up": 8}.items()
     assert result["online_from"] == 40 and [each["tick"] for each in result["evaluations"]] == [20, 40, 92]
     assert load_agent(out).tick == 92 and load_agent(run).tick == 40
+    assert main(["finetune", str(out), *command[2:], "--eval-env", "none"]) == 0
+    assert "it was complete at tick 92: there was nothing to train" in said(capsys)
     assert main(["evaluate", str(out), "--episodes", "1"]) == 0
     assert main([*command[:4], *command[6:]]) == 2
     assert "online buffer half there, all here" in said(capsys)
@@ -267,6 +272,7 @@ def test_evaluate(run, tmp_path, capsys):
     shown = said(capsys)
     found = json.loads(written.read_text())
     assert np.shape(found["returns"]) == (2, 2) and found["seeds"] == [0, 1] and found["tick"] == 40
+    assert found["env"] == "Hopper-v5"
     assert "TD3BC + aspc at tick 40" in shown and "score: 0 is a return of -20.2723" in shown
     for seed, (mean, score) in enumerate(zip(found["mean_return"], found["score"], strict=True)):
         assert any(
@@ -277,6 +283,25 @@ def test_evaluate(run, tmp_path, capsys):
 def test_evaluate_says_at_once_where_it_cannot_write(run, tmp_path, capsys):
     assert main(["evaluate", str(run), "--json", str(tmp_path)]) == 2
     assert said(capsys).endswith(f"error: cannot write {tmp_path}, which is a folder: name a file in it\n")
+
+
+def test_evaluate_needs_an_episode(run, capsys):
+    assert main(["evaluate", str(run), "--episodes", "0"]) == 2
+    assert said(capsys).endswith("error: --episodes must be at least 1, not 0\n")
+
+
+def test_more_than_fits_is_said_in_one_line(data, capsys, tmp_path):
+    huge = ["--learner", "TD3BC", "hidden=100000000", "--steps", "2", "--eval-env", "none"]
+    assert main(["train", "--data", data, *huge, "--out", str(tmp_path / "run")]) == 2
+    last = said(capsys).splitlines()[-1]
+    assert last.startswith("error: out of memory (") and last.endswith("a smaller width or a smaller batch")
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    words = [sys.executable, "-m", "adaptive_constraints", "list", "TD3BC"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
 
 
 def test_evaluate_without_reference_returns(run, capsys):

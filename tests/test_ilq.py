@@ -530,7 +530,7 @@ def test_a_perfect_model_imagines_what_the_data_says(normalize):
             return Prepared(
                 models={f"dynamics.{n}": t[None] for n, t in p.items()}
                 | {"delta": torch.zeros(1)}
-                | self._termination(preparation)
+                | self._terminals("far", preparation)
             )
 
     learner = TD3BC(hidden=8, batch_size=64, policy_noise=0.0, normalize_observations=normalize)
@@ -613,9 +613,18 @@ def test_models_are_trained_once_per_seed_and_go_on_bit_for_bit(cache, tmp_path)
         resumed.fit(data, **options)
         one, two = (each._trained.engine.state() for each in (whole, resumed))
         assert one.keys() == two.keys() and not different(one, two)
+    assert not list(cache.iterdir()), "the checkpoint has the models"
+    wrap(*stack).fit(data, **options)
     made_anew = {file.name: checkpoint.read(file)[1] for file in cache.iterdir()}
     assert made_anew.keys() == files.keys()
     assert not [name for name in files if different(files[name], made_anew[name])], "trained anew, the same bits"
+
+
+def test_a_termination_that_is_not_known_is_refused_before_anything_is_trained(cache):
+    agent = wrap(TD3BC(hidden=8, batch_size=16), ILQ(**(TINY | {"termination": "hoper"})))
+    with pytest.raises(StackError, match="hoper"):
+        agent.fit(made_data(), steps=8, progress=False, device="cpu")
+    assert not cache.exists()
 
 
 def test_only_what_is_needed_is_trained(cache):

@@ -144,6 +144,11 @@ def test_commit_reads_the_tree_that_tracks_the_folder_and_no_other(tmp_path: Pat
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "-m", "a")
     assert commit(inner) == {"hash": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "run.log").write_text("beside the code")
+    assert (commit(inner) or {})["dirty"] is False
+    (tmp_path / "new.py").write_text("not committed")
+    assert (commit(inner) or {})["dirty"] is True
+    (tmp_path / "new.py").unlink()
     (inner / "a.py").write_text("changed")
     assert (commit(inner) or {})["dirty"] is True
 

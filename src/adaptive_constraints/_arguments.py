@@ -114,8 +114,9 @@ def _is(value: object, option: Any) -> bool:
     if origin is Literal:
         return value in inner
     if origin is Sequence:
-        several = isinstance(value, Sequence) and not isinstance(value, str)
-        return several and all(fits(each, inner[0]) for each in value)  # type: ignore[attr-defined]
+        entries: Any = value.tolist() if isinstance(value, np.ndarray) else value
+        several = isinstance(entries, Sequence) and not isinstance(entries, str)
+        return several and all(fits(each, inner[0]) for each in entries)
     return callable(value) if origin is Callable else True
 
 

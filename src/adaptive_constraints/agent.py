@@ -162,6 +162,8 @@ class Agent:
         )
         execution = _execution(traced, precision, compiled)
         wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint, precision, compiled)
+        if device is not None and self._trained is not None:
+            _refuse_move(self._trained.device, where)
         before = self._started(wanted, plan.out, where)
         if before is None:
             trained = Trained.fresh(
@@ -256,14 +258,15 @@ class Agent:
         """The online phase to go on with, or the run that begins one now."""
         wanted = replace(trained.identity, online=settings.identity(trained.origin))
         if trained.online is not None:
-            _refuse_other(trained, wanted, "this agent", "fine-tune a copy of the agent from before: load_agent(path)")
+            remedy = "fine-tune a copy of the agent from before: load_agent(path)"
+            _refuse_other(trained.identity, wanted, "this agent", remedy)
             return trained
         return _kept(folder, wanted, trained.device) or trained
 
     def _started(self, wanted: Identity, folder: Path | None, device: torch.device) -> Trained | None:
         """The training to go on with, if there is one; it must be the wanted one."""
         if self._trained is not None:
-            _refuse_other(self._trained, wanted, "this agent", "train a twin: agent.untrained().fit(...)")
+            _refuse_other(self._trained.identity, wanted, "this agent", "train a twin: agent.untrained().fit(...)")
             return self._trained
         return _kept(folder, wanted, device)
 
@@ -283,6 +286,11 @@ class Agent:
     def seeds(self) -> tuple[int, ...]:
         """The seeds it was trained with."""
         return self._need().engine.seeds
+
+    @property
+    def env_id(self) -> str | None:
+        """The Gymnasium id of the environment that its data was recorded in; None where that is not known."""
+        return self._need().data.env_id
 
     @property
     def data_name(self) -> str:
@@ -346,16 +354,21 @@ class Agent:
 
 def _kept(folder: Path | None, wanted: Identity, device: torch.device) -> Trained | None:
     """The run that a folder holds, if it holds one; it must be the wanted one."""
-    file = folder / fitting.CHECKPOINT if folder is not None else None
-    if file is None or not file.is_file():
+    if folder is None:
+        return None
+    remedy = "use another folder, or remove this one"
+    file = folder / fitting.CHECKPOINT
+    if not file.is_file():
+        if (begun := fitting.begun(folder)) is not None:  # and ended before its first checkpoint: it begins anew
+            _refuse_other(begun, wanted, str(folder), remedy)
         return None
     found = Trained.read(file, device)
-    _refuse_other(found, wanted, str(file), "use another folder, or remove this one")
+    _refuse_other(found.identity, wanted, str(file), remedy)
     return found
 
 
-def _refuse_other(trained: Trained, wanted: Identity, where: str, remedy: str) -> None:
-    differences = trained.identity.differences(wanted)
+def _refuse_other(identity: Identity, wanted: Identity, where: str, remedy: str) -> None:
+    differences = identity.differences(wanted)
     if differences:
         raise CheckpointError(f"{where} holds another training ({'; '.join(differences)}): {remedy}")
 
@@ -385,6 +398,11 @@ def _device(name: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
     return device
+
+
+def _refuse_move(there: torch.device, wanted: torch.device) -> None:
+    if (there.type, there.index or 0) != (wanted.type, wanted.index or 0):
+        raise TrainingError(f"this agent is on {there}, not on {wanted}: save it, and load_agent(path, '{wanted}')")
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -141,13 +142,14 @@ def prepare(
     seeds: Sequence[int],
     device: torch.device,
     progress: bool = False,
+    kept: Mapping[str, Prepared] = types.MappingProxyType({}),
 ) -> dict[str, Prepared]:
-    """What each adapter of a stack makes of the data, by its name."""
+    """What each adapter of a stack makes of the data, by its name; what is ``kept`` is not made again."""
     spec = Spec(data.observation_dim, data.action_dim)
     preparation = Preparation(
         data, preprocessor, resolved.facts, spec, tuple(seeds), resolved.learner.discount, device, progress
     )
-    prepared = {each.name: each.prepare(preparation) or Prepared() for each in resolved.adapters}
+    prepared = {each.name: kept.get(each.name) or each.prepare(preparation) or Prepared() for each in resolved.adapters}
     for name, each in prepared.items():
         rows = {column: len(values) for column, values in each.columns.items()}
         rows |= {column: values.shape[1] for column, values in each.seed_columns.items()}

@@ -67,7 +67,7 @@ class ANQ(Adapter):
     """Bound of those weights."""
     value_aggregate: Aggregate = "learner"
     """How the critics become one in both advantages; learner: its own way, which is also how V is regressed, whatever
-    this says. Inferred: the mean on AntMaze."""
+    this says. Inferred: the mean on AntMaze, for which the learner is to take it: ``IQL.preset("anq-antmaze")``."""
     objective_aggregate: Aggregate = "learner"
     """How the critics become one in what mu climbs. Inferred: the smallest on AntMaze."""
     target_mu: bool = True
@@ -98,7 +98,6 @@ class ANQ(Adapter):
             "value_expectile": 0.9,
             "inverse_temperature": 10.0,
             "largest_weight": 100.0,
-            "value_aggregate": "mean",
             "objective_aggregate": "min",
         },
     }

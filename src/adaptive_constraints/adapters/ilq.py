@@ -196,9 +196,10 @@ class ILQ(Adapter):
             return None
         models = {"delta": self.delta * preparation.preprocessor.reward_scale.expand(len(preparation.seeds))}
         if self.imagination:
+            rule = choose_termination(self.termination, preparation.data)  # first: it may refuse
             dynamics = DynamicsFit(self.model_members, self.model_hidden, self.model_epochs, self.model_patience)
             models |= _named("dynamics", dynamics.run(preparation, self.group("dynamics"), self.shared_models))
-            models |= self._termination(preparation)
+            models |= self._terminals(rule, preparation)
         if self.limit and not preparation.facts.owns_behavior:
             behavior = fit_behavior(
                 preparation,
@@ -211,9 +212,8 @@ class ILQ(Adapter):
             models |= _named("behavior", behavior)
         return Prepared(models=models)
 
-    def _termination(self, preparation: Preparation) -> Params:
+    def _terminals(self, rule: str, preparation: Preparation) -> Params:
         """A classifier, or a marker whose name says which rule holds, and what maps states back to raw ones."""
-        rule = choose_termination(self.termination, preparation.data)
         if rule == "learned":
             name = self.group("termination")
             fitted = fit_termination(preparation, name, self.termination_steps, self.shared_models)

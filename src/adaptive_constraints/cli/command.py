@@ -11,7 +11,7 @@ import torch
 from adaptive_constraints.agent import AUTO
 from adaptive_constraints.errors import TrainingError
 
-FOUND_ERRORS, FAILED, INTERRUPTED = 1, 2, 130
+FOUND_ERRORS, FAILED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 """Exit codes: the doctor found errors, a command failed, Ctrl-C ended it."""
 
 
@@ -92,4 +92,4 @@ class RunOptions:
         }
 
 
-__all__ = ["FAILED", "FOUND_ERRORS", "INTERRUPTED", "Command", "Common", "RunOptions"]
+__all__ = ["FAILED", "FOUND_ERRORS", "INTERRUPTED", "PIPE_CLOSED", "Command", "Common", "RunOptions"]

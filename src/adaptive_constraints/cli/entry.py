@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
+import torch
+
 from adaptive_constraints.cli.bench import Bench
-from adaptive_constraints.cli.command import FAILED, INTERRUPTED, Command
+from adaptive_constraints.cli.command import FAILED, INTERRUPTED, PIPE_CLOSED, Command
 from adaptive_constraints.cli.data import Collect, Doctor
 from adaptive_constraints.cli.evaluate import Evaluate
 from adaptive_constraints.cli.explain import Explain, List
@@ -47,12 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LostSeedWarning)  # said by the progress display and by the final table
             _import(command.common.imports)
-            return command.run()
+            code = command.run()
+            sys.stdout.flush()  # here, where a reader that has gone is known
+            return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # such as head, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except (AdaptiveConstraintsError, OSError) as error:
         return _failed(error, command.common.debug)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _failed(_too_large(error), command.common.debug)
 
 
 def parse(words: Sequence[str]) -> Command:
@@ -98,6 +110,16 @@ def _import(modules: Sequence[str]) -> None:
         except Exception as error:
             text = f"--imports {module}: it fails while being imported ({type(error).__name__}: {error})"
             raise DependencyError(f"{text}; import it in Python to see where") from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of numpy, of torch on a GPU, or of torch on a CPU, which has no type for it."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _too_large(error: Exception) -> TrainingError:
+    first = (str(error).splitlines() or ["no more is known"])[0]
+    return TrainingError(f"out of memory ({first}); take fewer seeds, a smaller width or a smaller batch")
 
 
 def _failed(error: BaseException, debug: bool) -> int:

@@ -10,6 +10,7 @@ from adaptive_constraints._files import check_file
 from adaptive_constraints.agent import AUTO, Agent, load_agent
 from adaptive_constraints.cli.command import Command, Common
 from adaptive_constraints.cli.show import show_evaluation
+from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation import Evaluation
 from adaptive_constraints.training.records import write_json
 
@@ -34,6 +35,8 @@ class Evaluate(Command):
 
     def run(self) -> int:
         """Evaluate and show."""
+        if self.episodes < 1:
+            raise EvaluationError(f"--episodes must be at least 1, not {self.episodes}")
         if self.json is not None:
             check_file(self.json)
         agent = load_agent(self.path, self.device)
@@ -52,7 +55,7 @@ class Evaluate(Command):
             "agent": self.path,
             "stack": agent.name,
             "tick": agent.tick,
-            "env": self.env,
+            "env": agent.env_id if self.env == AUTO else self.env,
             "seed": self.seed,
             "seeds": agent.seeds,
             "returns": found.returns,

@@ -130,11 +130,14 @@ class Finetune(Command):
 
 def _run(agent: Agent, out: Path, train: Callable[[], History]) -> int:
     """Train the agent, then say how it went; the exit code."""
+    before = agent.tick
     try:
         history = train()
     except KeyboardInterrupt:
         print(interrupted(out), file=sys.stderr)
         return INTERRUPTED
+    if agent.tick == before:
+        print(f"it was complete at tick {before}: there was nothing to train")
     show_run(agent, history, out)
     return 0
 

@@ -46,10 +46,10 @@ def show_run(agent: Agent, history: History, out: Path) -> None:
     """How a run went, and what it left in its folder."""
     speed = f"{history.ticks_per_second:.0f} ticks/s, {history.seconds:.0f} s of training"
     print(f"\n{agent.name} at tick {agent.tick}: {speed}")
-    if history.evaluations:
+    if history.counted:
         show_summary(agent, history)
     else:
-        print("not evaluated")
+        print("not evaluated" if history.online_from is None else "not evaluated online")
         for seed in history.failures:
             print(f"seed {seed} was {_lost(history, seed)}")
     files = sorted(path.name for path in out.iterdir() if path.is_file() and not path.name.startswith("."))

@@ -1,4 +1,4 @@
-"""The map between raw data and learner space: one object in training, evaluation, fine-tuning and export."""
+"""The map between raw data and learner space: one object in training, evaluation and fine-tuning."""
 
 from __future__ import annotations
 

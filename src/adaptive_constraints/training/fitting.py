@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,15 +14,17 @@ from typing import Any
 import numpy as np
 
 from adaptive_constraints._files import check_folder
-from adaptive_constraints.errors import TrainingError
-from adaptive_constraints.evaluation import Evaluation, Evaluator
+from adaptive_constraints.errors import CheckpointError, TrainingError
+from adaptive_constraints.evaluation import Evaluation, Evaluator, summary
 from adaptive_constraints.training.cpu import tuned
 from adaptive_constraints.training.history import History
 from adaptive_constraints.training.progress import Progress
 from adaptive_constraints.training.records import MetricsLog, commit, device_name, versions, write_json
-from adaptive_constraints.training.trained import Trained
+from adaptive_constraints.training.trained import Identity, Trained
 
-CHECKPOINT = "checkpoint.npz"
+CHECKPOINT, CONFIG = "checkpoint.npz", "config.json"
+AFTER = "after tick"
+"""Where an online phase began, in the settings of a run folder."""
 ACTING_STEPS_PER_TICK = 1 << 20
 """Room for the steps of one evaluation between the noise of one tick's policy and of the next."""
 
@@ -66,8 +69,8 @@ def fit(trained: Trained, plan: Plan) -> None:
             evaluator.check(trained.spec.observation_dim, trained.spec.action_dim)
         log = None
         if plan.out is not None:
-            write_json(plan.out / "config.json", _config(trained, plan))
             log = MetricsLog(plan.out, resumed_tick=trained.engine.tick, tensorboard=plan.tensorboard)
+            write_json(plan.out / CONFIG, _config(trained, plan))
         progress = Progress(trained.stack.name, trained.engine.horizon, trained.engine.tick, plan.progress)
         try:
             with progress, tuned(trained.device, trained.products), trained.environments():
@@ -84,6 +87,23 @@ def fit(trained: Trained, plan: Plan) -> None:
         if not (plan.out / CHECKPOINT).is_file():  # a run that was complete before it got this folder
             trained.write(plan.out / CHECKPOINT)
         _results(trained, plan.out)
+
+
+def begun(folder: Path) -> Identity | None:
+    """Which run wrote the settings in a folder; None where there are none.
+
+    Raises `CheckpointError` for a file of that name which no run wrote.
+    """
+    file = folder / CONFIG
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        online = found["online"] and {name: value for name, value in found["online"].items() if name != AFTER}
+        stack, seeds, fingerprint = found["stack"], tuple(found["seeds"]), found["data"]["fingerprint"]
+        return Identity(stack, found["steps"], seeds, fingerprint, found["precision"], found["compiled"], online)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is not of a run of this library: use another folder") from error
 
 
 class _Loop:
@@ -195,7 +215,7 @@ def _config(trained: Trained, plan: Plan) -> dict[str, Any]:
             "episodes": plan.eval_episodes,
             "seed": plan.eval_seed,
         },
-        "online": trained.online and {"after tick": trained.engine.phase_start, **trained.online.identity},
+        "online": trained.online and {AFTER: trained.engine.phase_start, **trained.online.identity},
         "device": device_name(trained.device),
         "precision": trained.engine.execution.precision,
         "compiled": trained.engine.execution.compiled,
@@ -218,11 +238,11 @@ def _results(trained: Trained, out: Path) -> None:
         "ticks_per_second": history.ticks_per_second,
         "seconds": history.seconds,
     }
-    if history.evaluations:
+    if history.counted:
         found = history.summary()
         result["measure"] = found.measure
         result |= {name: getattr(found, name).tolist() for name in ("last", "best", "last_ten")}
-        result["evaluations"] = history.to_json()["evaluations"]
+    result["evaluations"] = history.to_json()["evaluations"]
     write_json(out / "result.json", result)
     if len(history.evaluations) > 1:
         picture({trained.stack.name: history}, out / "curves.png")
@@ -234,7 +254,7 @@ def picture(runs: Mapping[str, History], path: Path) -> bool:
         return False
     from adaptive_constraints.training.plots import Curves, learning_curves
 
-    measures = {history.summary().measure for history in runs.values()}
+    measures = {summary(history.evaluations).measure for history in runs.values()}
     curves = {
         name: Curves(*history.scores(), {each: history.series(each) for each in history.adaptive})
         for name, history in runs.items()

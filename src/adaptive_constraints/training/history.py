@@ -46,10 +46,14 @@ class History:
         values = [e.mean_return if e.score is None else e.score for e in self.evaluations]
         return np.array([e.tick for e in self.evaluations]), np.array(values, dtype=np.float64)
 
+    @property
+    def counted(self) -> list[Evaluation]:
+        """The evaluations that say how the run went: once it is online, only those of that phase."""
+        return [each for each in self.evaluations if self.online_from is None or each.tick > self.online_from]
+
     def summary(self) -> Summary:
-        """Last score, best score, mean of the last ten, per seed; of the online phase alone once it has evaluations."""
-        online = [each for each in self.evaluations if self.online_from is not None and each.tick > self.online_from]
-        return summary(online or self.evaluations)
+        """Last score, best score, mean of the last ten, per seed, of those that count."""
+        return summary(self.counted)
 
     def to_json(self) -> dict[str, Any]:
         """A plain tree that `from_json` reads."""

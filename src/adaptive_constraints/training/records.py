@@ -116,12 +116,16 @@ def commit(folder: str | Path | None = None) -> dict[str, str | bool] | None:
     """``{"hash": ..., "dirty": ...}`` of the git work tree that tracks ``folder``; None without one, or without git.
 
     folder: this package's own source by default; installed inside someone's work tree, it is not tracked by it.
+    dirty: tracked files differ from the commit, or Python files stand there that it does not have.
     """
     folder = Path(__file__).resolve().parent if folder is None else Path(folder)
     if _git(folder, "ls-files", "--error-unmatch", ".") is None:
         return None
-    head, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain")
-    return None if head is None or changes is None else {"hash": head, "dirty": bool(changes)}
+    head, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=all")
+    if head is None or changes is None:
+        return None
+    lines = [line for line in changes.splitlines() if not line.startswith("??") or line.endswith(".py")]
+    return {"hash": head, "dirty": bool(lines)}
 
 
 def device_name(device: str | torch.device) -> str:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adaptive_constraints.adapter import Prepared
 from adaptive_constraints.data import Dataset, Preprocessor, ReferenceScore, reference_of
 from adaptive_constraints.errors import CheckpointError
 from adaptive_constraints.evaluation.rollout import EnvSource
@@ -173,8 +174,9 @@ class Trained:
         execution: Execution,
         products: Products | None = None,
         progress: bool = False,
+        kept: Mapping[str, Prepared] | None = None,
     ) -> Trained:
-        """At tick 0, with data; ``products`` are by default the fastest here."""
+        """At tick 0, with data; ``products`` are by default the fastest here, and what is ``kept`` is not prepared."""
         warn_if_slower(execution.precision, device)
         if execution.compiled:
             check_compiler(device)
@@ -188,7 +190,7 @@ class Trained:
         )
         spec = Spec(dataset.observation_dim, dataset.action_dim)
         resolved = stack.resolve()
-        prepared = prepare(resolved, dataset, preprocessor, seeds, device, progress)
+        prepared = prepare(resolved, dataset, preprocessor, seeds, device, progress, kept or {})
         initial = initial_state(resolved, spec, seeds, prepared)
         table = preprocessor.table(dataset, stack.learner.columns())
         engine = Engine(resolved, initial, table, horizon=steps, device=device, **execution._asdict())
@@ -262,7 +264,17 @@ class Trained:
             execution=self.engine.execution._replace(traced=traced),
             products=self.products,
             progress=progress,
+            kept=self._models(),
         )
+
+    def _models(self) -> dict[str, Prepared]:
+        """What adapters prepared that made models alone, which a checkpoint holds; columns it does not."""
+        with_columns = {column.adapter for column in self.columns}
+        return {
+            name: Prepared(models=models)
+            for name, models in self.engine.frozen.items()
+            if models and name not in with_columns
+        }
 
     def go_online(
         self,
