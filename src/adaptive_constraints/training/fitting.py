@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adaptive_constraints._files import check_folder
 from adaptive_constraints.errors import CheckpointError, TrainingError
@@ -70,6 +71,8 @@ def fit(trained: Trained, plan: Plan) -> None:
         log = None
         if plan.out is not None:
             log = MetricsLog(plan.out, resumed_tick=trained.engine.tick, tensorboard=plan.tensorboard)
+            if log.path.stat().st_size == 0:  # a folder that the run has not been in before
+                _tell(log, trained.history)
             write_json(plan.out / CONFIG, _config(trained, plan))
         progress = Progress(trained.stack.name, trained.engine.horizon, trained.engine.tick, plan.progress)
         try:
@@ -185,12 +188,28 @@ class _Loop:
         trained, tick = self._trained, self._trained.engine.tick
         evaluation = evaluate(trained, evaluator)
         trained.history.evaluations.append(evaluation)
-        values = evaluation.mean_return if evaluation.score is None else evaluation.score
-        what = "return" if evaluation.score is None else "score"
+        what, values = _measured(evaluation)
         living = [values[i] for i, seed in enumerate(trained.engine.seeds) if seed not in trained.history.failures]
         self._progress.note(f"{what} {np.mean(living):.1f}")
         if self._log is not None:
-            self._log.append(tick, {f"eval/{what}": values.tolist(), "eval/returns": evaluation.mean_return.tolist()})
+            self._log.append(tick, _row(evaluation))
+
+
+def _measured(evaluation: Evaluation) -> tuple[str, NDArray[np.float64]]:
+    """What says how good a policy was, and how good each seed's was: [S]."""
+    return ("return", evaluation.mean_return) if evaluation.score is None else ("score", evaluation.score)
+
+
+def _row(evaluation: Evaluation) -> dict[str, list[float]]:
+    what, values = _measured(evaluation)
+    return {f"eval/{what}": values.tolist(), "eval/returns": evaluation.mean_return.tolist()}
+
+
+def _tell(log: MetricsLog, history: History) -> None:
+    """Write down what happened before."""
+    rows = [*history.metrics, *({"tick": each.tick, **_row(each)} for each in history.evaluations)]
+    for row in sorted(rows, key=lambda row: row["tick"]):
+        log.append(row["tick"], row)
 
 
 def evaluate(trained: Trained, evaluator: Evaluator) -> Evaluation:
