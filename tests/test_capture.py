@@ -130,8 +130,8 @@ OPERATIONS = {
     "CQL": 1436,
     "DiffusionQL": 2908,
     "FQL": 2000,
-    "TD3BC + aspc": 921,
-    "TD3BC + four": 3374,
+    "TD3BC + aspc": 822,
+    "TD3BC + four": 3228,
 }
 """Those of four ticks, as they were when this was written; raise one only for something that is worth it."""
 
@@ -139,7 +139,7 @@ OPERATIONS = {
 @pytest.mark.parametrize("stack", OPERATIONS)
 def test_operations_of_a_tick_do_not_grow(stack):
     engine = build(*STACKS[stack], seeds=(0, 1), traced=True)
-    engine.run(4)
+    engine.run(8)  # by then all that is traced has been
     with Count() as count:
         engine.run(4)
     assert count.operations.total() <= OPERATIONS[stack]

@@ -323,7 +323,7 @@ def test_the_penalty_lifts_the_datas_actions_over_others():
 
 def test_without_a_gap_no_action_is_drawn_for_it():
     def sites(alpha: float) -> set[str]:
-        return {site for _, site, _ in trained(CQL(alpha=alpha, **SMALL), ticks=1)._stages[0].draws}
+        return {site for _, site, _ in trained(CQL(alpha=alpha, **SMALL), ticks=1)._stages[0].gradients.draws}
 
     assert sites(0.0) == {"policy", "target"}
     assert sites(1.0) == {"policy", "target", "gap/uniform", "gap/policy", "gap/next"}

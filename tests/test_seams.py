@@ -697,8 +697,11 @@ def test_traced_is_eager(learner):
     adapters, seeds = (ASPC(interval=2), Probe(seam="critic_rows", by=0.5)), (0, 1)
     if learner is LEARNERS["TD3BC"]:
         adapters, seeds = (*adapters, Reader()), (0,)
-    eager, traced = (trained(learner, *adapters, seeds=seeds, ticks=5, traced=each) for each in (False, True))
-    assert traced._stages[0].graph is not None
+    eager, traced = (trained(learner, *adapters, seeds=seeds, ticks=9, traced=each) for each in (False, True))
+    assert traced._stages[0].gradients.graph is not None
+    constrained = traced._constrained_stage()
+    meta_tick = next(running for running in traced._stages if running.stage is constrained)
+    assert meta_tick.meta_gradients.graph is not None and meta_tick.outer.graph is not None
     assert not different(learned(eager), learned(traced))
     assert eager.metrics.flush() == traced.metrics.flush()
 

@@ -6,21 +6,21 @@ averaging, advancing buffers. What it steps by is computed in `losses.py`.
 The gradients of a stage are one pure function of the state. It is traced once into a straight list of tensor
 operations (``make_fx``) and replayed, so that a tick pays neither for the learner's Python nor for autograd's
 bookkeeping. On CUDA the whole tick around it is recorded as well (`capture.py`). ``traced=False`` runs everything as
-it is written. Meta ticks are recorded but never traced.
+it is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from adaptive_constraints.adapter import MetaStep
+from adaptive_constraints.adapter import Adapter, MetaStep
 from adaptive_constraints.learner import Average, Params, Schedule, Stage, Update
 from adaptive_constraints.networks import Precision, product_precision
 from adaptive_constraints.stack import Resolved
@@ -33,7 +33,10 @@ from adaptive_constraints.training.metrics import Metrics
 from adaptive_constraints.training.noise import NoiseTables
 from adaptive_constraints.view import Inputs, View
 
+Arguments = TypeVar("Arguments")
 Result = TypeVar("Result")
+WithNoise: TypeAlias = Callable[[Mapping[Draw, None]], Arguments]
+"""The arguments of a pure function, with these draws of noise."""
 
 
 class Execution(NamedTuple):
@@ -48,17 +51,27 @@ class Execution(NamedTuple):
 
 
 @dataclass
+class _Known:
+    """What the engine knows of a pure function of the state that it runs again and again."""
+
+    draws: dict[Draw, None] = field(default_factory=dict)
+    graph: Callable[[Any], Any] | None = None
+    met: bool = False
+    """It has run once, so its draws are known and it can be traced."""
+
+
+@dataclass
 class _Running:
     """A stage and what the engine knows of running it."""
 
     stage: Stage
     number: int
     """Its place in the tick; names of stages need not differ."""
-    draws: dict[Draw, None] = field(default_factory=dict)
-    meta_draws: dict[Draw, None] = field(default_factory=dict)
-    graph: Callable[[Inputs], Found] | None = None
-    met: bool = False
-    """It has run once, so its draws are known and it can be traced."""
+    gradients: _Known = field(default_factory=_Known)
+    meta_gradients: _Known = field(default_factory=_Known)
+    """Of meta ticks, which want more of them."""
+    outer: _Known = field(default_factory=_Known)
+    """The outer loss's gradient."""
 
 
 class _Due(NamedTuple):
@@ -144,15 +157,15 @@ class Engine:
         self._advancing = {
             adapter: adapter.advance_every(resolved.facts, horizon)
             for adapter in resolved.adapters
-            if self.buffers[adapter.name]
+            if type(adapter).advance is not Adapter.advance
         }
         self._draws: dict[str, dict[Draw, None]] = {}
 
     @property
     def draws(self) -> frozenset[Draw]:
         """Every draw of noise that the ticks so far were found to make."""
-        asked = [*self._draws.values(), *(each for s in self._stages for each in (s.draws, s.meta_draws))]
-        return frozenset(draw for each in asked for draw in each)
+        known = [each for s in self._stages for each in (s.gradients, s.meta_gradients, s.outer)]
+        return frozenset(draw for asked in (*self._draws.values(), *(each.draws for each in known)) for draw in asked)
 
     @property
     def batches(self) -> Batches:
@@ -298,23 +311,25 @@ class Engine:
 
     def _gradients(self, running: _Running, meta_tick: bool) -> Found:
         """Gradients [S, ...] of a stage's updates by group, the constrained group's terms, and scalars to log."""
-        stage, gradients = running.stage, self._losses.gradients
-        if meta_tick:
-            return self._with_draws(running.meta_draws, lambda x: gradients(stage, x, meta_tick=True))
-        if running.graph is None:
-            if not (self.execution.traced and running.met):
-                running.met = True
-                found = self._with_draws(running.draws, lambda x: gradients(stage, x))
-                if not self.execution.compiled:  # compiled operations round differently, so all ticks are
-                    return found
-            running.graph = self._trace(stage, self._inputs(running.draws))
-        with torch.no_grad():
-            replayed: Found = running.graph(self._inputs(running.draws))
-        return replayed
+        known = running.meta_gradients if meta_tick else running.gradients
+        compiled = self.execution.compiled and not meta_tick  # what runs so seldom does not earn its compiling
+        return self._run(known, lambda x: self._losses.gradients(running.stage, x, meta_tick), self._inputs, compiled)
 
-    def _trace(self, stage: Stage, inputs: Inputs) -> Callable[[Inputs], Found]:
-        graph = simplified(make_fx(lambda x: self._losses.gradients(stage, x))(inputs))
-        return torch.compile(graph, fullgraph=True, dynamic=False) if self.execution.compiled else graph
+    def _run(
+        self, known: _Known, run: Callable[[Arguments], Result], inputs: WithNoise[Arguments], compiled: bool = False
+    ) -> Result:
+        """``run`` a pure function: the first time as it is written, from then on as the trace of it."""
+        if known.graph is None:
+            if not (self.execution.traced and known.met):
+                known.met = True
+                found = self._with_draws(known.draws, run, inputs)
+                if not compiled:  # compiled operations round differently, so all ticks are
+                    return found
+            graph = simplified(make_fx(run)(inputs(known.draws)))
+            known.graph = torch.compile(graph, fullgraph=True, dynamic=False) if compiled else graph
+        with torch.no_grad():
+            replayed: Result = known.graph(inputs(known.draws))
+        return replayed
 
     # -- the meta step --------------------------------------------------------------------------------------------
 
@@ -330,21 +345,26 @@ class Engine:
         self._step(group, g)
         adam = self._adam(group)
 
-        def outer(inputs: Inputs) -> tuple[Tensor, Params, Scalars]:
-            inputs["params"][group] = before
-            by_theta, buffers, scalars = self._losses.outer_gradient(self.params[group], terms, inputs)
-            if oracle:
-                counted = meta.Adam(float(adam.learning_rate), float(adam.step))
-                derivative = self._losses.by_oracle(step.backend, update, moments, counted, terms, inputs)
-            else:
-                derivative = self._along_tangent(group, adam, g, h, by_theta)
-            return derivative, buffers, scalars
+        def inputs(draws: Mapping[Draw, None]) -> tuple[Params, tuple[Tensor, ...], Inputs]:
+            state = self._inputs(draws)
+            return self.params[group], terms, state | {"params": state["params"] | {group: before}}
 
-        derivative, buffers, scalars = self._with_draws(running.meta_draws, outer)
-        draws = self._draws.setdefault(step.group, {})
-        self._step(
-            step.group, self._with_draws(draws, lambda x: self._losses.through_tradeoff(step.group, derivative, x))
+        by_theta, buffers, scalars = self._run(running.outer, lambda x: self._losses.outer_gradient(*x), inputs)
+        if oracle:
+            counted = meta.Adam(float(adam.learning_rate), float(adam.step))
+            derivative = self._with_draws(
+                self._draws.setdefault(f"{step.group}/oracle", {}),
+                lambda x: self._losses.by_oracle(step.backend, update, moments, counted, terms, x[-1]),
+                inputs,
+            )
+        else:
+            derivative = self._along_tangent(group, adam, g, h, by_theta)
+        through = self._with_draws(
+            self._draws.setdefault(step.group, {}),
+            lambda x: self._losses.through_tradeoff(step.group, derivative, x),
+            self._inputs,
         )
+        self._step(step.group, through)
         self._assign(adapter.name, buffers)
         found = {**scalars, "gradient": derivative}
         return {f"{adapter.name}/{name}": value for name, value in found.items()}
@@ -427,7 +447,7 @@ class Engine:
         """What ``answer`` of one seed's view says, for all seeds; ``name`` keys the noise it was found to draw."""
         draws = self._draws.setdefault(name, {})
         with product_precision(self.execution.precision):
-            return self._with_draws(draws, lambda inputs: self._losses.answers(answer, inputs))
+            return self._with_draws(draws, lambda x: self._losses.answers(answer, x), self._inputs)
 
     @torch.no_grad()
     def act(self, observations: Tensor, step: int, way: Literal["act", "explore"] = "act") -> Tensor:
@@ -457,15 +477,12 @@ class Engine:
         }
 
     def _with_draws(
-        self,
-        draws: dict[Draw, None],
-        run: Callable[[Inputs], Result],
-        inputs: Callable[[Mapping[Draw, None]], Inputs] | None = None,
+        self, draws: dict[Draw, None], run: Callable[[Arguments], Result], inputs: WithNoise[Arguments]
     ) -> Result:
         """``run`` a pure function of the state, again and again until every draw that it asks for is there."""
         while True:
             try:
-                return run((inputs or self._inputs)(draws))
+                return run(inputs(draws))
             except MissingDraw as missing:
                 draws[missing.draw] = None
 
