@@ -43,6 +43,17 @@ LOG_STD = (-20.0, 2.0)
 """Bounds of the policy's log-std."""
 LARGEST_MULTIPLIER = 1e6
 
+ANTMAZE: dict[str, Any] = {
+    "alpha": 5.0,
+    "target_gap": 0.8,
+    "smallest_gap": -200.0,
+    "backup_actions": 10,
+    "critic_layers": 5,
+    "actor_learning_rate": 1e-4,
+    "normalize_observations": False,
+    "reward_scale": 10.0,
+    "reward_shift": -5.0,
+}
 ILQ: dict[str, Any] = {
     "alpha": 0.0,
     "actor_learning_rate": 3e-4,
@@ -101,18 +112,11 @@ class CQL(Learner):
         "gym": {},
         "hopper-medium": {"reward_scale": "return_range"},
         "maze2d": {"target_gap": 5.0},
-        "antmaze": {
-            "alpha": 5.0,
-            "target_gap": 0.8,
-            "smallest_gap": -200.0,
-            "backup_actions": 10,
-            "critic_layers": 5,
-            "actor_learning_rate": 1e-4,
-            "normalize_observations": False,
-            "reward_scale": 10.0,
-            "reward_shift": -5.0,
-        },
+        "antmaze": ANTMAZE,
         "adroit": {"alpha": 1.0, "actor_learning_rate": 1e-4},
+        # What state-adaptive coefficients (arXiv 2505.19923) stand on.
+        "ssar": {"critic": "robust"},
+        "ssar-antmaze": ANTMAZE | {"critic": "robust", "actor_imitation": 0.5},
         # The soft actor-critic of imagination-limited Q-learning (arXiv 2505.12211).
         "ilq": ILQ,
         "ilq-hopper-random": ILQ | SLOWER,
@@ -159,6 +163,7 @@ class CQL(Learner):
             distribution="tanh-gaussian",
             imitation_is_constraint=False,
             normalized_critic=self.critic == "robust",
+            bootstrap_settings=("backup_actions",) if self.backup_actions > 1 else (),
         )
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:

@@ -137,6 +137,7 @@ class DiffusionQL(Learner):
             scales="improvement",
             distribution="generative",
             normalized_critic=self.critic == "robust",
+            bootstrap_settings=("max_q_backup",) if self.max_q_backup else (),
             seams=TD_SEAMS | IMITATION_SEAMS | CONSTRAINT_SEAMS,
         )
 

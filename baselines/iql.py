@@ -41,6 +41,14 @@ SMALLEST_LOG_STD, LARGEST_LOG_STD = -20.0, 2.0
 """Of the policy."""
 HIDDEN_LAYERS = 2
 """Of the actor, the plain critics and V."""
+ANQ_ANTMAZE: dict[str, Any] = {
+    "policy": "deterministic",
+    "critics": 4,
+    "aggregate_q": "mean",
+    "beta": 10.0,
+    "expectile": 0.9,
+    "reward_shift": -1.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +104,10 @@ class IQL(Learner):
         "adroit": {"expectile": 0.8, "dropout": 0.1},
         "maze2d": {},
         # The learner under adaptive neighbourhoods (arXiv 2511.02567), but for its slower policy and targets: on Gym,
-        # and on AntMaze. Inferred there: the mean of the critics.
+        # and on AntMaze. Inferred there: the mean of the critics, and raw observations in the large maze.
         "anq": {"policy": "deterministic", "critics": 4, "largest_weight": 3.0},
-        "anq-antmaze": {
-            "policy": "deterministic",
-            "critics": 4,
-            "aggregate_q": "mean",
-            "beta": 10.0,
-            "expectile": 0.9,
-            "reward_shift": -1.0,
-        },
+        "anq-antmaze": ANQ_ANTMAZE,
+        "anq-antmaze-large": ANQ_ANTMAZE | {"normalize_observations": False},
     }
 
     def __post_init__(self) -> None:
@@ -260,5 +262,7 @@ class IQL(Learner):
         if self.extraction == "ddpg+bc":
             return super().constrained_loss(p, v, k)
         terms = self.terms(p, v)
-        weight = v.tempered(k * self.advantage(v)).clamp(max=math.log(self.largest_weight)).exp()
+        exponent, largest = v.tempered(k * self.advantage(v)), math.log(self.largest_weight)
+        v.log("actor/weight_bounded", (exponent >= largest).to(exponent.dtype).mean())
+        weight = exponent.clamp(max=largest).exp()
         return (v.sample_weight() * weight * terms.constraint).mean(), terms

@@ -72,6 +72,7 @@ class ReBRAC(Learner):
             "discount": 0.999,
             "reward_scale": 100.0,
         },
+        "maze2d": {"batch_size": 256, "actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4},
         "adroit": {"batch_size": 256, "actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4},
     }
 
@@ -92,6 +93,7 @@ class ReBRAC(Learner):
             scales="constraint",
             distribution="point",
             normalized_critic=True,
+            bootstrap_settings=("beta2",) if self.beta2 else (),
             seams=TD_SEAMS | IMITATION_SEAMS | CONSTRAINT_SEAMS,
         )
 

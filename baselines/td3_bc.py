@@ -33,6 +33,7 @@ from adaptive_constraints.networks import Norm, init_mlp, mlp, small_output
 
 NORMS: dict[str, Norm] = {"plain": "none", "layernorm": "before", "robust": "after"}
 """On which side of a critic's ReLU its LayerNorm stands."""
+SSAR_ANTMAZE: dict[str, Any] = {"critic": "layernorm", "reward_shift": -1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class TD3BC(Learner):
     """Largest smoothing noise, in units of the action bound."""
     policy_every: int = 2
     """Ticks per actor step and per step of the target networks."""
+    online_policy_every: int | None = None
+    """The same online; None: as offline. 20 to 100 in SSAR's code on AntMaze."""
     normalize_observations: bool = True
 
     paper: ClassVar[str] = "arXiv 2106.06860"
@@ -67,13 +70,23 @@ class TD3BC(Learner):
         "maze2d": {},
         "antmaze": {"reward_shift": -1.0},
         "adroit": {},
+        # What state-adaptive coefficients (arXiv 2505.19923) stand on; on AntMaze with rarer steps online.
+        "ssar": {"critic": "layernorm"},
+        "ssar-antmaze-umaze": SSAR_ANTMAZE,
+        "ssar-antmaze-umaze-diverse": SSAR_ANTMAZE,
+        "ssar-antmaze-medium-play": SSAR_ANTMAZE | {"online_policy_every": 30},
+        "ssar-antmaze-medium-diverse": SSAR_ANTMAZE | {"online_policy_every": 20},
+        "ssar-antmaze-large-play": SSAR_ANTMAZE | {"online_policy_every": 100},
+        "ssar-antmaze-large-diverse": SSAR_ANTMAZE | {"online_policy_every": 100},
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(self.alpha > 0, f"alpha must be > 0, not {self.alpha}")
         self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
-        self.require(self.policy_every >= 1, f"policy_every must be at least 1, not {self.policy_every}")
+        for name in ("policy_every", "online_policy_every"):
+            ticks = getattr(self, name)
+            self.require(ticks is None or ticks >= 1, f"{name} must be at least 1, not {ticks}")
         self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
         self.require(self.policy_noise >= 0, f"policy_noise must be >= 0, not {self.policy_noise}")
         self.require(self.noise_clip >= 0, f"noise_clip must be >= 0, not {self.noise_clip}")
@@ -104,7 +117,7 @@ class TD3BC(Learner):
             Stage(
                 "actor",
                 (Update("actor", self.constrained_loss, self.actor_learning_rate),),
-                every=self.policy_every,
+                every=self.online_policy_every or self.policy_every if phase == "online" else self.policy_every,
                 averages=(Average("critic", self.polyak), Average("actor", self.polyak)),
             ),
         )

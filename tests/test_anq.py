@@ -159,10 +159,10 @@ class PlainANQ:
         anq, delta = self.anq, self.delta(self.mu, s, a)
         with torch.no_grad():
             advantage = self.q(self.critic_targets, s, a, anq.value_aggregate) - self.value(s).squeeze(1)
-            w = torch.exp(anq.adaptivity * advantage).clamp(0.01, anq.largest_factor)
+            w = torch.exp(anq.adaptivity * advantage).clamp(anq.smallest_factor, anq.largest_factor)
         self.cut += int(((a + delta).abs() > 1).any(1).sum())
         q = self.q(self.critics, s, (a + delta).clamp(-1, 1), anq.objective_aggregate)
-        kappa = 1 / (q.abs().mean().detach() + 1e-6)
+        kappa = 1 / (q.abs().mean().detach() + 1e-6) if anq.normalize_q else 1.0
         if anq.penalty == "squared":
             return -kappa * q.mean() + anq.penalty_weight * (w[:, None] * delta**2).mean()
         return -kappa * q.mean() + anq.penalty_weight * (w * torch.linalg.vector_norm(delta, dim=1)).mean()
@@ -212,6 +212,7 @@ CASES = {
         30,
     ),
     "IQL": (IQL, ANQ(hidden=64, penalty_weight=5.0, polyak=0.05, **FAR), 60),
+    "IQL, raw Q": (IQL, ANQ(hidden=64, normalize_q=False, smallest_factor=0.99, polyak=0.05, **FAR), 30),
     "IQL, no target mu": (
         IQL,
         ANQ(hidden=64, objective_aggregate="mean", target_mu=False, **FAR),
@@ -543,7 +544,8 @@ def test_a_policy_that_climbs_q_is_weighted_where_it_imitates():
         {"reach": -1.0},
         {"penalty_weight": -1.0},
         {"adaptivity": -1.0},
-        {"largest_factor": 0.001},
+        {"smallest_factor": 0.0},
+        {"smallest_factor": 31.0},
         {"value_expectile": 1.0},
         {"inverse_temperature": -1.0},
         {"largest_weight": 0.0},

@@ -126,7 +126,7 @@ def test_nothing_waits_for_the_device_between_log_points(ticks, adapters):
 
 OPERATIONS = {
     "TD3BC": 502,
-    "IQL": 828,
+    "IQL": 840,
     "CQL": 1436,
     "DiffusionQL": 2908,
     "FQL": 2000,

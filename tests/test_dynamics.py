@@ -186,11 +186,20 @@ def test_each_member_learns_from_its_own_sample():
         assert float(dynamics_loss(one(start, position), x, y)) == pytest.approx(reported[position], rel=1e-5)
 
 
+def test_less_than_one_percent_better_is_no_improvement():
+    best = _Best({"weight0": torch.zeros(1, 1, 2, 2)}, 1, 1)
+    for error, going in ((1.0, True), (0.995, True), (0.991, False)):
+        params = {"weight0": torch.full((1, 1, 2, 2), error)}
+        assert best.update(params, torch.tensor([[error]]), patience=1) is going
+    kept = best.ordered()
+    assert float(kept["holdout_error"]) == 1.0 and (kept["weight0"] == 1.0).all()
+
+
 def test_a_member_is_kept_at_its_best_and_a_seed_stops_alone():
     """Two seeds of two members; a member's weight is the number of the epoch."""
     errors = [
         [[1.0, 5.0], [1.0, 1.0]],
-        [[0.995, 4.0], [2.0, 0.5]],  # less than 1 % better does not count
+        [[0.995, 4.0], [2.0, 0.5]],
         [[0.9, 4.5], [2.0, 0.6]],
         [[0.8, 4.5], [2.0, 0.6]],
         [[0.8, 4.5], [0.1, 0.1]],  # the second seed has stopped: two epochs without improvement, patience one

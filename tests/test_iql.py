@@ -319,6 +319,7 @@ PRESETS = {
     "maze2d": (3.0, 0.7, "gaussian", 0.0, 1.0, 0.0, 0.005),
     "anq": (3.0, 0.7, "deterministic", 0.0, 1.0, 0.0, 0.005),
     "anq-antmaze": (10.0, 0.9, "deterministic", 0.0, 1.0, -1.0, 0.005),
+    "anq-antmaze-large": (10.0, 0.9, "deterministic", 0.0, 1.0, -1.0, 0.005),
 }
 
 
@@ -328,16 +329,12 @@ def test_presets_are_the_published_settings():
         iql = IQL.preset(family)
         found = (iql.beta, iql.expectile, iql.policy, iql.dropout, iql.reward_scale, iql.reward_shift, iql.polyak)
         assert found == expected, family
-        assert (iql.extraction, iql.critic, iql.schedule, iql.normalize_observations) == (
-            "awr",
-            "plain",
-            "cosine",
-            True,
-        )
+        assert (iql.extraction, iql.critic, iql.schedule) == ("awr", "plain", "cosine")
+        assert iql.normalize_observations == (family != "anq-antmaze-large")
         assert (iql.hidden, iql.batch_size, iql.discount) == (256, 256, 0.99)
         assert iql.critics == (4 if "anq" in family else 2)
         assert iql.largest_weight == (3.0 if family == "anq" else 100.0)
-        assert iql.aggregate_q == ("mean" if family == "anq-antmaze" else "min")
+        assert iql.aggregate_q == ("mean" if "anq-antmaze" in family else "min")
         assert {iql.value_learning_rate, iql.critic_learning_rate, iql.actor_learning_rate} == {3e-4}
 
 
@@ -397,3 +394,9 @@ def test_facts_follow_the_extraction():
         False,
         True,
     )
+
+
+def test_it_logs_the_share_of_rows_whose_weight_is_bounded():
+    share = lambda largest: trained(IQL(**SMALL, largest_weight=largest)).metrics.flush()["actor/weight_bounded"]  # noqa: E731
+    assert (share(1e-30), share(1e30)) == ([1.0], [0.0])
+    assert any(0 < share(1 - 0.5**power)[0] < 1 for power in range(1, 8))

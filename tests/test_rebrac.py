@@ -233,6 +233,7 @@ PRESETS = {
     # batch, actor's and critics' learning rate, discount, reward scale
     "gym": (1024, 1e-3, 1e-3, 0.99, 1.0),
     "antmaze": (256, 3e-4, 5e-5, 0.999, 100.0),
+    "maze2d": (256, 3e-4, 3e-4, 0.99, 1.0),
     "adroit": (256, 3e-4, 3e-4, 0.99, 1.0),
 }
 

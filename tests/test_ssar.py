@@ -500,13 +500,17 @@ def rate_of(learner, ssar: SSAR, horizon: int) -> float:
 
 
 def test_learning_rates():
-    on_point, on_others = LEARNERS["TD3BC"], LEARNERS["CQL"]
+    """Its product with the number of beta's steps is the published one, however often beta steps."""
+    on_point, on_others = TD3BC(**SMALL), LEARNERS["CQL"]
     assert rate_of(on_point, SSAR(), 1_000_000) == pytest.approx(3e-8)
     assert rate_of(on_others, SSAR(), 1_000_000) == pytest.approx(1e-8)
     assert rate_of(on_point, SSAR(), 50_000) == pytest.approx(6e-7)
     assert rate_of(on_point, SSAR(published_steps=2_000_000), 2_000_000) == pytest.approx(3e-8)
     assert rate_of(on_point, SSAR(rate="published"), 50_000) == pytest.approx(3e-8)
     assert rate_of(on_others, SSAR(rate=1e-4), 50_000) == 1e-4
+    for every in (1, 2, 4):
+        steps = 50_000 // every
+        assert rate_of(TD3BC(**SMALL, policy_every=every), SSAR(), 50_000) * steps == pytest.approx(0.015)
 
 
 # -- deviation --------------------------------------------------------------------------------------------------------
@@ -1063,15 +1067,3 @@ def test_presets_trust_something():
             assert ssar.return_threshold < BEST_RETURNS[name.replace("medium-expert", "expert")], name
             checked.add(f"{table}{name}")
     assert {"halfcheetah-medium", "cql-halfcheetah-medium", "cql-halfcheetah-medium-expert"} <= checked
-
-
-def test_some_published_settings():
-    found = SSAR.preset("halfcheetah-medium-expert")
-    assert (found.select, found.selection_expectile, found.n_end, found.loosen_bound) == ("advantage", 0.7, 1.5, False)
-    found = SSAR.preset("cql-walker2d-expert")
-    assert (found.return_threshold, found.n_end, found.annealing) == (4800, 3.0, "cosine")
-    assert SSAR.preset("walker2d-expert").n_end == 1.5
-    found = SSAR.preset("antmaze-umaze")
-    assert (found.select, found.n_start, found.n_end, found.loosen_bound) == ("success", 1.0, 5.0, False)
-    assert SSAR.preset("antmaze-large-play").annealing == "none" and SSAR.preset("cql-antmaze").annealing == "cosine"
-    assert SSAR.preset("cql-halfcheetah-medium").return_threshold == 5200

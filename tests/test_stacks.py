@@ -4,13 +4,15 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
+import torch
 
 from adaptive_constraints import A2PR, ASPC, ILQ, SPOT, SSAR, WPC, wrap
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC
 from adaptive_constraints.errors import StackError
+from adaptive_constraints.stack import Stack
 from adaptive_constraints.testing import check_adapter, check_learner, check_stack, made_data
 
-from .helpers import FOUR
+from .helpers import FOUR, largest_difference, learned, trained
 
 LEARNERS = {
     "TD3BC": TD3BC(hidden=8, batch_size=16),
@@ -28,6 +30,24 @@ SUBSETS = [names for size in range(5) for names in combinations(ADAPTERS, size)]
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_stack_trains_saves_resumes_and_acts(learner, names):
     check_stack(LEARNERS[learner], *(ADAPTERS[name] for name in names))
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_all_adapters_at_their_neutral_settings_together_are_the_bare_learner(learner):
+    """ANQ only where the learner bootstraps from a V of its own: elsewhere its bootstrap is its point."""
+    _, ssar, aspc, ilq = FOUR
+    neutral = [replace(ssar, frozen=True, select="all"), replace(aspc, rate=0.0), replace(ilq, eta=1.0)]
+    if learner == "IQL":
+        neutral.append(replace(FOUR[0], reach=0.0))
+    run = {"ticks": 6, "dtype": torch.float64}
+    bare = learned(trained(LEARNERS[learner], **run))
+
+    def apart(*adapters):
+        found = learned(trained(LEARNERS[learner], *adapters, **run))
+        return largest_difference(bare, {name: found[name] for name in bare})
+
+    assert apart(*neutral) < 1e-9
+    assert apart(replace(ssar, rate=0.1), replace(aspc, rate=0.1), ilq) > 1e-6, "which they are not at work"
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
@@ -51,6 +71,20 @@ def test_every_adapter_keeps_the_laws_or_says_why_not(learner, adapter):
             wrap(LEARNERS[learner], part)
         return
     check_adapter(part, LEARNERS[learner])
+
+
+@pytest.mark.parametrize(
+    ("with_it", "without_it", "said"),
+    [
+        (ReBRAC(), ReBRAC(beta2=0.0), "beta2=0.01"),
+        (DiffusionQL(max_q_backup=True), DiffusionQL(), "max_q_backup=True"),
+        (CQL(backup_actions=10), CQL(), "backup_actions=10"),
+    ],
+)
+def test_a_setting_of_a_replaced_bootstrap_is_said_to_have_no_effect(with_it, without_it, said):
+    anq, warned = FOUR[0], lambda *parts: " ".join(Stack(parts[0], parts[1:]).resolve().warnings)
+    assert f"anq: it replaces the bootstrap, so that {said} of the learner has no effect" in warned(with_it, anq)
+    assert "has no effect" not in warned(without_it, anq) + warned(with_it)
 
 
 def test_rebrac_keeps_the_laws_and_takes_all_four():

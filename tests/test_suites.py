@@ -52,7 +52,7 @@ def test_figures_are_those_of_the_papers():
     hopper = "d4rl:hopper_medium-v2.hdf5"
     assert found[hopper, "TD3BC(preset, critic=robust) + ASPC"]["score"] == 92.7
     assert found[hopper, "IQL(preset=anq) + ANQ(preset)"]["spread"] == 0.6
-    assert found[hopper, "TD3BC(critic=layernorm) + SSAR(preset)"]["score"] == 101.6
+    assert found[hopper, "TD3BC(preset=ssar) + SSAR(preset)"]["score"] == 101.6
     assert found["d4rl:walker2d_medium_replay-v2.hdf5", "CQL(preset) + ILQ(preset)"]["score"] == 95.3
 
 

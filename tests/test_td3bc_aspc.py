@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.functional import mse_loss, softplus
 
 from adaptive_constraints import ASPC, Facts, FixedScale, LinearScale, Terms
-from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC
 from adaptive_constraints.training import noise
 from adaptive_constraints.training.engine import Engine
 
@@ -338,11 +338,40 @@ def test_the_automatic_choice_follows_the_policy():
         )
 
 
-def test_the_scale_stands_before_the_constraint_where_the_learner_has_it_there():
-    assert_same_function(
-        lambda after: outer_loss(ASPC(loss="L1"), facts(scales="constraint"), after),
-        lambda after: after.improvement.mean() + K * (WEIGHT * after.constraint).mean(),
-    )
+def test_the_scale_stands_before_the_constraint_where_the_critics_are_constrained():
+    before_constraint = lambda after: after.improvement.mean() + K * (WEIGHT * after.constraint).mean()  # noqa: E731
+    for aspc, constrained in ((ASPC(loss="L1"), "critic"), (ASPC(loss="L1", orientation="learner"), "actor")):
+        said = replace(facts(scales="constraint"), constrained=constrained)
+        assert_same_function(lambda after, aspc=aspc, said=said: outer_loss(aspc, said, after), before_constraint)
+
+
+def test_the_inverse_stands_before_the_value_where_the_policy_is():
+    for aspc, constrained in ((ASPC(loss="L1"), "actor"), (ASPC(loss="L1", orientation="value"), "critic")):
+        said = replace(facts(scales="constraint"), constrained=constrained)
+        assert_same_function(
+            lambda after, aspc=aspc, said=said: outer_loss(aspc, said, after),
+            lambda after: after.improvement.mean() / K + (WEIGHT * after.constraint).mean(),
+        )
+
+
+def test_it_warns_of_signals_that_mislead():
+    assert "inflate Q" in " ".join(ASPC(loss="L1").check(CQL().facts()))
+    assert "inflate Q" not in " ".join([*ASPC().check(CQL().facts()), *ASPC(loss="L1").check(TD3BC().facts())])
+    assert "noisy" in " ".join(ASPC().check(IQL().facts()))
+    assert "noisy" not in " ".join(ASPC().check(IQL(extraction="ddpg+bc").facts()))
+
+
+@pytest.mark.parametrize(("orientation", "inverse"), [("auto", True), ("value", True), ("learner", False)])
+def test_the_trade_off_is_the_learners_own_whichever_way_it_is_learned(orientation, inverse):
+    """Up by a step of rho: the value's weight rises, so that a trade-off before the constraint falls."""
+    engine = build(FQL(hidden=4, layers=1, batch_size=4, alpha=8.0), ASPC(orientation=orientation), dtype=torch.float64)
+    tradeoff = lambda: float(engine.diagnose()["aspc/scale"])  # noqa: E731
+    assert tradeoff() == pytest.approx(8.0)
+    rho = engine.params["aspc.scale"]["rho"]
+    assert float(softplus(rho)) == pytest.approx(1 / 8.0 if inverse else 8.0)
+    with torch.no_grad():
+        rho += 0.1
+    assert (tradeoff() < 8.0) == inverse
 
 
 def test_the_moving_average_decays_by_mu():

@@ -150,6 +150,11 @@ class Facts:
     reads_policy_action: bool = True
     """Q is read at actions off the data: by its policy, which improves that way, or (in what `Adapter.check` gets to
     see) by another adapter of the stack."""
+    bootstrap_settings: tuple[str, ...] = ()
+    """Names of the settings that act in its own bootstrap only, as configured: without effect under an adapter that
+    replaces it, of which the stack warns. A setting that switches nothing on needs no mention."""
+    constrained_every: int = 1
+    """Ticks between two steps of the constrained group; set by the stack, which knows the stages."""
     replaced: frozenset[str] = frozenset()
     """In what `Adapter.check` gets to see: the seams that another adapter of the stack replaces."""
 

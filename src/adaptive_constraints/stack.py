@@ -76,7 +76,7 @@ class Stack:
         """Work out who answers where; raises `StackError` where parts do not fit."""
         if phase not in get_args(Phase):
             raise StackError(f"phase must be 'offline' or 'online', not {phase!r}")
-        facts = self.learner.facts()
+        facts = _facts(self.learner, phase)
         warnings = [
             f"{adapter.name}: {text}"
             for adapter in self.adapters
@@ -86,7 +86,7 @@ class Stack:
         if shared is not None:
             facts = replace(facts, seams=facts.seams | shared.seams)
         answering = _answering(self.learner, self.adapters, facts, phase)
-        warnings += _unheard(answering, facts)
+        warnings += _unheard(answering, facts) + _without_effect(self.learner, answering, facts)
         warnings += [f"{each.name}: {text}" for each in self.adapters for text in _idle(each, facts, phase)]
         return Resolved(
             learner=self.learner,
@@ -183,6 +183,13 @@ def _answering(
     return {seam: tuple(answers) for seam, answers in answering.items()}
 
 
+def _facts(learner: Learner, phase: Phase) -> Facts:
+    """What the learner says of itself, and how often it steps its constrained group."""
+    facts = learner.facts()
+    groups = {update.group: stage.every for stage in learner.stages(phase) for update in stage.updates}
+    return replace(facts, constrained_every=groups.get(facts.constrained, 1))
+
+
 def _facts_for(adapter: Adapter, adapters: Sequence[Adapter], facts: Facts, phase: Phase) -> Facts:
     """The learner's facts, with what the other adapters of the stack add to them."""
     others = [other for other in adapters if other is not adapter]
@@ -212,6 +219,16 @@ def _unheard(answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list
         if "constraint" in by.replaces
         for seam in ("behavior_action", "sample_weight")
         for unheard in answering[seam]
+    ]
+
+
+def _without_effect(learner: Learner, answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list[str]:
+    """Settings of the learner's own bootstrap, where it is replaced."""
+    return [
+        f"{by.name}: it replaces the bootstrap, so that {name}={getattr(learner, name)} of the learner has no effect"
+        for by in answering["bootstrap"]
+        if "bootstrap" in by.replaces
+        for name in facts.bootstrap_settings
     ]
 
 

@@ -99,7 +99,10 @@ class TrustInterval:
     # -- by distance ----------------------------------------------------------------------------------------------
 
     def _squared_distance(self, v: View) -> Tensor:
-        """Of the policy's action to the data's or, for "model", to the behaviour model's at the same noise; [B]."""
+        """Of the policy's action to the data's or, for "model", to the behaviour model's at the same noise; [B].
+
+        The latter is the learner's own constraint, a mean over dimensions, so that 1 bounds the mean and not each term.
+        """
         if self.kind == "model":
             return v.services.terms(v.p[v.services.facts.policy]).constraint.clamp(max=1)
         if self.kind == "surrogate":

@@ -25,9 +25,6 @@ from adaptive_constraints.learner import Average, Facts, Params, Phase, Spec, St
 from adaptive_constraints.networks import init_mlp, mlp, torch_default, uniform
 from adaptive_constraints.view import View
 
-SMALLEST_FACTOR = 0.01
-"""Of a row on the penalty (W); a good row's is bounded by a setting."""
-
 Aggregate = Literal["learner", "min", "mean"]
 
 
@@ -54,8 +51,12 @@ class ANQ(Adapter):
     """The penalty's factor at a row is exp(adaptivity * advantage of the data's action) (alpha); 0: neighbourhoods of
     one size. Advantages are in units of return, some hundreds on Gym: on a very different scale of rewards rescale
     them (reward_scale of the learner), or most factors stand at a bound; the diagnostics say how many."""
+    smallest_factor: float = 0.01
+    """Lower bound of that factor."""
     largest_factor: float = 30.0
-    """Bound of that factor; the smallest is 0.01."""
+    """Upper bound of that factor."""
+    normalize_q: bool = True
+    """Divide the value that mu climbs by the mean size of Q, so that the price means the same on every reward scale."""
     value_expectile: float = 0.7
     """Of V, in (0, 1); where the learner trains a V of its own, that one and its expectile count."""
     imitate: Literal["refined", "data"] = "refined"
@@ -108,8 +109,9 @@ class ANQ(Adapter):
         self._require(self.penalty_weight >= 0, f"penalty_weight must be >= 0, not {self.penalty_weight}")
         self._require(self.adaptivity >= 0, f"adaptivity must be >= 0, not {self.adaptivity}")
         self._require(
-            self.largest_factor >= SMALLEST_FACTOR,
-            f"largest_factor must be at least {SMALLEST_FACTOR}, the smallest factor, not {self.largest_factor}",
+            0 < self.smallest_factor <= self.largest_factor,
+            f"smallest_factor must be > 0 and at most largest_factor, but they are {self.smallest_factor} and "
+            f"{self.largest_factor}",
         )
         self._require(0 < self.value_expectile < 1, f"value_expectile must lie in (0, 1), not {self.value_expectile}")
         self._require(
@@ -215,13 +217,13 @@ class ANQ(Adapter):
         return self.learning_rate * (1 + math.cos(math.pi * done / total)) / 2
 
     def loss(self, p: Params, v: View) -> Tensor:
-        """-kappa mean Q(s, a~) + lambda mean(W * size of delta), kappa = 1 / sg[mean |Q(s, a~)|].
+        """-kappa mean Q(s, a~) + lambda mean(W * size of delta), kappa = 1 / sg[mean |Q(s, a~)|], or 1.
 
         The penalty takes the displacement before the bounds cut it: where they do, Q has no gradient by it.
         """
         delta = self.displacement(p, v.s, v.a)
         q = _aggregate(self.objective_aggregate, v, v.services.q(v.p["critic"], v.s, (v.a + delta).clamp(-1, 1)))
-        kappa = 1 / (q.detach().abs().mean() + 1e-6)
+        kappa = 1 / (q.detach().abs().mean() + 1e-6) if self.normalize_q else 1.0
         return -kappa * q.mean() + self.penalty_weight * (self.penalty_factor(v) * self._size(delta)).mean()
 
     def _size(self, delta: Tensor) -> Tensor:
@@ -236,7 +238,7 @@ class ANQ(Adapter):
 
     def _factor_bounds(self) -> tuple[float, float]:
         """Of the exponent."""
-        return math.log(SMALLEST_FACTOR), math.log(self.largest_factor)
+        return math.log(self.smallest_factor), math.log(self.largest_factor)
 
     def _factor_exponent(self, v: View) -> Tensor:
         return self.adaptivity * self._advantage(v, v.a)
@@ -249,7 +251,7 @@ class ANQ(Adapter):
         return _aggregate(self.value_aggregate, v, v.services.q(v.target["critic"], v.s, action)) - v.value(v.s)
 
     def diagnostics(self, v: View) -> Mapping[str, Tensor]:
-        """Mean |delta|, mean W, and the shares of rows whose W and whose G stand at a bound."""
+        """Mean |delta|, mean W, and the shares of rows whose W and, where it is from here, whose G stand at a bound."""
         low, high = self._factor_bounds()
         exponent = self._factor_exponent(v)
         found = {

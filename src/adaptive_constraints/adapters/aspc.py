@@ -31,20 +31,26 @@ PUBLISHED_STEPS = 500_000
 
 @dataclass(frozen=True, kw_only=True)
 class ASPC(Adapter):
-    """Learn the trade-off, scale = softplus(rho), by descending L1 + L2 + L3 through the constrained step."""
+    """Learn the trade-off, softplus(rho), by descending L1 + L2 + L3 through the constrained step."""
 
     initial: float | None = None
-    """Scale at the start, > 0; None: the learner's own trade-off (2.5 in TD3+BC, as in the paper)."""
+    """Trade-off at the start, > 0; None: the learner's own (2.5 in TD3+BC, as in the paper)."""
+    orientation: Literal["auto", "value", "learner"] = "auto"
+    """What softplus(rho) multiplies where the learner's trade-off weighs its constraint. value: the value, as in
+    TD3+BC, so that the trade-off is 1 / softplus(rho). learner: the constraint. auto: value where the policy is what
+    is constrained, learner where the critics are (appendix D). Inferred: the paper's words leave FQL's open.
+    Everything that is logged is the learner's own trade-off."""
     interval: int = 10
     """Steps of the constrained group per outer step (k_alpha)."""
     rate: Literal["scaled", "published"] | float = "scaled"
     """Learning rate of rho. published: 2e-3 * interval / 10, meant for 10^6 ticks. scaled: that times the paper's
     run length over this run's, so that the scale can travel as far in a short run, but at most 0.05 (reached below
     20,000 constrained steps), so that it does not run away while the critics know nothing. A number: that rate. All
-    three decay exponentially to 1 % over the run."""
+    three decay exponentially to 1 % over the run. In a run of 500,000 constrained steps scaled is published, in one of
+    10^6 half of it."""
     loss: Literal["auto", "L1", "L1+L2", "L1+L3", "L1+L2+L3"] = "auto"
     """Parts of the outer loss; auto: all on a deterministic policy (the paper's method), L1+L2 otherwise (its
-    appendix D names no L3 there)."""
+    appendix D names no L3 there). A deterministic IQL counts as the former, which appendix D does not say."""
     l3: Literal["D", "U*D", "W*D", "W*U*D", "mean"] = "W*U*D"
     """Form of L3 (the paper's table 13): D the largest change of the constraint over the batch, U its largest value
     before the step, W = L2; "mean" takes averages instead of largest values, times W."""
@@ -81,18 +87,32 @@ class ASPC(Adapter):
                 "its outer loss, and how far its scale can travel (about 20 in all), are meant for a value divided by "
                 "its mean size; normalise the learner's value (normalize_q=True)"
             )
+        if facts.constrained == "critic" and self.loss == "L1":
+            doubts.append("L1 alone rewards critics that inflate Q: keep L2 (loss='auto')")
+        if facts.exponential_weights:
+            doubts.append(
+                "its outer loss reads Q at the policy's actions, where this learner trains no Q: a noisy signal, "
+                "unless another adapter trains Q there"
+            )
         return doubts
+
+    def _weighs_value(self, facts: Facts) -> bool:
+        """softplus(rho) weighs the value although the learner's trade-off, its inverse then, weighs the constraint."""
+        wanted = self.orientation == "value" or (self.orientation == "auto" and facts.constrained == facts.policy)
+        return facts.scales == "constraint" and wanted
 
     # -- the scale ------------------------------------------------------------------------------------------------
 
     def init(self, spec: Spec, facts: Facts, generator: torch.Generator) -> dict[str, Params]:
-        """rho = ln(exp(initial) - 1), so that softplus(rho) = initial."""
+        """rho = ln(exp(scale) - 1), so that softplus(rho) = scale."""
         initial = self.initial if self.initial is not None else facts.tradeoff
-        rho = 1.0 if initial is None else initial + math.log(-math.expm1(-initial))
-        return {"scale": {"rho": torch.tensor(rho)}}
+        assert initial is not None  # a learner without a trade-off is refused
+        scale = 1 / initial if self._weighs_value(facts) else initial
+        return {"scale": {"rho": torch.tensor(scale + math.log(-math.expm1(-scale)))}}
 
     def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
-        return softplus(v.p[self.group("scale")]["rho"])
+        scale = softplus(v.p[self.group("scale")]["rho"])
+        return 1 / scale if self._weighs_value(v.services.facts) else scale
 
     def diagnostics(self, v: View) -> Mapping[str, Tensor]:
         return {"scale": v.tradeoff()}
@@ -133,6 +153,8 @@ class ASPC(Adapter):
     def _l1(self, v: View, k: Tensor, after: Terms, facts: Facts) -> Tensor:
         """The learner's own trade-off at the stepped policy: sg[scale] improvement + constraint."""
         constraint = v.weighted(after.constraint)
+        if self._weighs_value(facts):
+            return (after.improvement / k + constraint).mean()
         if facts.scales == "constraint":
             return (after.improvement + k * constraint).mean()
         return (k * after.improvement + constraint).mean()

@@ -57,7 +57,8 @@ class ILQ(Adapter):
     sample do with 64 (inferred)."""
     penalty: float = 0.0
     """Taken off the imagined reward per unit of the model's uncertainty, the largest norm of a member's predicted
-    standard deviation (kappa)."""
+    standard deviation (kappa). That norm is of observations as the learner has them, so a published kappa means the
+    same only on raw ones (``CQL.preset("ilq")``)."""
     imagination: bool = True
     """False: the target is the limit alone (the paper's ablation)."""
     limit: bool = True

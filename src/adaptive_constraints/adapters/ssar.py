@@ -31,6 +31,8 @@ from adaptive_constraints.view import View
 
 PUBLISHED_RATE_OF_A_POINT, PUBLISHED_RATE = 3e-8, 1e-8
 """Of beta: on TD3+BC and on CQL."""
+PUBLISHED_TICKS_PER_STEP_OF_A_POINT, PUBLISHED_TICKS_PER_STEP = 2, 1
+"""Of beta, likewise."""
 PUBLISHED_GROWTH_EVERY, GROWTHS = 50_000, 10
 """Ticks between two of the ten steps by which n grows."""
 PUBLISHED_ANNEALING = 400_000 / 250_000
@@ -86,8 +88,9 @@ class SSAR(Adapter):
 
     rate: Literal["scaled", "published"] | float = "scaled"
     """Adam's learning rate of beta. published: 3e-8 on a deterministic policy, 1e-8 on others, meant for the published
-    run length. scaled: that times the published run length over this run's: Adam moves a weight by about its rate
-    per step, whatever the gradient, so that beta otherwise would not move in a shorter run (inferred). A number: that
+    run length. scaled: that times the published number of beta's steps over this run's: Adam moves a weight by about
+    its rate per step, whatever the gradient, so that beta otherwise would not move in a shorter run (inferred). Beta
+    steps with the constrained group, in the published runs every second tick on a deterministic policy. A number: that
     rate."""
     published_steps: int = 1_000_000
     """Ticks of the published run (2,000,000 on AntMaze), which ``rate`` and ``growth_every`` are scaled from."""
@@ -274,11 +277,14 @@ class SSAR(Adapter):
         return (AdapterStage("with", Stage(self.name, (update,))),)
 
     def _rate(self, facts: Facts) -> Schedule:
-        published = PUBLISHED_RATE_OF_A_POINT if facts.distribution == "point" else PUBLISHED_RATE
+        point = facts.distribution == "point"
+        published = PUBLISHED_RATE_OF_A_POINT if point else PUBLISHED_RATE
+        ticks_per_step = PUBLISHED_TICKS_PER_STEP_OF_A_POINT if point else PUBLISHED_TICKS_PER_STEP
         if self.rate == "published":
             return published
         if self.rate == "scaled":
-            return lambda tick, horizon: published * self.published_steps / horizon
+            rarer = facts.constrained_every / ticks_per_step
+            return lambda tick, horizon: published * rarer * self.published_steps / horizon
         return self.rate
 
     def loss(self, p: Params, v: View) -> Tensor:

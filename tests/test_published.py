@@ -1,0 +1,111 @@
+"""Published settings, typed again from the papers' tables and the released configurations, row by row."""
+
+from __future__ import annotations
+
+import pytest
+
+from adaptive_constraints import ILQ, SSAR, baselines
+from adaptive_constraints.adapters import _frozen_models
+from adaptive_constraints.baselines import CQL, IQL, TD3BC, ReBRAC, cql
+
+# eta, delta, kappa
+IMAGINATION = {
+    "halfcheetah-random": (0.95, 2, 0),
+    "hopper-random": (0.9, 1, 1),
+    "walker2d-random": (0.7, 1, 0),
+    "halfcheetah-medium": (0.95, 1, 0),
+    "hopper-medium": (0.95, -2, 2),
+    "walker2d-medium": (0.9, 0.5, 1),
+    "halfcheetah-medium-replay": (0.95, 2, 0),
+    "hopper-medium-replay": (0.8, -0.5, 1),
+    "walker2d-medium-replay": (0.9, 1, 2),
+    "halfcheetah-medium-expert": (0.6, 1, 0),
+    "hopper-medium-expert": (0.4, -0.5, 0),
+    "walker2d-medium-expert": (0.8, 1, 0),
+    "maze2d-umaze": (0.95, -0.5, 0),
+    "maze2d-umaze-dense": (0.95, 0, 0),
+    "maze2d-medium": (0.95, 0, 0),
+    "maze2d-medium-dense": (0.95, 0, 0),
+    "maze2d-large": (0.95, 0, 0),
+    "maze2d-large-dense": (0.95, 0, 0),
+    "pen-human": (0.8, -1, 0),
+    "pen-cloned": (0.8, 0, 0),
+}
+
+# The rule and its number on TD3+BC, n at the end, likewise on CQL. The published 6000 of two CQL rows trusts nothing.
+SELECTION = {
+    "halfcheetah-medium": ("return", 5200, 3.0, "return", 5200, 3.0),
+    "halfcheetah-medium-replay": ("advantage", 0.7, 3.0, "advantage", 0.7, 3.0),
+    "halfcheetah-medium-expert": ("advantage", 0.7, 1.5, "return", 11000, 3.0),
+    "halfcheetah-expert": ("return", 10500, 1.5, "return", 11000, 3.0),
+    "hopper-medium": ("return", 1800, 3.0, "return", 2500, 3.0),
+    "hopper-medium-replay": ("advantage", 0.7, 3.0, "advantage", 0.7, 3.0),
+    "hopper-medium-expert": ("advantage", 0.5, 1.5, "advantage", 0.5, 1.5),
+    "hopper-expert": ("return", 3500, 1.5, "return", 3500, 1.5),
+    "walker2d-medium": ("return", 2500, 3.0, "return", 3600, 3.0),
+    "walker2d-medium-replay": ("advantage", 0.7, 3.0, "advantage", 0.7, 3.0),
+    "walker2d-medium-expert": ("advantage", 0.7, 1.5, "advantage", 0.7, 3.0),
+    "walker2d-expert": ("return", 4500, 1.5, "return", 4800, 3.0),
+}
+
+# n at the start and at the end, whether the constraint is annealed online, ticks per step of TD3+BC's policy there
+MAZES = {
+    "antmaze-umaze": (1.0, 5.0, True, None),
+    "antmaze-umaze-diverse": (1.0, 3.0, True, None),
+    "antmaze-medium-play": (5.0, 5.0, False, 30),
+    "antmaze-medium-diverse": (5.0, 5.0, False, 20),
+    "antmaze-large-play": (5.0, 5.0, False, 100),
+    "antmaze-large-diverse": (5.0, 5.0, False, 100),
+}
+
+
+@pytest.mark.parametrize("data", IMAGINATION)
+def test_imagination_limited(data):
+    found = ILQ.preset(data)
+    assert (found.eta, found.delta, found.penalty) == IMAGINATION[data]
+
+
+@pytest.mark.parametrize("data", SELECTION)
+def test_state_adaptive_on_locomotion(data):
+    on_td3bc, on_cql = SSAR.preset(data), SSAR.preset(f"cql-{data}")
+    expected = SELECTION[data]
+    for found, (rule, number, n_end) in ((on_td3bc, expected[:3]), (on_cql, expected[3:])):
+        chosen = found.return_threshold if rule == "return" else found.selection_expectile
+        assert (found.select, chosen, found.n_start, found.n_end) == (rule, number, 1.0, n_end)
+        assert found.published_steps == 1_000_000
+    assert on_td3bc.loosen_bound == (data != "halfcheetah-medium-expert") and on_cql.loosen_bound
+    assert (on_td3bc.annealing, on_cql.annealing) == ("linear", "cosine")
+
+
+@pytest.mark.parametrize("data", MAZES)
+def test_state_adaptive_in_mazes(data):
+    n_start, n_end, annealed, online_policy_every = MAZES[data]
+    for found in (SSAR.preset(data), SSAR.preset(f"cql-{data}")):
+        assert (found.select, found.n_start, found.n_end, found.loosen_bound) == ("success", n_start, n_end, False)
+        assert found.published_steps == 2_000_000
+    assert (SSAR.preset(data).annealing == "linear") == annealed
+    learner = TD3BC.preset(f"ssar-{data}")
+    assert (learner.critic, learner.reward_shift, learner.policy_every) == ("layernorm", -1.0, 2)
+    assert learner.online_policy_every == online_policy_every
+    offline, online = (learner.stages(phase)[1].every for phase in ("offline", "online"))
+    assert (offline, online) == (2, online_policy_every or 2)
+
+
+def test_what_adapters_stand_on():
+    soft = CQL.preset("ssar-antmaze")
+    assert soft == CQL.preset("antmaze", critic="robust", actor_imitation=0.5)
+    assert (soft.alpha, soft.target_gap, soft.smallest_gap, soft.backup_actions) == (5.0, 0.8, -200.0, 10)
+    assert (soft.actor_learning_rate, soft.reward_scale, soft.reward_shift) == (1e-4, 10.0, -5.0)
+    large = IQL.preset("anq-antmaze-large")
+    assert large == IQL.preset("anq-antmaze", normalize_observations=False)
+    assert (large.critics, large.aggregate_q, large.beta, large.expectile) == (4, "mean", 10.0, 0.9)
+    mazes = ReBRAC.preset("maze2d")
+    assert (mazes.batch_size, mazes.actor_learning_rate, mazes.critic_learning_rate) == (256, 3e-4, 3e-4)
+
+
+def test_numbers_that_no_preset_has():
+    assert (_frozen_models.DYNAMICS_LEARNING_RATE, _frozen_models.LEARNING_RATE) == (1e-3, 3e-4)
+    assert (ILQ().samples, ILQ().behavior_steps, ILQ().model_epochs, ILQ().diffusion_steps) == (10, 300_000, 40, 5)
+    assert (ILQ().model_members, ILQ().model_elites, ILQ().model_hidden, ILQ().model_patience) == (7, 5, 200, 5)
+    assert cql.LOG_STD == (-20.0, 2.0)
+    assert all(getattr(baselines, name)().discount == 0.99 for name in ("TD3BC", "IQL", "CQL", "DiffusionQL", "FQL"))
