@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,13 @@ def test_finished_cells_are_skipped_and_others_join_them(suite, undisturbed, tmp
     assert not again.started
 
 
+def test_published_figures_of_several_calls_add_up(suite, tmp_path):
+    figures = [{"data": suite.cells[0].data, "stack": name, "score": 1.0, "source": "a paper"} for name in "ab"]
+    for published in ([figures[0]], figures, []):
+        bench(replace(suite, published=tuple(published)), suite.cells[:1], tmp_path, InlineWorkers(), progress=False)
+    assert sorted(each["stack"] for each in read_suite(tmp_path)["published"]) == ["a", "b"]
+
+
 def test_other_settings_in_the_same_folder_are_refused(suite, undisturbed):
     cells, workers = narrow(suite.cells, ticks=80, seeds=[3]), InlineWorkers()
     with pytest.raises(SuiteError, match=r"seeds \[0, 1\] there, \[3\] here; ticks 60 there, 80 here\) \(and 1 more\)"):
@@ -177,6 +185,7 @@ def test_ctrl_c_closes_the_workers(suite, tmp_path, monkeypatch, capsys):
     assert main(["bench", str(file), "--out", str(tmp_path), "--where", "adapter=none"]) == 130
     assert workers.closed
     assert "interrupted: the same command goes on" in capsys.readouterr().err
+    assert len(read_rows(tmp_path)) == len(suite.cells[0].seeds), "of the cell that finished before its end was seen"
 
 
 def test_a_lost_seed_has_no_score(suite, tmp_path, monkeypatch):

@@ -55,6 +55,30 @@ class Wild(TD3BC):
 
 
 @dataclass(frozen=True)
+class Loose(TD3BC):
+    """Leaves the box where its network saturates."""
+
+    def act(self, v, observation):
+        return 1.5 * super().act(v, observation)
+
+
+@dataclass(frozen=True)
+class Mistaken(TD3BC):
+    """Says that it has another kind of policy."""
+
+    def facts(self):
+        return replace(super().facts(), distribution="gaussian")
+
+
+@dataclass(frozen=True)
+class Homebound(TD3BC):
+    """Has no policy step online."""
+
+    def stages(self, phase):
+        return super().stages(phase)[:1] if phase == "online" else super().stages(phase)
+
+
+@dataclass(frozen=True)
 class Wide(TD3BC):
     """One column too many."""
 
@@ -94,6 +118,9 @@ class Homeless(TD3BC):
         (Deaf, "asks 'value_action', but another answer changes nothing"),
         (Moody, "init draws from elsewhere"),
         (Wild, "act leaves the action bounds"),
+        (Loose, "act far off the data leaves the action bounds"),
+        (Mistaken, "its facts say 'gaussian', but"),
+        (Homebound, "its online stages do not step its constrained group"),
         (Wide, "terms.constraint gives"),
         (Homeless, "no group 'student'"),
         (Branching, "branches on a tensor's value"),
@@ -133,6 +160,25 @@ class Namesake(Adapter):
 
 
 @dataclass(frozen=True)
+class Column(Adapter):
+    """A weight per row, as a column."""
+
+    def sample_weight(self, v):
+        return v.r.abs()[:, None]
+
+
+@dataclass(frozen=True)
+class Vague(Adapter):
+    """Reports a number per row."""
+
+    def sample_weight(self, v):
+        return 1.0
+
+    def diagnostics(self, v):
+        return {"rewards": v.r}
+
+
+@dataclass(frozen=True)
 class Exploding(Adapter):
     """Not finite from tick 2 on."""
 
@@ -160,6 +206,8 @@ class Idle(Adapter):
         (Anonymous, "does not begin with its name"),
         (Crowd, "ends up elsewhere|learns otherwise"),
         (Namesake, "two of it share a group"),
+        (Column, r"'sample_weight' has the shape \[16, 1\], where \[16\] is asked"),
+        (Vague, r"'vague/rewards' must be one number, not of the shape \[16\]"),
         (Exploding, "critic/loss|actor/loss"),
         (Idle, r"\['idle.w'\] never moved"),
     ],

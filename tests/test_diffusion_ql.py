@@ -347,6 +347,9 @@ def test_acting_takes_a_candidate_by_softmax_or_the_best():
 def test_candidates_come_from_the_policy_and_scores_from_the_target_critics():
     """One candidate is a plain sample of the policy; the best of many has the highest of all target values."""
     engine = trained(replace(SMALL, actor_average_start=10_000), ticks=3)
+    with torch.no_grad():  # or both would choose alike
+        for tensor in engine.targets["critic"].values():
+            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)))
     observation = torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(0))
 
     def act(learner: DiffusionQL) -> Tensor:

@@ -25,7 +25,7 @@ from adaptive_constraints import (
     load_agent,
     wrap,
 )
-from adaptive_constraints.baselines import CQL, TD3BC
+from adaptive_constraints.baselines import CQL, IQL, TD3BC
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, TrainingError
 from adaptive_constraints.training.batches import Growth, batches_of
 from adaptive_constraints.training.fitting import LostSeedWarning
@@ -165,8 +165,9 @@ def test_it_acts_as_the_learner_explores_on_noise_of_its_own():
     assert np.abs(agent.act(np.zeros(3), step=7) - env.log[7][1]).max() > 1e-3, "an evaluation draws otherwise"
 
 
-def test_cql_collects_by_sampling():
-    agent = offline(learner=CQL(**SMALL, gap_actions=2), seeds=1)
+@pytest.mark.parametrize("learner", [CQL(**SMALL, gap_actions=2), IQL(**SMALL)], ids=["CQL", "IQL"])
+def test_gaussian_policies_collect_by_sampling(learner):
+    agent = offline(learner=learner, seeds=1)
     finetune(agent, steps=4, warm_up=1, buffer="all")
     (env,) = walks()
     mean = agent.act(np.array([row[0] for row in env.log[:1]], np.float32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import mse_loss
 
-from adaptive_constraints import ASPC, SPOT, Dataset, FixedScale, Preparation, Spec, load_agent, wrap
+from adaptive_constraints import ASPC, SPOT, Adapter, Dataset, FixedScale, Preparation, Spec, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.errors import StackError
@@ -314,6 +314,20 @@ def test_online_it_cools_linearly_to_its_end():
     for tick, expected in ((1, 0.99), (50, 0.5), (80, 0.2), (1000, 0.2)):
         v = SimpleNamespace(phase_tick=torch.tensor(tick), r=torch.zeros(1, dtype=torch.float64))
         assert float(spot.constraint_scale(v)) == pytest.approx(expected)
+
+
+def test_rows_weights_do_not_reach_the_density():
+    """They belong to the imitation that it replaces; `explain` warns of who gives them."""
+
+    @dataclass(frozen=True)
+    class Halved(Adapter):
+        def sample_weight(self, v):
+            return torch.full_like(v.r, 0.5)
+
+    alone, weighted = (build(TD3BC(**SMALL), SPOT(**TINY), *others) for others in ((), (Halved(),)))
+    alone.run(4), weighted.run(4)
+    assert not different(learned(alone), learned(weighted))
+    assert "is not heard by the constraint" in " ".join(weighted.resolved.warnings)
 
 
 def test_explain_shows_it_at_its_seam():

@@ -30,7 +30,7 @@ from adaptive_constraints.adapter import SEAMS, Adapter, MetaLoss, MetaStep
 from adaptive_constraints.agent import load_agent, wrap
 from adaptive_constraints.data import Dataset, Preprocessor
 from adaptive_constraints.errors import AdaptiveConstraintsError, StackError
-from adaptive_constraints.learner import Facts, Learner, Params, Phase, Row, Spec, Terms
+from adaptive_constraints.learner import Facts, Gaussian, Learner, Params, Phase, Point, Row, Spec, Terms
 from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training.cpu import tuned
@@ -73,6 +73,7 @@ def check_adapter(adapter: Adapter, learner: Learner, *, data: Dataset | None = 
     case = _Case(learner, (adapter,), data or made_data())
     with _said_plainly(case):
         _answers_seams_that_exist(case)
+        _diagnoses_numbers(case)
         _draws_under_its_own_name(case)
         _two_of_a_kind_stay_apart(case)
         _for_presets(adapter)
@@ -215,12 +216,13 @@ def _facts_fit_the_parameters(case: _Case) -> None:
         averaged = {average.group for stage in learner.stages(phase) for average in stage.averages}
         unknown = (stepped | averaged) - params.keys()
         assert not unknown, f"{case.name}: its {phase} stages name {sorted(unknown)}, which init does not make"
+        assert facts.constrained in stepped, f"{case.name}: its {phase} stages do not step its constrained group"
     strange = facts.seams - SEAMS.keys()
     assert not strange, f"{case.name}: it says it asks {sorted(strange)}, which are no seams"
 
 
 def _functions_have_their_shapes(case: _Case) -> None:
-    engine = case.engine(seeds=(0,))
+    engine = case.engine(seeds=(0, 1))
     engine.run(1)
     facts, rows, actions = case.learner.facts(), case.learner.batch_size, case.data.action_dim
 
@@ -231,10 +233,15 @@ def _functions_have_their_shapes(case: _Case) -> None:
             "sample": v.services.sample(policy, v.s, "conformance/sample"),
             "act": case.learner.act(v, v.s),
             "explore": case.learner.explore(v, v.s),
+            "act far off the data": case.learner.act(v, 1e3 * v.s),
+            "explore far off the data": case.learner.explore(v, 1e3 * v.s),
             "bootstrap": v.bootstrap(v.s2, "conformance/bootstrap", v.batch),
             "bootstrap off the data": v.bootstrap(v.s2 + 0.1, "conformance/elsewhere"),
             **{f"terms.{name}": term for name, term in v.services.terms(v.p[facts.constrained])._asdict().items()},
         }
+        kind = type(v.services.distribution(policy, v.s))
+        wanted = {"point": Point, "generative": type(None)}.get(facts.distribution, Gaussian)
+        assert kind is wanted, f"{case.name}: its facts say {facts.distribution!r}, but distribution() gives {kind}"
         if facts.owns_value:
             found["value"] = v.value(v.s)
         if facts.owns_behavior:
@@ -244,10 +251,11 @@ def _functions_have_their_shapes(case: _Case) -> None:
         return found
 
     for name, tensor in engine.ask("conformance", everything).items():
-        wanted = (rows, actions) if name in ("sample", "act", "explore", "sample_behavior") else (rows,)
+        acting = name.startswith(("act", "explore"))
+        wanted = (rows, actions) if acting or name.startswith("sample") else (rows,)
         assert tensor.shape[1:] == wanted, f"{case.name}: {name} gives {tuple(tensor.shape[1:])}, not {wanted}"
         assert tensor.isfinite().all(), f"{case.name}: {name} is not finite after one tick"
-        bounded = name not in ("act", "explore") or bool((tensor.abs() <= 1 + 1e-6).all())
+        bounded = not acting or bool((tensor.abs() <= 1 + 1e-6).all())
         assert bounded, f"{case.name}: {name} leaves the action bounds"
 
 
@@ -295,6 +303,11 @@ def _answers_seams_that_exist(case: _Case) -> None:
         unknown = adapter.answers(case.learner.facts(), phase) - SEAMS.keys()
         assert not unknown, f"{adapter.name}: it answers {sorted(unknown)}, which are no seams"
         Stack(case.learner, case.adapters).resolve(phase)
+
+
+def _diagnoses_numbers(case: _Case) -> None:
+    for name, values in case.ran().diagnose().items():
+        assert values.isfinite().all(), f"{case.name}: the diagnostic {name!r} is not finite"
 
 
 def _draws_under_its_own_name(case: _Case) -> None:

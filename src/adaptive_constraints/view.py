@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor
 
+from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Gaussian, Params, Point, Row, Spec, Terms
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ class View:
 
     def log(self, name: str, value: Tensor) -> None:
         """Record a scalar under ``name``, averaged over the ticks between two log points; losses need no call."""
+        if value.dim():
+            raise StackError(f"what is logged under {name!r} must be one number, not of the shape {list(value.shape)}")
         self.metrics[name] = value.detach()
 
     # -- seams ----------------------------------------------------------------------------------------------------
@@ -132,11 +135,12 @@ class View:
             "bootstrap",
             lambda: learner.bootstrap(self, observation, site, batch),
             lambda a, so_far: a.bootstrap(self, observation, site, batch, so_far),
+            observation.shape[:-1],
         )
 
     def td_weight(self) -> Tensor | float:
         """Weight of the in-data TD term; scalar."""
-        return self._product("td_weight")
+        return self._product("td_weight", torch.Size())
 
     def critic_rows(self) -> list[Row]:
         """Extra rows of the critics' regression."""
@@ -144,15 +148,17 @@ class View:
 
     def value_action(self) -> Tensor:
         """The action [B, A] at which V regresses on the target critics."""
-        return self._compose("value_action", lambda: self.a, lambda a, so_far: a.value_action(self, so_far))
+        answer: _Answer = lambda a, so_far: a.value_action(self, so_far)  # noqa: E731
+        return self._compose("value_action", lambda: self.a, answer, self.a.shape)
 
     def behavior_action(self) -> Tensor:
         """The action [B, A] that imitation takes for the data's."""
-        return self._compose("behavior_action", lambda: self.a, lambda a, so_far: a.behavior_action(self, so_far))
+        answer: _Answer = lambda a, so_far: a.behavior_action(self, so_far)  # noqa: E731
+        return self._compose("behavior_action", lambda: self.a, answer, self.a.shape)
 
     def sample_weight(self) -> Tensor | float:
         """Weight of each row in the imitation term; [B] or 1."""
-        return self._product("sample_weight")
+        return self._product("sample_weight", self.r.shape)
 
     def query_action(self) -> list[Tensor]:
         """Off-data actions [B, A] at which adapters read Q."""
@@ -160,7 +166,8 @@ class View:
 
     def constraint(self, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
         """The constraint term [B] at ``action`` [B, A]: an adapter's, or the learner's ``default()``."""
-        return self._compose("constraint", default, lambda a, so_far: a.constraint(self, action, so_far))
+        answer: _Answer = lambda a, so_far: a.constraint(self, action, so_far)  # noqa: E731
+        return self._compose("constraint", default, answer, action.shape[:-1])
 
     def constraint_weight(self) -> Tensor | float:
         """Weight of the constraint at each state; [B] or 1.
@@ -168,7 +175,7 @@ class View:
         Gauge: while an adapter learns the trade-off, the weights say where and not how much, so they are divided by
         their mean over the rows with a positive weight.
         """
-        weight = self._product("constraint_weight")
+        weight = self._product("constraint_weight", self.r.shape)
         if self.resolved.meta is None:
             return weight
         if not isinstance(weight, Tensor):
@@ -178,7 +185,7 @@ class View:
 
     def constraint_scale(self) -> Tensor | float:
         """Annealing of the whole constraint; scalar."""
-        return self._product("constraint_scale")
+        return self._product("constraint_scale", torch.Size())
 
     def weighted(self, constraint: Tensor) -> Tensor:
         """The constraint [B] under the weights of all seams; the rows' weights only where it imitates the data."""
@@ -203,6 +210,7 @@ class View:
             "tradeoff",
             lambda: self.r.new_full((), float("nan") if learned is None else learned),
             lambda a, so_far: a.tradeoff(self, so_far),
+            torch.Size(),
         )
 
     def value(self, observation: Tensor) -> Tensor:
@@ -214,22 +222,43 @@ class View:
     def _answering(self, seam: str) -> tuple[Adapter, ...]:
         return self.resolved.answering[seam]
 
-    def _product(self, seam: str) -> Tensor | float:
-        return reduce(lambda so_far, a: so_far * getattr(a, seam)(self), self._answering(seam), 1.0)
+    def _product(self, seam: str, shape: torch.Size) -> Tensor | float:
+        found: Tensor | float = 1.0
+        for adapter in self._answering(seam):
+            factor: Tensor | float = getattr(adapter, seam)(self)
+            if isinstance(factor, Tensor) and factor.dim():
+                _check_shape(adapter, seam, factor, shape)
+            found = found * factor
+        return found
 
-    def _compose(
-        self, seam: str, default: Callable[[], Tensor], answer: Callable[[Adapter, Callable[[], Tensor]], Tensor]
-    ) -> Tensor:
+    def _compose(self, seam: str, default: Callable[[], Tensor], answer: _Answer, shape: torch.Size) -> Tensor:
         so_far = default
         for adapter in self._answering(seam):
-            so_far = _bind(answer, adapter, so_far)
+            so_far = _bind(seam, answer, adapter, so_far, shape)
         return so_far()
 
 
+_Answer: TypeAlias = "Callable[[Adapter, Callable[[], Tensor]], Tensor]"
+"""Of an adapter, given what the seam says without it."""
+
+
 def _bind(
-    answer: Callable[[Adapter, Callable[[], Tensor]], Tensor], adapter: Adapter, so_far: Callable[[], Tensor]
+    seam: str, answer: _Answer, adapter: Adapter, so_far: Callable[[], Tensor], shape: torch.Size
 ) -> Callable[[], Tensor]:
-    return lambda: answer(adapter, so_far)
+    def bound() -> Tensor:
+        found = answer(adapter, so_far)
+        _check_shape(adapter, seam, found, shape)
+        return found
+
+    return bound
+
+
+def _check_shape(adapter: Adapter, seam: str, answer: Tensor, shape: torch.Size) -> None:
+    """Refuse what would broadcast: a weight [B, 1] makes a mean over [B, B] without a word."""
+    if answer.shape != shape:
+        raise StackError(
+            f"{adapter.name}: its answer to {seam!r} has the shape {list(answer.shape)}, where {list(shape)} is asked"
+        )
 
 
 __all__ = ["Inputs", "Services", "View"]

@@ -29,7 +29,7 @@ import torch
 from adaptive_constraints.agent import Agent
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import AdaptiveConstraintsError, SuiteError
-from adaptive_constraints.experiments.rows import FAILED, ROWS, Row, write_rows
+from adaptive_constraints.experiments.rows import FAILED, Row, write_rows
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training.fitting import CHECKPOINT
 from adaptive_constraints.training.history import History
@@ -226,11 +226,6 @@ def _peak_memory() -> int:
 
 
 # -- as a process -------------------------------------------------------------------------------------------------
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the cell of a run folder has its rows."""
-    return (folder / ROWS).is_file()
 
 
 def _end_with_parent() -> None:

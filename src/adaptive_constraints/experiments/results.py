@@ -58,7 +58,14 @@ class Results:
             raise SuiteError(f"{folder} holds other cells: {differing[0]}{more}. Use another --out, or remove it")
         for cell in cells:
             cell.write(self.of(cell))
-        planned = {each["cell"]: each for each in self._planned_before()} | {each.id: _planned(each) for each in cells}
+        before = read_suite(folder) if (folder / SUITE).is_file() else None
+        planned = {each["cell"]: each for each in before["cells"]} if before else {}
+        planned |= {each.id: _planned(each) for each in cells}
+        figures = (
+            [*suite.published, *(each for each in before["published"] if each not in suite.published)]
+            if before
+            else suite.published
+        )
         write_suite(
             folder,
             {
@@ -67,7 +74,7 @@ class Results:
                 "command": command,
                 "commit": commit(),
                 "versions": versions(),
-                "published": _relevant(suite.published, planned.values()),
+                "published": _relevant(figures, planned.values()),
                 "cells": list(planned.values()),
             },
         )
@@ -93,9 +100,6 @@ class Results:
         if (reason := read_failure(folder)) is not None:
             return _begun(folder)._replace(state="failed", reason=reason)
         return _begun(folder) if (folder / SESSION).is_file() else Status("waiting")
-
-    def _planned_before(self) -> list[PlannedCell]:
-        return read_suite(self.folder)["cells"] if (self.folder / SUITE).is_file() else []
 
     def _difference(self, cell: Cell) -> str:
         """In words, what the folder's cell of this name has otherwise."""

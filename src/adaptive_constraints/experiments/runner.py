@@ -75,7 +75,10 @@ def bench(
     folder = Path(folder)
     with locked(folder), closing(workers):
         results = Results(folder, suite, cells, command)
-        _run(results, workers, Board(results, progress))
+        try:
+            _run(results, workers, Board(results, progress))
+        finally:  # what a cell finished just before an interruption counts too
+            results.collect()
         statuses = {cell.id: results.status(cell) for cell in results.cells}
         failed = {name: status.reason for name, status in statuses.items() if status.state == "failed"}
         return Outcome(folder, results.collect(), failed)

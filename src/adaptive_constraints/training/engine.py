@@ -21,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from adaptive_constraints.adapter import Adapter, MetaStep
+from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Average, Params, Schedule, Stage, Update
 from adaptive_constraints.networks import Precision, product_precision
 from adaptive_constraints.stack import Resolved
@@ -436,11 +437,17 @@ class Engine:
 
     def diagnose(self) -> Scalars:
         """What the adapters want logged at this tick, by 'adapter/quantity'; each [S]."""
-        return {
+        found = {
             f"{adapter.name}/{name}": value
             for adapter in self.resolved.adapters
             for name, value in self.ask(adapter.name, adapter.diagnostics).items()
         }
+        for name, value in found.items():
+            if value.dim() != 1:
+                raise StackError(
+                    f"the diagnostic {name!r} must be one number, not of the shape {list(value.shape[1:])}"
+                )
+        return found
 
     @torch.no_grad()
     def ask(self, name: str, answer: Callable[[View], Mapping[str, Tensor]]) -> Scalars:

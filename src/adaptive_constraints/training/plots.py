@@ -26,6 +26,8 @@ Ticks: TypeAlias = NDArray[np.integer] | NDArray[np.floating]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 _DASHES = ("-", "--", ":", "-.")
 _PANELS_PER_COLUMN = 3
+_CHARACTERS_PER_INCH = 11
+"""Of a legend, at its size of type."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,10 @@ def _rescale(panel: Axes) -> None:
 def _annotate(figure: Figure, panel: Axes, title: str | None) -> None:
     """The title, and one legend for all panels below them."""
     handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    room = _CHARACTERS_PER_INCH * figure.get_figwidth()
+    columns = int(room / (max(map(len, labels), default=1) + 8))  # 8 for the line and the gaps
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=max(1, min(4, len(labels), columns)), frameon=False
+    )
     if title is not None:
         figure.suptitle(title)
