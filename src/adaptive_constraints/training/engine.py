@@ -73,6 +73,8 @@ class _Running:
     """Of meta ticks, which want more of them."""
     outer: _Known = field(default_factory=_Known)
     """The outer loss's gradient."""
+    through: _Known = field(default_factory=_Known)
+    """From the trade-off to the parameters that it is a function of."""
 
 
 class _Due(NamedTuple):
@@ -165,7 +167,7 @@ class Engine:
     @property
     def draws(self) -> frozenset[Draw]:
         """Every draw of noise that the ticks so far were found to make."""
-        known = [each for s in self._stages for each in (s.gradients, s.meta_gradients, s.outer)]
+        known = [each for s in self._stages for each in (s.gradients, s.meta_gradients, s.outer, s.through)]
         return frozenset(draw for asked in (*self._draws.values(), *(each.draws for each in known)) for draw in asked)
 
     @property
@@ -360,10 +362,10 @@ class Engine:
             )
         else:
             derivative = self._along_tangent(group, adam, g, h, by_theta)
-        through = self._with_draws(
-            self._draws.setdefault(step.group, {}),
-            lambda x: self._losses.through_tradeoff(step.group, derivative, x),
-            self._inputs,
+        through = self._run(
+            running.through,
+            lambda x: self._losses.through_tradeoff(step.group, *x),
+            lambda draws: (derivative, self._inputs(draws)),
         )
         self._step(step.group, through)
         self._assign(adapter.name, buffers)
