@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from adaptive_constraints.preparation import prepare
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training.engine import Engine
 from adaptive_constraints.training.initial import initial_state
+from adaptive_constraints.view import View
 
 FOUR = (
     ANQ(hidden=8, policy_every=1),
@@ -67,6 +68,11 @@ def trained(learner: Learner, *adapters: Adapter, ticks: int = 4, **options) -> 
     engine = build(learner, *adapters, **options)
     engine.run(ticks)
     return engine
+
+
+def seen(learner: Learner, *adapters: Adapter, what: Callable[[View], Tensor], ticks: int = 1, **options) -> Tensor:
+    """What a view shows at the end of the last tick; [S, ...]."""
+    return trained(learner, *adapters, ticks=ticks, **options).ask("seen", lambda v: {"seen": what(v)})["seen"]
 
 
 def learned(engine: Engine, seed: int | None = None) -> dict[str, Tensor]:

@@ -274,34 +274,24 @@ class Answer(Adapter):
         return default() * (1 + self.by)
 
 
-@dataclass(frozen=True)
-class Look(Adapter):
-    """Answers nothing and looks at the gap of both critics as it stands."""
-
-    def answers(self, facts, phase):
-        return frozenset()
-
-    def diagnostics(self, v):
-        return {"gap": v.resolved.learner.gap(v.p["critic"], v), "s": v.s, "a": v.a}
-
-
 def test_the_soft_maximum_estimates_an_integral():
     """log sum exp(Q) / density over three densities of n draws each is log(3n) + log of the integral of exp(Q)."""
     draws, rows = 10_000, 4
     learner = CQL(hidden=16, batch_size=rows, gap_actions=draws, critic_learning_rate=0.0, actor_learning_rate=0.0)
-    engine = build(learner, Look(), data=random_data(action=1), dtype=torch.float64)
+    engine = build(learner, data=random_data(action=1), dtype=torch.float64)
     engine.params["critic"]["weight3"] *= 300  # values of the size of 1 rather than of 1e-2,
     engine.params["actor"]["weight3"] *= 100  # policies that differ between states,
     engine.params["actor"]["log_std_offset"] += 1  # and reach the ends of the box
     engine.run(1)
-    seen = {name: tensor[0] for name, tensor in engine.diagnose().items()}
-    s, a, critic = seen["look/s"], seen["look/a"], {name: t[0] for name, t in engine.params["critic"].items()}
+    found = engine.ask("look", lambda v: {"gap": learner.gap(v.p["critic"], v), "s": v.s, "a": v.a})
+    gap, s, a = (found[name][0] for name in ("gap", "s", "a"))
+    critic = {name: tensor[0] for name, tensor in engine.params["critic"].items()}
     grid = torch.linspace(-1, 1, 2001, dtype=torch.float64)
     q = learner.q(critic, s.repeat_interleave(len(grid), 0), grid.repeat(rows)[:, None]).view(2, rows, -1)
     assert (q.amax(-1) - q.amin(-1)).mean() > 0.5, "Q must differ between actions for this to say anything"
     integral = torch.trapezoid(q.exp(), grid, dim=-1).log()
     expected = math.log(3 * draws) + integral - learner.q(critic, s, a)
-    torch.testing.assert_close(seen["look/gap"], expected.sum(0), rtol=0, atol=0.05)
+    torch.testing.assert_close(gap, expected.sum(0), rtol=0, atol=0.05)
 
 
 def test_the_penalty_lifts_the_datas_actions_over_others():

@@ -18,9 +18,9 @@ from adaptive_constraints.stack import Stack
 from adaptive_constraints.training import noise
 from adaptive_constraints.training.engine import Engine
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, different, largest_difference, learned, random_data, seen, trained
 from .test_meta_gradient import deviation, outer_step, put
-from .test_seams import Probe, Watch, groups
+from .test_seams import Probe, groups
 from .test_td3bc_aspc import Critic, Policy, give, take
 
 SMALL = {"hidden": 8, "batch_size": 16}
@@ -248,7 +248,7 @@ def test_the_terms_are_those_of_the_mean_action():
                 constraint = (action - v.a).square().sum(1)
             return torch.stack([*terms, q, -q / q.abs().mean(), constraint])
 
-        (found,) = trained(learner, Watch(what=shown), ticks=3, dtype=torch.float64).diagnose()["watch/seen"]
+        (found,) = seen(learner, what=shown, ticks=3, dtype=torch.float64)
         torch.testing.assert_close(found[:3], found[3:], rtol=1e-12, atol=1e-12)
 
 
@@ -300,7 +300,7 @@ def test_a_gaussian_policy_samples_around_its_mean_within_bounds():
             ]
         )
 
-    near, wide, std = trained(learner, Watch(what=shown), ticks=1, dtype=torch.float64).diagnose()["watch/seen"][0]
+    near, wide, std = seen(learner, what=shown, dtype=torch.float64)[0]
     assert 0 < near.abs().max() < 10 * math.exp(-20), "the logarithm of its deviation is bounded"
     torch.testing.assert_close(std, torch.full_like(std, math.exp(-20)))
     assert wide.abs().max() == 1.0 and wide.std() > 0.3

@@ -18,9 +18,9 @@ from adaptive_constraints.stack import Stack
 from adaptive_constraints.training import noise
 from adaptive_constraints.training.engine import Engine
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, different, largest_difference, learned, random_data, seen, trained
 from .test_meta_gradient import deviation, outer_step, put
-from .test_seams import Probe, Watch, groups
+from .test_seams import Probe, groups
 from .test_td3bc_aspc import Critic, give, take
 
 SMALL = ReBRAC(hidden=8, batch_size=16, policy_every=1)
@@ -185,7 +185,7 @@ def test_the_penalty_is_for_states_of_the_data_alone():
         distance = (action - v.batch["next_action"]).square().sum(-1)
         return torch.stack([penalty, learner.beta2 * distance, v.batch["next_action_mask"]])
 
-    (found,) = trained(learner, Watch(what=shown), ticks=1, dtype=torch.float64).diagnose()["watch/seen"]
+    (found,) = seen(learner, what=shown, dtype=torch.float64)
     penalty, expected, mask = found
     assert set(mask.tolist()) == {0.0, 1.0}, "the batch has rows of both kinds"
     assert (penalty[mask == 0] == 0).all() and (penalty[mask == 1] > 0).all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,7 +30,7 @@ from adaptive_constraints.testing import _Probe as Probe
 from adaptive_constraints.training.engine import Engine
 from adaptive_constraints.training.metrics import Failure
 
-from .helpers import build, different, largest_difference, learned, trained
+from .helpers import build, different, largest_difference, learned, seen, trained
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
 LEARNERS = {
@@ -43,24 +42,6 @@ LEARNERS = {
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 ASKED = [(name, seam) for name, learner in LEARNERS.items() for seam in sorted(learner.facts().seams)]
 each_seam = pytest.mark.parametrize(("name", "seam"), ASKED)
-
-
-@dataclass(frozen=True)
-class Watch(Adapter):
-    """Answers nothing and looks at the view; what it saw at the end of the last tick is in `seen`."""
-
-    what: Callable[..., Tensor] = lambda v: v.r
-
-    def answers(self, facts, phase):
-        return frozenset()
-
-    def diagnostics(self, v):
-        return {"seen": self.what(v)}
-
-
-def seen(learner, *adapters: Adapter, what: Callable[..., Tensor], **options) -> Tensor:
-    """What a view shows after one tick; [S, ...]."""
-    return trained(learner, *adapters, Watch(what=what), ticks=1, **options).diagnose()["watch/seen"]
 
 
 def groups(names: list[str]) -> set[str]:

@@ -1,5 +1,7 @@
 """The laws that learners and adapters keep, for your own: each check raises `AssertionError` saying which one broke.
 
+Where training says it already (an answer of the wrong shape), the library's own error is let through.
+
     from adaptive_constraints.testing import check_adapter, check_learner
 
     def test_my_learner():
