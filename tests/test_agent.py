@@ -33,6 +33,7 @@ from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, StackError, TrainingError
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training.fitting import CHECKPOINT, LostSeedWarning
+from adaptive_constraints.training.progress import Progress
 
 SMALL = {"hidden": 16, "batch_size": 32}
 
@@ -223,7 +224,22 @@ def test_an_adapter_that_does_nothing_is_noticed():
         def sample_wieght(self, v):
             return 2.0
 
-    assert r"sample_wieght (sample_weight?)" in wrap(TD3BC(), Misspelled()).explain()
+        def helper(self):
+            return 0
+
+    class Answering(Misspelled):
+        def sample_weight(self, v):
+            return 1.0
+
+        def td_weights(self, v):
+            return 2.0
+
+    def warned(adapter):
+        return Stack(TD3BC(), (adapter,)).resolve().warnings
+
+    idle, near = warned(Misspelled())
+    assert "it answers no seam" in idle and "its method sample_wieght(): is sample_weight() meant?" in near
+    assert warned(Answering()) == ("answering: nobody calls its method td_weights(): is td_weight() meant?",)
 
 
 def test_only_parts_that_are_meant_to_be_used_are_listed():
@@ -355,6 +371,15 @@ def test_a_folder_without_a_checkpoint_is_of_its_run_alone(stack, tmp_path):
         with pytest.raises(CheckpointError, match=r"config\.json is not of a run of this library: use another folder"):
             fit(stack.untrained(), out=tmp_path)
         assert (tmp_path / "config.json").read_text() == text
+
+
+def test_the_last_line_of_progress_shows_the_last_score(capsys):
+    with Progress("a stack", total=10, done=0, shown=True) as progress:
+        progress.note("score 1.0")
+        progress.update(10)
+        progress.note("score 2.0")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("a stack: tick 10/10, ") and line.endswith("ticks/s  score 2.0")
 
 
 # -- seeds ------------------------------------------------------------------------------------------------------------

@@ -80,6 +80,18 @@ class Homebound(TD3BC):
 
 
 @dataclass(frozen=True)
+class Reversed(TD3BC):
+    """Says that its trade-off scales the other term."""
+
+    def facts(self):
+        return replace(super().facts(), scales="constraint")
+
+    def constrained_loss(self, p, v, k):
+        terms = self.terms(p, v)
+        return (k * terms.improvement + v.weighted(terms.constraint)).mean(), terms
+
+
+@dataclass(frozen=True)
 class Wide(TD3BC):
     """One column too many."""
 
@@ -122,6 +134,7 @@ class Homeless(TD3BC):
         (Loose, "act far off the data leaves the action bounds"),
         (Mistaken, "its facts say 'gaussian', but"),
         (Homebound, "its online stages do not step its constrained group"),
+        (Reversed, "the trade-off multiplies the constraint, but doubling it adds"),
         (Wide, "terms.constraint gives"),
         (Homeless, "no group 'student'"),
         (Branching, "branches on a tensor's value"),
@@ -188,6 +201,14 @@ class Exploding(Adapter):
 
 
 @dataclass(frozen=True)
+class Unprepared(Adapter):
+    """Not finite online."""
+
+    def sample_weight(self, v):
+        return torch.inf if v.phase == "online" else 1.0
+
+
+@dataclass(frozen=True)
 class Idle(Adapter):
     """Makes a network that a stage steps, from a loss that does not see it."""
 
@@ -210,6 +231,7 @@ class Idle(Adapter):
         (Column, r"'sample_weight' has the shape \[16, 1\], where \[16\] is asked"),
         (Vague, r"'vague/rewards' must be one number, not of the shape \[16\]"),
         (Exploding, "critic/loss|actor/loss"),
+        (Unprepared, "online, .*actor/loss"),
         (Idle, r"\['idle.w'\] never moved"),
     ],
 )

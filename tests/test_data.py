@@ -132,6 +132,7 @@ def test_one_row_episodes_without_next_observation_leave_their_neighbours_alone(
         ({"rewards": np.zeros((12, 2))}, r"rewards must have shape \[N\]"),
         ({"next_observations": np.zeros((12, 4))}, "next_observations has shape"),
         ({"observations": np.array([["a"] * 3] * 12)}, "must hold numbers"),
+        ({"observations": [[0.0] * 3] * 11 + [[0.0]]}, "observations cannot be made an array.*the same length"),
         ({"terminals": np.arange(12)}, "terminals must hold 0 or 1, but row 2 does not"),
         ({"episode_ids": np.linspace(0, 1, 12)}, "episode_ids must hold integers"),
         ({"actions": np.zeros((12, 0))}, "actions has no dimensions"),
@@ -387,6 +388,9 @@ def test_d4rl_file_that_cannot_be_read(tmp_path: Path) -> None:
     write_hdf5(tmp_path / "short.hdf5", {"observations": np.zeros((12, 3))})
     with pytest.raises(DatasetError, match="lacks the arrays actions, rewards, terminals; it holds: observations"):
         load_dataset(f"d4rl:{tmp_path / 'short.hdf5'}")
+    write_hdf5(tmp_path / "nested.hdf5", {"observations/state": np.zeros((12, 3))})
+    with pytest.raises(DatasetError, match="not in D4RL's layout: observations must be arrays, not groups"):
+        load_dataset(f"d4rl:{tmp_path / 'nested.hdf5'}")
     (tmp_path / "bad.hdf5").write_text("hello")
     with pytest.raises(DatasetError, match="not a readable HDF5 file"):
         load_dataset(f"d4rl:{tmp_path / 'bad.hdf5'}")
@@ -561,6 +565,13 @@ def test_doctor_finds_scattered_episodes_and_marks_inside() -> None:
     finding = doctor(inside).errors[0]
     assert (finding.code, finding.rows) == ("mark_inside_episode", (3,))
     assert inside.column("next_action_mask")[3] == 0
+
+
+def test_doctor_suspects_next_observations_that_are_a_shifted_column() -> None:
+    data = make(next_observations=np.roll(make_arrays()["observations"], -1, axis=0))
+    (finding,) = doctor(data).findings
+    assert (finding.code, finding.severity, finding.rows) == ("next_episode", "warning", (6,))  # the one timeout
+    assert doctor(make()).findings == doctor(make(next_observations=None)).findings == ()
 
 
 def test_doctor_advises_on_duplicates_and_constants() -> None:

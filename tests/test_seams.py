@@ -243,6 +243,21 @@ def test_who_replaces_an_answer_swallows_no_one_elses(adapters):
     assert (difference == 0).all()
 
 
+def test_an_answer_that_swallows_the_others_says_so():
+    class Swallowing(Doubled):
+        def behavior_action(self, v, default):
+            return v.a + 1
+
+    asked = lambda v: v.behavior_action()  # noqa: E731
+    with pytest.raises(StackError, match="'behavior_action' without calling default().*replaces = frozenset"):
+        seen(LEARNERS["TD3BC"], Swallowing(), what=asked)
+
+    class Declared(Swallowing):
+        replaces = frozenset({"behavior_action"})
+
+    assert torch.equal(seen(LEARNERS["TD3BC"], Declared(), what=asked), seen(LEARNERS["TD3BC"], what=lambda v: v.a + 1))
+
+
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 

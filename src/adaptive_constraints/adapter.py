@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Facts, Params, Phase, Row, Spec, Stage, Terms
 from adaptive_constraints.presets import Presets
 
@@ -34,6 +35,8 @@ class Seam(NamedTuple):
     """What the seam says when nobody answers, in words (for `explain`)."""
     asked_by_adapters: bool = False
     """Adapters may ask it too, so answering it where the learner does not ask is no mistake."""
+    may_swallow: bool = False
+    """An answer may do without ``default()`` and need not say so in `Adapter.replaces`."""
 
 
 SEAMS: Mapping[str, Seam] = {
@@ -47,7 +50,7 @@ SEAMS: Mapping[str, Seam] = {
     "constraint": Seam("single", "the learner's own"),
     "constraint_weight": Seam("product", "1"),
     "constraint_scale": Seam("product", "1"),
-    "tradeoff": Seam("single", "the learner's own"),
+    "tradeoff": Seam("single", "the learner's own", may_swallow=True),
 }
 """Every seam that an adapter may answer, in the order a tick meets them."""
 
@@ -113,6 +116,11 @@ class Adapter(Presets):
         self.check_settings()
         if not self.name:
             object.__setattr__(self, "name", type(self).__name__.lstrip("_").lower())
+
+    def require(self, condition: bool, text: str) -> None:
+        """Refuse a setting or a learner: raise `StackError` with ``text`` unless ``condition`` holds."""
+        if not condition:
+            raise StackError(f"{self.name}: {text}")
 
     def was_tested_on(self, learner: str, facts: Facts) -> bool:
         """Whether this adapter's paper tested it on the learner of this name, configured to these facts."""

@@ -87,7 +87,9 @@ class Stack:
             facts = replace(facts, seams=facts.seams | shared.seams)
         answering = _answering(self.learner, self.adapters, facts, phase)
         warnings += _unheard(answering, facts) + _without_effect(self.learner, answering, facts)
-        warnings += [f"{each.name}: {text}" for each in self.adapters for text in _idle(each, facts, phase)]
+        warnings += [
+            f"{each.name}: {text}" for each in self.adapters for text in _idle(each, facts, phase) + _misspelled(each)
+        ]
         return Resolved(
             learner=self.learner,
             adapters=self.adapters,
@@ -199,14 +201,20 @@ def _facts_for(adapter: Adapter, adapters: Sequence[Adapter], facts: Facts, phas
 
 
 def _idle(adapter: Adapter, facts: Facts, phase: Phase) -> list[str]:
-    """That an adapter does nothing at all, as with a misspelled seam."""
+    """That an adapter does nothing at all."""
     overridden = {name for name in vars(Adapter) if getattr(type(adapter), name) is not getattr(Adapter, name)}
     acts = overridden & {"answers", "stages", "advance", "meta", "diagnostics"}
     if acts or adapter.answers(facts, phase):
         return []
-    own = {name for name in vars(type(adapter)) if callable(getattr(type(adapter), name)) and not name.startswith("_")}
-    near = [f"{name} ({close[0]}?)" for name in sorted(own) if (close := difflib.get_close_matches(name, SEAMS, n=1))]
-    return ["it answers no seam and has no stage, so it changes nothing" + (f": {', '.join(near)}" if near else "")]
+    return ["it answers no seam and has no stage, so it changes nothing"]
+
+
+def _misspelled(adapter: Adapter) -> list[str]:
+    """Methods that nobody calls, but for a letter or two."""
+    known = [name for name in vars(Adapter) if not name.startswith("_")]
+    own = {name for name, value in vars(type(adapter)).items() if callable(value) and not name.startswith("_")}
+    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in sorted(own - set(known))}
+    return [f"nobody calls its method {name}(): is {close[0]}() meant?" for name, close in near.items() if close]
 
 
 def _unheard(answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list[str]:
@@ -363,14 +371,14 @@ def _explain_stages(resolved: Resolved) -> list[str]:
 
 def _explain_seams(resolved: Resolved) -> list[str]:
     lines = []
-    for seam, (fold, default, asked_by_adapters) in SEAMS.items():
+    for seam, how in SEAMS.items():
         names = [adapter.name for adapter in resolved.answering[seam]]
-        if seam not in resolved.facts.seams and not (asked_by_adapters and names):
+        if seam not in resolved.facts.seams and not (how.asked_by_adapters and names):
             lines.append(f"  {seam:<19}not asked")
         elif not names:
-            lines.append(f"  {seam:<19}{_default(resolved, seam, default)}")
+            lines.append(f"  {seam:<19}{_default(resolved, seam, how.default)}")
         else:
-            link = {"product": " x ", "concatenated": " and ", "composed": ", then ", "single": ""}[fold]
+            link = {"product": " x ", "concatenated": " and ", "composed": ", then ", "single": ""}[how.fold]
             note = " (divided by its mean: the trade-off is learned)" if _gauged(resolved, seam) else ""
             lines.append(f"  {seam:<19}{link.join(names)}{note}")
     return lines

@@ -42,14 +42,16 @@ from adaptive_constraints.training.trained import Trained
 from adaptive_constraints.view import View
 
 State = dict[str, Tensor]
+PHASES: tuple[Phase, ...] = ("offline", "online")
 
 
 def check_learner(learner: Learner, *, data: Dataset | None = None) -> None:
     """Raise `AssertionError` unless this learner keeps every law of a learner.
 
     Its facts are true, its functions have the right shapes and are defined off the data too; every seam it says it asks
-    is asked and matters, and a neutral answer changes nothing; it is differentiable in its trade-off; and it keeps the
-    laws of `check_stack`.
+    is asked and matters, and a neutral answer changes nothing; its trade-off scales what it says, and it is
+    differentiable in it; and it keeps the laws of `check_stack`, of its ticks online those that they are finite and
+    move what they step.
     """
     case = _Case(learner, (), data or made_data())
     with _said_plainly(case):
@@ -58,9 +60,11 @@ def check_learner(learner: Learner, *, data: Dataset | None = None) -> None:
         for seam in sorted(learner.facts().seams):
             _seam_is_heard(case, seam)
             _neutral_answer_changes_nothing(case, seam)
+        _tradeoff_scales_what_it_says(case)
         _meta_gradient_agrees_with_automatic_differentiation(case)
         _for_presets(learner)
         check_stack(learner, data=data)
+        _runs_online(case)
         _together_is_alone(case)
         _a_lost_seed_is_alone(case)
         _traced_is_eager(case)
@@ -70,7 +74,8 @@ def check_adapter(adapter: Adapter, learner: Learner, *, data: Dataset | None = 
     """Raise `AssertionError` unless this adapter keeps every law of an adapter on ``learner``.
 
     It answers seams that exist, in both phases; it draws noise under its own name; what it adds keeps seeds apart; two
-    of it do not share state; and it keeps the laws of `check_stack`. Raises `StackError` where it refuses the learner.
+    of it do not share state; and it keeps the laws of `check_stack`, of its ticks online those that they are finite
+    and move what they step. Raises `StackError` where it refuses the learner.
     """
     case = _Case(learner, (adapter,), data or made_data())
     with _said_plainly(case):
@@ -80,6 +85,7 @@ def check_adapter(adapter: Adapter, learner: Learner, *, data: Dataset | None = 
         _two_of_a_kind_stay_apart(case)
         _for_presets(adapter)
         check_stack(learner, adapter, data=data)
+        _runs_online(case)
         _together_is_alone(case)
         _a_lost_seed_is_alone(case)
         _traced_is_eager(case)
@@ -133,15 +139,21 @@ class _Case:
 
     @property
     def ticks(self) -> int:
-        """Enough for two runs of every stage."""
-        stages = Stack(self.learner, self.adapters).resolve().stages
+        """Enough for two runs of every stage, in either phase."""
+        stages = [stage for phase in PHASES for stage in Stack(self.learner, self.adapters).resolve(phase).stages]
         return 2 * math.lcm(*(stage.every for stage in stages if stage.every <= 10))
 
     def plus(self, *adapters: Adapter) -> _Case:
         return _Case(self.learner, self.adapters + adapters, self.data)
 
-    def engine(self, seeds: Sequence[int] = (0, 1), dtype: torch.dtype = torch.float32, traced: bool = False) -> Engine:
-        resolved = Stack(self.learner, self.adapters).resolve()
+    def engine(
+        self,
+        seeds: Sequence[int] = (0, 1),
+        dtype: torch.dtype = torch.float32,
+        traced: bool = False,
+        phase: Phase = "offline",
+    ) -> Engine:
+        resolved = Stack(self.learner, self.adapters).resolve(phase)
         preprocessor = Preprocessor.fit(self.data)
         prepared = prepare(resolved, self.data, preprocessor, seeds, torch.device("cpu"))
         spec = Spec(self.data.observation_dim, self.data.action_dim)
@@ -213,7 +225,7 @@ def _facts_fit_the_parameters(case: _Case) -> None:
     needed |= {"value": "value"} if facts.owns_value else {}
     for what, group in needed.items():
         assert group in params, f"{case.name}: no group {group!r} in init, which its facts call the {what}"
-    for phase in ("offline", "online"):
+    for phase in PHASES:
         stepped = {update.group for stage in learner.stages(phase) for update in stage.updates}
         averaged = {average.group for stage in learner.stages(phase) for average in stage.averages}
         unknown = (stepped | averaged) - params.keys()
@@ -275,6 +287,23 @@ def _neutral_answer_changes_nothing(case: _Case, seam: str) -> None:
     assert not changed, f"{case.name}: answering {seam!r} with its default changes {changed[:3]}"
 
 
+def _tradeoff_scales_what_it_says(case: _Case) -> None:
+    learner, facts = case.learner, case.learner.facts()
+    if facts.tradeoff is None or facts.learns_tradeoff or facts.scales == "exponent":
+        return
+
+    def doubled(v: View) -> Mapping[str, Tensor]:
+        p, k = v.p[facts.constrained], v.tradeoff()
+        (one, terms), (two, _) = learner.constrained_loss(p, v, k), learner.constrained_loss(p, v, 2 * k)
+        return {"found": two - one, "said": (k * getattr(terms, facts.scales)).mean()}
+
+    both = case.ran(dtype=torch.float64).ask("conformance", doubled)
+    assert torch.allclose(both["found"], both["said"], rtol=1e-6, atol=1e-9), (
+        f"{case.name}: its facts say that the trade-off multiplies the {facts.scales}, but doubling it adds "
+        f"{both['found'].tolist()} to the loss, not {both['said'].tolist()}"
+    )
+
+
 def _meta_gradient_agrees_with_automatic_differentiation(case: _Case) -> None:
     facts = case.learner.facts()
     if facts.tradeoff is None or facts.learns_tradeoff:
@@ -300,8 +329,7 @@ def _meta_gradient_agrees_with_automatic_differentiation(case: _Case) -> None:
 
 def _answers_seams_that_exist(case: _Case) -> None:
     (adapter,) = case.adapters
-    phases: tuple[Phase, ...] = ("offline", "online")
-    for phase in phases:
+    for phase in PHASES:
         unknown = adapter.answers(case.learner.facts(), phase) - SEAMS.keys()
         assert not unknown, f"{adapter.name}: it answers {sorted(unknown)}, which are no seams"
         Stack(case.learner, case.adapters).resolve(phase)
@@ -350,14 +378,25 @@ def _is_finite_and_moves_what_it_steps(case: _Case) -> Trained:
         device=torch.device("cpu"),
         execution=Execution(traced=False),
     )
-    engine = trained.engine
+    with tuned(trained.device, trained.products):  # as `Agent.fit` runs it
+        _is_finite_and_moves(case, trained.engine)
+    return trained
+
+
+def _runs_online(case: _Case) -> None:
+    try:
+        _is_finite_and_moves(case, case.engine(phase="online"))
+    except AssertionError as error:
+        raise AssertionError(f"online, {error}") from error
+
+
+def _is_finite_and_moves(case: _Case, engine: Engine) -> None:
     stepped = {update.group for stage in engine.resolved.stages for update in stage.updates}
     if engine.resolved.meta is not None:
         stepped.add(engine.resolved.meta[1].group)
     before = _learned(engine)
     for _ in range(case.ticks):
-        with tuned(trained.device, trained.products):  # as `Agent.fit` runs it
-            engine.run(1)
+        engine.run(1)
         failures = engine.metrics.failures()
         assert not failures, f"{case.name}: {next(iter(failures.values()))}"
     after = _learned(engine)
@@ -368,7 +407,6 @@ def _is_finite_and_moves_what_it_steps(case: _Case) -> Trained:
     rates = {update.group: update.learning_rate for stage in engine.resolved.stages for update in stage.updates}
     idle = {group for group in stepped - moved if rates.get(group) != 0.0}
     assert not idle, f"{case.name}: {sorted(idle)} never moved, though a stage steps them"
-    return trained
 
 
 def _resumes_and_acts(case: _Case, whole: Trained) -> None:

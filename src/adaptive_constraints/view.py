@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from adaptive_constraints.adapter import SEAMS, Adapter
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Gaussian, Params, Point, Row, Spec, Terms
 
 if TYPE_CHECKING:
-    from adaptive_constraints.adapter import Adapter
     from adaptive_constraints.stack import Resolved
 
 Inputs = dict[str, Any]
@@ -246,8 +246,20 @@ def _bind(
     seam: str, answer: _Answer, adapter: Adapter, so_far: Callable[[], Tensor], shape: torch.Size
 ) -> Callable[[], Tensor]:
     def bound() -> Tensor:
-        found = answer(adapter, so_far)
+        asked = seam in adapter.replaces or SEAMS[seam].may_swallow
+
+        def default() -> Tensor:
+            nonlocal asked
+            asked = True
+            return so_far()
+
+        found = answer(adapter, default)
         _check_shape(adapter, seam, found, shape)
+        if not asked:
+            raise StackError(
+                f"{adapter.name}: it answers {seam!r} without calling default(), which loses the answers of others: "
+                f"call it, or declare replaces = frozenset({{{seam!r}}})"
+            )
         return found
 
     return bound

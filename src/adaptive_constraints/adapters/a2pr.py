@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints.adapter import Adapter, AdapterStage
-from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Facts, Params, Phase, Point, Spec, Stage, Update
 from adaptive_constraints.networks.vae import decode_action, encode_action, init_action_vae, reconstruct
 from adaptive_constraints.view import View
@@ -80,21 +79,19 @@ class A2PR(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.value_expectile < 1:
-            raise StackError(f"{self.name}: value_expectile must lie in (0, 1), not {self.value_expectile}")
+        self.require(0 < self.value_expectile < 1, f"value_expectile must lie in (0, 1), not {self.value_expectile}")
         for setting in ("imitation_weight", "reconstruction_weight", "divergence_weight", "learning_rate"):
-            if not getattr(self, setting) > 0:
-                raise StackError(f"{self.name}: {setting} must be > 0, not {getattr(self, setting)}")
+            self.require(getattr(self, setting) > 0, f"{setting} must be > 0, not {getattr(self, setting)}")
         for setting in ("latent", "hidden"):
-            if getattr(self, setting) is not None and getattr(self, setting) < 1:
-                raise StackError(f"{self.name}: {setting} must be at least 1, not {getattr(self, setting)}")
+            value = getattr(self, setting)
+            self.require(value is None or value >= 1, f"{setting} must be at least 1, not {value}")
 
     def check(self, facts: Facts) -> Sequence[str]:
-        if "behavior_action" not in facts.seams:
-            raise StackError(
-                f"{self.name}: the learner imitates no action, so there is none to replace: "
-                "use one that asks 'behavior_action', or remove the adapter"
-            )
+        self.require(
+            "behavior_action" in facts.seams,
+            "the learner imitates no action, so there is none to replace: "
+            "use one that asks 'behavior_action', or remove the adapter",
+        )
         if facts.exponential_weights:
             return (
                 "the learner weighs imitation by exp(advantage) already, and its critics are not trained at actions "

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints.adapter import Adapter, AdapterStage
-from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Average, Facts, Params, Phase, Spec, Stage, Update
 from adaptive_constraints.networks import init_mlp, mlp, torch_default, uniform
 from adaptive_constraints.view import View
@@ -105,27 +104,21 @@ class ANQ(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(self.reach >= 0, f"reach must be >= 0, not {self.reach}")
-        self._require(self.penalty_weight >= 0, f"penalty_weight must be >= 0, not {self.penalty_weight}")
-        self._require(self.adaptivity >= 0, f"adaptivity must be >= 0, not {self.adaptivity}")
-        self._require(
+        self.require(self.reach >= 0, f"reach must be >= 0, not {self.reach}")
+        self.require(self.penalty_weight >= 0, f"penalty_weight must be >= 0, not {self.penalty_weight}")
+        self.require(self.adaptivity >= 0, f"adaptivity must be >= 0, not {self.adaptivity}")
+        self.require(
             0 < self.smallest_factor <= self.largest_factor,
             f"smallest_factor must be > 0 and at most largest_factor, but they are {self.smallest_factor} and "
             f"{self.largest_factor}",
         )
-        self._require(0 < self.value_expectile < 1, f"value_expectile must lie in (0, 1), not {self.value_expectile}")
-        self._require(
-            self.inverse_temperature >= 0, f"inverse_temperature must be >= 0, not {self.inverse_temperature}"
-        )
-        self._require(self.largest_weight > 0, f"largest_weight must be > 0, not {self.largest_weight}")
-        self._require(self.policy_every >= 1, f"policy_every must be at least 1 tick, not {self.policy_every}")
-        self._require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
-        self._require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
-        self._require(self.output_scale >= 0, f"output_scale must be >= 0, not {self.output_scale}")
-
-    def _require(self, condition: bool, text: str) -> None:
-        if not condition:
-            raise StackError(f"{self.name}: {text}")
+        self.require(0 < self.value_expectile < 1, f"value_expectile must lie in (0, 1), not {self.value_expectile}")
+        self.require(self.inverse_temperature >= 0, f"inverse_temperature must be >= 0, not {self.inverse_temperature}")
+        self.require(self.largest_weight > 0, f"largest_weight must be > 0, not {self.largest_weight}")
+        self.require(self.policy_every >= 1, f"policy_every must be at least 1 tick, not {self.policy_every}")
+        self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
+        self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
+        self.require(self.output_scale >= 0, f"output_scale must be >= 0, not {self.output_scale}")
 
     # -- on which learner -----------------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from adaptive_constraints.adapter import Adapter, MetaLoss, MetaStep
-from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Facts, Params, Spec, Terms
 from adaptive_constraints.view import View
 
@@ -67,14 +66,10 @@ class ASPC(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.initial is not None and not self.initial > 0:
-            raise StackError(f"{self.name}: initial must be > 0, not {self.initial}")
-        if self.interval < 1:
-            raise StackError(f"{self.name}: interval must be at least 1 step, not {self.interval}")
-        if not 0 <= self.ema < 1:
-            raise StackError(f"{self.name}: ema must lie in [0, 1), not {self.ema}")
-        if not isinstance(self.rate, str) and self.rate < 0:
-            raise StackError(f"{self.name}: rate must be >= 0, not {self.rate}")
+        self.require(self.initial is None or self.initial > 0, f"initial must be > 0, not {self.initial}")
+        self.require(self.interval >= 1, f"interval must be at least 1 step, not {self.interval}")
+        self.require(0 <= self.ema < 1, f"ema must lie in [0, 1), not {self.ema}")
+        self.require(isinstance(self.rate, str) or self.rate >= 0, f"rate must be >= 0, not {self.rate}")
 
     def check(self, facts: Facts) -> Sequence[str]:
         doubts = []

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from adaptive_constraints.adapter import Adapter, Prepared
 from adaptive_constraints.adapters._frozen_models import DynamicsFit, fit_behavior, fit_termination
-from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Facts, Params, Phase, Row
 from adaptive_constraints.networks import VariancePreserving, denoise, first_members, predict_transition
 from adaptive_constraints.preparation import Preparation
@@ -123,26 +122,22 @@ class ILQ(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(0 <= self.eta <= 1, f"eta must lie in [0, 1], not {self.eta}")
-        self._require(0 <= self.warm_up <= 1, f"warm_up must lie in [0, 1], not {self.warm_up}")
-        self._require(self.penalty >= 0, f"penalty must be >= 0, not {self.penalty}")
-        self._require(self.rows is None or self.rows >= 1, f"rows must be at least 1, or None, not {self.rows}")
+        self.require(0 <= self.eta <= 1, f"eta must lie in [0, 1], not {self.eta}")
+        self.require(0 <= self.warm_up <= 1, f"warm_up must lie in [0, 1], not {self.warm_up}")
+        self.require(self.penalty >= 0, f"penalty must be >= 0, not {self.penalty}")
+        self.require(self.rows is None or self.rows >= 1, f"rows must be at least 1, or None, not {self.rows}")
         counts = "samples model_members model_elites model_hidden model_epochs behavior_steps behavior_hidden"
         for name in (*counts.split(), "diffusion_steps", "termination_steps"):
-            self._require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        self._require(self.model_patience >= 0, f"model_patience must be >= 0, not {self.model_patience}")
-        self._require(
+            self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        self.require(self.model_patience >= 0, f"model_patience must be >= 0, not {self.model_patience}")
+        self.require(
             self.model_elites <= self.model_members,
             f"of {self.model_members} model_members, {self.model_elites} cannot be model_elites",
         )
-        self._require(
+        self.require(
             self.imagination or self.limit,
             "without imagination and without limit there is no target: switch one on, or take eta=1",
         )
-
-    def _require(self, condition: bool, text: str) -> None:
-        if not condition:
-            raise StackError(f"{self.name}: {text}")
 
     @property
     def off(self) -> bool:

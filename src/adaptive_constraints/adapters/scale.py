@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from adaptive_constraints.adapter import Adapter
-from adaptive_constraints.errors import StackError
 from adaptive_constraints.view import View
 
 
@@ -21,7 +20,7 @@ class FixedScale(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self.name, "value", self.value)
+        self.require(self.value is None or self.value > 0, f"value must be > 0, not {self.value}")
 
     def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
         return default() if self.value is None else v.r.new_full((), self.value)
@@ -41,8 +40,8 @@ class LinearScale(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self.name, "end", self.end)
-        _positive(self.name, "start", self.start)
+        self.require(self.end > 0, f"end must be > 0, not {self.end}")
+        self.require(self.start is None or self.start > 0, f"start must be > 0, not {self.start}")
 
     def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
         start = default() if self.start is None else v.r.new_full((), self.start)
@@ -50,8 +49,3 @@ class LinearScale(Adapter):
 
     def diagnostics(self, v: View) -> Mapping[str, Tensor]:
         return {"scale": v.tradeoff()}
-
-
-def _positive(name: str, setting: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise StackError(f"{name}: {setting} must be > 0, not {value}")

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints.adapter import Adapter, Prepared
-from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Facts, Params, Phase, Spec, Stage, Update
 from adaptive_constraints.networks.vae import decode_action, encode_action, init_action_vae, reconstruct
 from adaptive_constraints.view import View
@@ -90,20 +89,18 @@ class SPOT(Adapter):
     def __post_init__(self) -> None:
         super().__post_init__()
         for setting in ("weight", "beta", "learning_rate"):
-            if not getattr(self, setting) > 0:
-                raise StackError(f"{self.name}: {setting} must be > 0, not {getattr(self, setting)}")
+            self.require(getattr(self, setting) > 0, f"{setting} must be > 0, not {getattr(self, setting)}")
         for setting in ("samples", "latent", "hidden", "steps", "batch_size", "online_steps"):
-            if getattr(self, setting) is not None and getattr(self, setting) < 1:
-                raise StackError(f"{self.name}: {setting} must be at least 1, not {getattr(self, setting)}")
-        if not 0 <= self.online_end <= 1:
-            raise StackError(f"{self.name}: online_end must lie in [0, 1], not {self.online_end}")
+            value = getattr(self, setting)
+            self.require(value is None or value >= 1, f"{setting} must be at least 1, not {value}")
+        self.require(0 <= self.online_end <= 1, f"online_end must lie in [0, 1], not {self.online_end}")
 
     def check(self, facts: Facts) -> Sequence[str]:
-        if "constraint" not in facts.seams:
-            raise StackError(
-                f"{self.name}: the learner has no constraint on its policy's action that a density could replace: "
-                "use one that asks 'constraint', or remove the adapter"
-            )
+        self.require(
+            "constraint" in facts.seams,
+            "the learner has no constraint on its policy's action that a density could replace: "
+            "use one that asks 'constraint', or remove the adapter",
+        )
         if not facts.normalizes_improvement:
             return ("its published weights are relative to a value divided by its mean size; here they need tuning",)
         return ()

@@ -23,7 +23,7 @@ from adaptive_constraints.adapter import Adapter, AdapterStage, Prepared
 from adaptive_constraints.adapters._deviation import TrustInterval, natural_kind
 from adaptive_constraints.adapters._ssar_presets import PRESETS
 from adaptive_constraints.adapters._trust import Advantage, by_rank, by_return, by_success
-from adaptive_constraints.errors import DatasetError, StackError
+from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.learner import Facts, Params, Phase, Schedule, Spec, Stage, Update
 from adaptive_constraints.networks import init_mlp, mlp, xavier
 from adaptive_constraints.preparation import Preparation
@@ -115,26 +115,22 @@ class SSAR(Adapter):
         positive = ("sigma", "samples", "n_start", "growth_every", "published_steps", "hidden")
         for name in (*positive, "selection_steps", "annealing_steps"):
             value = getattr(self, name)
-            self._require(value is None or value > 0, f"{name} must be > 0, not {value}")
-        self._require(self.n_start <= self.n_end, f"n_start must not exceed n_end, but {self.n_start} > {self.n_end}")
-        self._require(self.cap > 1, f"cap must be > 1, not {self.cap}")
-        self._require(isinstance(self.rate, str) or self.rate >= 0, f"rate must be >= 0, not {self.rate}")
+            self.require(value is None or value > 0, f"{name} must be > 0, not {value}")
+        self.require(self.n_start <= self.n_end, f"n_start must not exceed n_end, but {self.n_start} > {self.n_end}")
+        self.require(self.cap > 1, f"cap must be > 1, not {self.cap}")
+        self.require(isinstance(self.rate, str) or self.rate >= 0, f"rate must be >= 0, not {self.rate}")
         fraction, expectile = self.trusted_fraction, self.selection_expectile
-        self._require(0 < fraction <= 1, f"trusted_fraction must lie in (0, 1], not {fraction}")
-        self._require(0 < expectile < 1, f"selection_expectile must lie in (0, 1), not {expectile}")
-
-    def _require(self, condition: bool, text: str) -> None:
-        if not condition:
-            raise StackError(f"{self.name}: {text}")
+        self.require(0 < fraction <= 1, f"trusted_fraction must lie in (0, 1], not {fraction}")
+        self.require(0 < expectile < 1, f"selection_expectile must lie in (0, 1), not {expectile}")
 
     def check(self, facts: Facts) -> Sequence[str]:
-        self._require(
+        self.require(
             facts.tradeoff is not None,
             "it weighs the learner's constraint, but the learner as configured has none (no trade-off): "
             "configure it with a constraint, or remove the adapter",
         )
         interval = self._interval(facts)
-        self._require(
+        self.require(
             interval.fits(facts),
             f"deviation={self.deviation!r} is not defined on this learner, whose policy is {facts.distribution!r}: "
             "leave it at 'auto'",

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints.adapter import Adapter, AdapterStage
-from adaptive_constraints.errors import StackError
 from adaptive_constraints.learner import Facts, Params, Phase, Spec, Stage, Update
 from adaptive_constraints.networks import init_mlp, mlp
 from adaptive_constraints.view import View
@@ -37,8 +36,7 @@ class WPC(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.hidden < 1:
-            raise StackError(f"{self.name}: hidden must be at least 1, not {self.hidden}")
+        self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
 
     def check(self, facts: Facts) -> Sequence[str]:
         if facts.exponential_weights:

@@ -235,7 +235,10 @@ class Dataset:
 
 
 def _numbers(name: str, value: ArrayLike) -> Array:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of several lengths
+        raise DatasetError(f"{name} cannot be made an array ({error}); give every row the same length") from error
     if array.dtype.kind not in "biuf":
         raise DatasetError(f"{name} must hold numbers, but its dtype is {array.dtype}; convert it first")
     return array

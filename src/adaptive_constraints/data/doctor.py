@@ -174,6 +174,15 @@ def _check_joins(dataset: Dataset) -> Iterator[Finding]:
     yield from _at(_joins(dataset), "error", "segment_join", message, remedy)
 
 
+def _check_cut_into_next(dataset: Dataset) -> Iterator[Finding]:
+    """Next observations made by shifting the whole column: at a timeout a value is read from them."""
+    here, start = dataset.next_observations[:-1], dataset.observations[1:]
+    cut = np.append((here == start).all(axis=1), False) & _is_last_row(dataset) & ~dataset.terminals
+    message = "{n} episodes are cut where the next observation is the first of the following episode"
+    remedy = "fine if the environment was not reset there; otherwise leave next_observations out: they are derived"
+    yield from _at(cut, "warning", "next_episode", message, remedy)
+
+
 def _check_time_limit(dataset: Dataset) -> Iterator[Finding]:
     """Terminals that are a time limit in truth: every bootstrap at them would be wrong."""
     lengths = dataset.episode_lengths()
@@ -268,4 +277,4 @@ _ERROR_CHECKS: tuple[Check, ...] = (
     _check_time_limit,
     _check_marks,
 )
-_ADVICE_CHECKS: tuple[Check, ...] = (_check_duplicates, _check_constants, _check_single_episode)
+_ADVICE_CHECKS: tuple[Check, ...] = (_check_cut_into_next, _check_duplicates, _check_constants, _check_single_episode)

@@ -157,6 +157,9 @@ def _load_d4rl(file: str) -> Dataset:
     keys = (*_REQUIRED, "timeouts", "next_observations")
     try:
         with h5py.File(path, "r") as content:
+            groups = [key for key in keys if key in content and not isinstance(content[key], h5py.Dataset)]
+            if groups:
+                raise DatasetError(f"{path} is not in D4RL's layout: {', '.join(groups)} must be arrays, not groups")
             arrays = {key: content[key][()] for key in keys if key in content}
     except OSError as error:
         raise DatasetError(f"{path} is not a readable HDF5 file: {error}") from error

@@ -17,6 +17,7 @@ class Progress:
     def __init__(self, title: str, total: int, done: int, shown: bool) -> None:
         self._title, self._total, self._first, self._shown = title, total, done, shown
         self._started = self._last_line = time.monotonic()
+        self._tick: int | None = None
         self._note = ""
         self._bar: Any = None
         self._task: Any = None
@@ -31,19 +32,25 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif self._shown and self._tick is not None:
+            self._line(self._tick)
 
     def update(self, tick: int) -> None:
         """The run has reached this tick."""
-        rate = (tick - self._first) / max(time.monotonic() - self._started, 1e-9)
+        self._tick = tick
         if self._bar is not None:
-            self._bar.update(self._task, completed=tick, rate=f"{rate:.0f} ticks/s", note=self._note)
-        elif self._shown and (time.monotonic() - self._last_line > _LINE_EVERY or tick == self._total):
-            self._last_line = time.monotonic()
-            left = (self._total - tick) / max(rate, 1e-9)
-            print(
-                f"{self._title}: tick {tick}/{self._total}, {rate:.0f} ticks/s, {left:.0f} s left{self._note}",
-                flush=True,
-            )
+            self._bar.update(self._task, completed=tick, rate=f"{self._rate(tick):.0f} ticks/s", note=self._note)
+        elif self._shown and time.monotonic() - self._last_line > _LINE_EVERY:
+            self._line(tick)
+
+    def _rate(self, tick: int) -> float:
+        return (tick - self._first) / max(time.monotonic() - self._started, 1e-9)
+
+    def _line(self, tick: int) -> None:
+        self._last_line = time.monotonic()
+        rate = self._rate(tick)
+        left = "" if tick == self._total else f", {(self._total - tick) / max(rate, 1e-9):.0f} s left"
+        print(f"{self._title}: tick {tick}/{self._total}, {rate:.0f} ticks/s{left}{self._note}", flush=True)
 
     def note(self, text: str) -> None:
         """Show this beside the bar from now on."""
