@@ -6,7 +6,7 @@ from pathlib import Path
 
 from adaptive_constraints.data import Dataset, save_npz
 from adaptive_constraints.experiments.cell import run_cell
-from adaptive_constraints.experiments.rows import Row
+from adaptive_constraints.experiments.rows import ResultRow
 from adaptive_constraints.experiments.suite import Suite, load_suite
 
 from .helpers import random_data
@@ -37,7 +37,7 @@ def tiny_suite(folder: Path, more: str = "") -> Suite:
     return load_suite(path)
 
 
-def same(rows: list[Row]) -> list[dict[str, object]]:
+def same(rows: list[ResultRow]) -> list[dict[str, object]]:
     """Rows less times and memory."""
     return [{name: value for name, value in row.items() if name not in _VARYING} for row in rows]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptive_constraints.experiments.rows import Published, Row, SuiteRecord, write_rows, write_suite
+from adaptive_constraints.experiments.rows import Published, ResultRow, SuiteRecord, write_rows, write_suite
 
 LEVELS = {"TD3BC": 45.0, "IQL": 40.0, "ASPC": 9.0, "ANQ": 3.0, "SSAR": 1.0}
 """Mean score of a learner, and what an adapter adds to it."""
@@ -20,7 +20,7 @@ def name(part: str) -> str:
     return part.partition("(")[0]
 
 
-def row(learner: str, adapters: Sequence[str], data: str, seed: int, **changed: object) -> Row:
+def row(learner: str, adapters: Sequence[str], data: str, seed: int, **changed: object) -> ResultRow:
     """One seed: a curve that rises to its level, with noise that only depends on what it is of."""
     stack = " + ".join([learner, *adapters])
     draw = np.random.default_rng([seed, *f"{stack} on {data}".encode()])
@@ -50,14 +50,14 @@ def row(learner: str, adapters: Sequence[str], data: str, seed: int, **changed: 
     return made | changed  # type: ignore[return-value]
 
 
-def lost(of: Row, tick: int = 5_000) -> Row:
+def lost(of: ResultRow, tick: int = 5_000) -> ResultRow:
     """The same seed, had its losses ceased to be finite at ``tick``."""
     kept = [each for each in of["evaluations"] if each["tick"] < tick]
     gone = {"lost": {"tick": tick, "term": "critic"}, "tick": tick, "last": None, "best": None, "last_ten": None}
     return of | gone | {"evaluations": kept}  # type: ignore[return-value]
 
 
-def in_returns(of: Row) -> Row:
+def in_returns(of: ResultRow) -> ResultRow:
     """The same seed where no reference returns are known: mean returns instead of scores."""
     return of | {"measure": "return", "reference": None}  # type: ignore[return-value]
 
@@ -67,12 +67,12 @@ def grid(
     subsets: Sequence[Sequence[str]] = ((), ("ASPC",), ("ANQ",), ("ANQ", "ASPC")),
     data: Sequence[str] = (HOPPER, MAZE),
     seeds: int = 4,
-) -> list[Row]:
+) -> list[ResultRow]:
     """Every learner with every subset on every data set."""
     return [row(one, some, on, seed) for one in learners for some in subsets for on in data for seed in range(seeds)]
 
 
-def folder(at: Path, rows: Sequence[Row], published: Sequence[Published] = (), **changed: object) -> Path:
+def folder(at: Path, rows: Sequence[ResultRow], published: Sequence[Published] = (), **changed: object) -> Path:
     """A results folder that holds ``rows`` and planned as much."""
     cells: dict[str, Mapping[str, object]] = {}
     for each in rows:

@@ -20,7 +20,7 @@ from adaptive_constraints.cli import main
 from adaptive_constraints.cli.entry import parse
 from adaptive_constraints.errors import SuiteError, TrainingError
 from adaptive_constraints.experiments import board, cell
-from adaptive_constraints.experiments.results import Results, locked
+from adaptive_constraints.experiments.results import ResultsFolder, locked
 from adaptive_constraints.experiments.rows import ROWS, read_rows, read_suite
 from adaptive_constraints.experiments.runner import RETRIES, LocalWorkers, bench
 from adaptive_constraints.experiments.stacks import read_stack
@@ -218,7 +218,7 @@ def test_a_terminal_shows_a_live_table(suite, undisturbed, monkeypatch):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=160, height=20)
     monkeypatch.setattr(board, "_live", lambda: Live(console=console, auto_refresh=False))
-    results = Results(undisturbed.folder, suite, suite.cells, "")
+    results = ResultsFolder(undisturbed.folder, suite, suite.cells, "")
     with board.Board(results, True) as shown:
         shown.started(suite.cells[1])
         shown.update()

@@ -13,7 +13,7 @@ from adaptive_constraints.cli import main
 from adaptive_constraints.errors import EvaluationError, TrainingError
 from adaptive_constraints.experiments import report_text as text
 from adaptive_constraints.experiments.findings import ALL, effects, find, profiles
-from adaptive_constraints.experiments.grid import read_results
+from adaptive_constraints.experiments.grid import read_grid
 from adaptive_constraints.experiments.markup import embedded, tag
 from adaptive_constraints.experiments.report import write_report
 from adaptive_constraints.experiments.report_html import page
@@ -32,11 +32,11 @@ def numbered(row_, number):
 
 
 def found_in(tmp_path, rows, **changed):
-    return find(read_results([folder(tmp_path / "results", rows, **changed)]), "last_ten")
+    return find(read_grid([folder(tmp_path / "results", rows, **changed)]), "last_ten")
 
 
 def effect_of(found, adapter, base):
-    (effect,) = [each for each in effects(found.results, found.score) if (each.adapter, each.base) == (adapter, base)]
+    (effect,) = [each for each in effects(found.grid, found.score) if (each.adapter, each.base) == (adapter, base)]
     return effect
 
 
@@ -45,11 +45,11 @@ def effect_of(found, adapter, base):
 
 def test_the_grid_keeps_the_suites_order(tmp_path):
     rows = grid()
-    results = read_results([folder(tmp_path, rows)])
-    assert [stack.label for stack in results.stacks] == list(dict.fromkeys(each["stack"] for each in rows))
-    assert [data.label for data in results.data] == [HOPPER, MAZE]
-    assert len(results.cells) == 16 and not results.missing
-    cell = results.cells["TD3BC + ASPC", MAZE]
+    read = read_grid([folder(tmp_path, rows)])
+    assert [stack.label for stack in read.stacks] == list(dict.fromkeys(each["stack"] for each in rows))
+    assert [data.label for data in read.data] == [HOPPER, MAZE]
+    assert len(read.cells) == 16 and not read.missing
+    cell = read.cells["TD3BC + ASPC", MAZE]
     assert [each["seed"] for each in cell.rows] == [0, 1, 2, 3]
 
 
@@ -57,9 +57,9 @@ def test_cells_that_have_not_finished_are_named(tmp_path):
     folder(tmp_path, grid(**SMALL))
     rows = [each for each in grid(**SMALL) if (each["stack"], each["data"]["reference"]) != ("TD3BC + ASPC", MAZE)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
-    found = find(read_results([tmp_path]), "last_ten")
-    assert found.results.missing == (("TD3BC + ASPC", MAZE, None),)
-    assert any("1 planned cell not finished: TD3BC + ASPC on npz:maze" in note for note in text.warnings(found.results))
+    found = find(read_grid([tmp_path]), "last_ten")
+    assert found.grid.missing == (("TD3BC + ASPC", MAZE, None),)
+    assert any("1 planned cell not finished: TD3BC + ASPC on npz:maze" in note for note in text.warnings(found.grid))
     assert ("TD3BC", ALL) in found.scores
     assert ("TD3BC + ASPC", ALL) not in found.scores  # it is not on all data sets
 
@@ -80,25 +80,25 @@ def test_a_cell_that_failed_is_named_with_its_reason(tmp_path):
 
 def test_nothing_finished_and_no_results_are_errors(tmp_path):
     with pytest.raises(EvaluationError, match="no cell of .* has finished"):
-        read_results([folder(tmp_path / "empty", [])])
+        read_grid([folder(tmp_path / "empty", [])])
     with pytest.raises(TrainingError, match="no folder of bench results"):
-        read_results([tmp_path])
+        read_grid([tmp_path])
 
 
 def test_folders_are_reported_together_but_no_seed_twice(tmp_path):
     rows = grid(**SMALL)
     first = folder(tmp_path / "first", [each for each in rows if not each["adapters"]])
     second = folder(tmp_path / "second", [each for each in rows if each["adapters"]])
-    results = read_results([first, second])
-    assert len(results.cells) == 4
-    assert effects(results, "last_ten")[0].adapter == "ASPC"  # twins meet across folders
+    read = read_grid([first, second])
+    assert len(read.cells) == 4
+    assert effects(read, "last_ten")[0].adapter == "ASPC"  # twins meet across folders
     with pytest.raises(EvaluationError, match="seed 0 of TD3BC for 20000 ticks is there 2 times"):
-        read_results([first, first])
+        read_grid([first, first])
 
 
 def test_lengths_are_told_apart(tmp_path):
     rows = [row("TD3BC", [], HOPPER, 0), row("TD3BC", [], HOPPER, 0, ticks=100, cell="short")]
-    labels = [stack.label for stack in read_results([folder(tmp_path, rows)]).stacks]
+    labels = [stack.label for stack in read_grid([folder(tmp_path, rows)]).stacks]
     assert labels == ["TD3BC, 20,000 ticks", "TD3BC, 100 ticks"]
     both = [
         each | {"ticks": ticks, "cell": f"{ticks} {each['cell']}"} for each in grid(("TD3BC",)) for ticks in (100, 200)
@@ -114,7 +114,7 @@ def test_lengths_are_told_apart(tmp_path):
 
 def test_scores_are_interquartile_means(tmp_path):
     found = found_in(tmp_path, grid())
-    hopper, maze = (found.results.cells["TD3BC", data].values("last_ten") for data in (HOPPER, MAZE))
+    hopper, maze = (found.grid.cells["TD3BC", data].values("last_ten") for data in (HOPPER, MAZE))
     assert found.scores["TD3BC", HOPPER].value == interquartile_mean(hopper)
     assert found.scores["TD3BC", ALL].value == interquartile_mean(np.concatenate([hopper, maze]))
     assert found.scores["TD3BC", ALL].n == 8
@@ -139,7 +139,7 @@ def test_the_effect_of_an_adapter_is_paired_by_seed(tmp_path):
 def test_twins_share_everything_but_that_adapter(tmp_path):
     rows = [row("TD3BC", (), HOPPER, 0), row("TD3BC", ("ANQ", "ASPC"), HOPPER, 0), row("IQL", ("ASPC",), HOPPER, 0)]
     rows += [row("TD3BC", ("ASPC",), HOPPER, 1), row("TD3BC", ("SSAR",), MAZE, 0)]
-    assert find(read_results([folder(tmp_path, rows)]), "last_ten").effects == []
+    assert find(read_grid([folder(tmp_path, rows)]), "last_ten").effects == []
     other_length = row("TD3BC", ("ASPC",), HOPPER, 0, ticks=100)
     assert found_in(tmp_path, [*rows, other_length]).effects == []
     effects = found_in(tmp_path, [*rows, row("TD3BC", ("ANQ",), HOPPER, 0)]).effects
@@ -160,17 +160,17 @@ def test_a_lost_seed_counts_as_the_random_policy(tmp_path):
     rows[2] = lost(row("TD3BC", (), MAZE, 0))
     found = found_in(tmp_path, rows)
     assert found.scores["TD3BC", MAZE].value == 25  # 0 and 50
-    assert found.results.cells["TD3BC", MAZE].lost == 1
+    assert found.grid.cells["TD3BC", MAZE].lost == 1
     difference = effect_of(found, "ASPC", "TD3BC").by_scope[MAZE]
     assert (difference.estimate.value, difference.lost, difference.pairs) == (25, 1, 2)
     (profile,) = [
-        each for each in profiles(found.results, "last_ten") if (each.stack.label, each.scope) == ("TD3BC", MAZE)
+        each for each in profiles(found.grid, "last_ten") if (each.stack.label, each.scope) == ("TD3BC", MAZE)
     ]
     assert profile.share[5] == 0.5  # half the seeds are above 2.5
     said = page(found, "report")
     assert "1 of 2 seeds lost" in said and "lost at tick 5,000: critic was not finite" in said
     assert "1 of 2 pairs lost" in said
-    assert any("1 of 8 seeds were lost" in note for note in text.warnings(found.results))
+    assert any("1 of 8 seeds were lost" in note for note in text.warnings(found.grid))
 
 
 def test_returns_are_not_put_together_and_lost_seeds_have_none(tmp_path):
@@ -199,14 +199,14 @@ def test_what_was_not_evaluated_is_not_lost(tmp_path):
 @pytest.mark.parametrize(("score", "number"), [("last_ten", 3), ("last", 1), ("best", 2)])
 def test_which_number_of_a_seed_counts(tmp_path, score, number):
     rows = [each | {"last": 1.0, "best": 2.0, "last_ten": 3.0} for each in grid(**SMALL)]
-    found = find(read_results([folder(tmp_path, rows)]), score)
+    found = find(read_grid([folder(tmp_path, rows)]), score)
     assert found.scores["TD3BC", ALL].value == number
 
 
 def test_curves_keep_where_a_seed_was_lost(tmp_path):
     rows = grid(**SMALL)
     rows[4] = lost(rows[4])
-    curves = read_results([folder(tmp_path, rows)]).cells["TD3BC + ASPC", HOPPER].curves()
+    curves = read_grid([folder(tmp_path, rows)]).cells["TD3BC + ASPC", HOPPER].curves()
     assert curves.ticks.tolist() == [1_000 * i for i in range(1, 21)]
     assert np.isnan(curves.scores[4:, 0]).all() and np.isfinite(curves.scores[:4, 0]).all()
     assert np.isfinite(curves.scores[:, 1]).all()

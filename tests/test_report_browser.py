@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from adaptive_constraints.experiments.findings import find
-from adaptive_constraints.experiments.grid import read_results
+from adaptive_constraints.experiments.grid import read_grid
 from adaptive_constraints.experiments.report_html import page as html
 
 from .synthetic_rows import HOPPER, MAZE, folder, grid
@@ -33,7 +33,7 @@ def path(tmp_path_factory):
     at = tmp_path_factory.mktemp("report")
     published = [{"data": HOPPER, "stack": "TD3BC", "score": 50.0, "spread": 2.0, "source": "a paper"}]
     file = at / "report.html"
-    file.write_text(html(find(read_results([folder(at, grid(), published)]), "last_ten"), "report"), encoding="utf-8")
+    file.write_text(html(find(read_grid([folder(at, grid(), published)]), "last_ten"), "report"), encoding="utf-8")
     return file
 
 
@@ -184,7 +184,7 @@ def test_one_evaluation_and_equal_scores_are_drawn(browser, tmp_path):
     same = {"last": 0.0, "best": 0.0, "last_ten": 0.0, "evaluations": one, "series": {"aspc/scale": [[100], [2.5]]}}
     rows = [each | same for each in grid(("TD3BC",), ((), ("ASPC",)), (HOPPER,), 1)]
     file = tmp_path / "report.html"
-    file.write_text(html(find(read_results([folder(tmp_path, rows)]), "last_ten"), "report"), encoding="utf-8")
+    file.write_text(html(find(read_grid([folder(tmp_path, rows)]), "last_ten"), "report"), encoding="utf-8")
     page, complaints = browser.new_page(), []
     page.on("console", lambda message: complaints.append(message.text))
     page.goto(file.as_uri())

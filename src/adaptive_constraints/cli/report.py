@@ -30,7 +30,7 @@ class Report(Command):
         if not self.results:
             raise EvaluationError("name at least one results folder: what `bench` wrote to with --out")
         report = write_report(self.results, self.out, score=self.score)
-        for warning in warnings(report.found.results):
+        for warning in warnings(report.found.grid):
             print(f"note: {warning}")
         for scope in report.found.drawn_scopes:
             lines = [f"  {line}" for line in summary(report.found.effects, scope)]

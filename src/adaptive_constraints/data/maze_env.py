@@ -34,7 +34,7 @@ _START_NOISE = 0.1
 _POINT = Path(gymnasium_robotics.__file__).parent / "envs" / "assets" / "point" / "point.xml"
 _CELL, _WALL_HEIGHT = 1.0, 0.4
 
-Cell = tuple[int, int]
+MazeCell = tuple[int, int]
 
 
 class PointMaze(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
@@ -60,7 +60,9 @@ class PointMaze(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
             self._point = PointEnv(xml_file=file, render_mode=render_mode)
         finally:
             Path(file).unlink()  # gymnasium-robotics leaves it behind
-        self.free_cells: list[Cell] = [(i, j) for i, row in enumerate(cells) for j, cell in enumerate(row) if cell == 0]
+        self.free_cells: list[MazeCell] = [
+            (i, j) for i, row in enumerate(cells) for j, cell in enumerate(row) if cell == 0
+        ]
         """[row, column] of each cell without a wall."""
         self.goal: NDArray[np.float64] = self.center(layout.goal)
         """[2] x and y."""
@@ -69,11 +71,11 @@ class PointMaze(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.observation_space = self._point.observation_space
         self.action_space = self._point.action_space
 
-    def center(self, cell: Cell) -> NDArray[np.float64]:
+    def center(self, cell: MazeCell) -> NDArray[np.float64]:
         """[2] x and y of a cell's centre."""
         return np.asarray(self._maze.cell_rowcol_to_xy(np.array(cell)), np.float64)
 
-    def cell(self, position: NDArray[Any]) -> Cell:
+    def cell(self, position: NDArray[Any]) -> MazeCell:
         """Row and column of the cell that holds x and y [2]."""
         row, column = self._maze.cell_xy_to_rowcol(position)
         return int(row), int(column)

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from adaptive_constraints.errors import DatasetError, DependencyError
 
 if TYPE_CHECKING:
-    from adaptive_constraints.data.maze_env import Cell, PointMaze
+    from adaptive_constraints.data.maze_env import MazeCell, PointMaze
     from adaptive_constraints.data.recording import Progress, RecordingEnv
 
 FAMILY = "pointmaze/"
@@ -140,7 +140,7 @@ class WaypointController:
         return bool(offset @ offset < _ARRIVED**2)
 
 
-def _next_cells(free: Iterable[Cell], end: Cell) -> dict[Cell, Cell]:
+def _next_cells(free: Iterable[MazeCell], end: MazeCell) -> dict[MazeCell, MazeCell]:
     """The next cell on a shortest path to `end`, for every other cell that has one; neighbours share a side."""
     left, following, queue = set(free) - {end}, {}, deque([end])
     while queue:

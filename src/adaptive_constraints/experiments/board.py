@@ -11,8 +11,8 @@ from typing import Any, Self
 import numpy as np
 
 from adaptive_constraints.experiments.cell import Cell
-from adaptive_constraints.experiments.results import Results
-from adaptive_constraints.experiments.rows import Row
+from adaptive_constraints.experiments.results import ResultsFolder
+from adaptive_constraints.experiments.rows import ResultRow
 
 _LINE_EVERY, _LOOK_EVERY = 60.0, 1.0
 """Seconds between two lines where there is no terminal, and between two looks at what runs."""
@@ -23,7 +23,7 @@ _AROUND_TABLE = 8
 class Board:
     """Cells done, running and left, the time left, and the latest scores; silent where ``shown`` is False."""
 
-    def __init__(self, results: Results, shown: bool) -> None:
+    def __init__(self, results: ResultsFolder, shown: bool) -> None:
         self._cells, self._results, self._shown = results.cells, results, shown
         self._status = {cell.id: results.status(cell) for cell in results.cells}
         self._running: dict[str, Cell] = {}
@@ -141,7 +141,7 @@ class Board:
         return Text(_spread(status.values)) if status.state == "finished" else Text(".", style="dim")
 
 
-def score_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def score_table(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]]]:
     """Heads and lines of a table of stacks x data sets: the last score of the seeds that are not lost."""
     values: dict[tuple[str, str], list[float]] = {}
     for row in rows:

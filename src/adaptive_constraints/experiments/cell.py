@@ -29,7 +29,7 @@ import torch
 from adaptive_constraints.agent import Agent
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import AdaptiveConstraintsError, SuiteError
-from adaptive_constraints.experiments.rows import FAILED, Row, write_rows
+from adaptive_constraints.experiments.rows import FAILED, ResultRow, write_rows
 from adaptive_constraints.stack import Stack
 from adaptive_constraints.training.fitting import CHECKPOINT
 from adaptive_constraints.training.history import History
@@ -171,7 +171,7 @@ def _reason(error: Exception) -> str:
 # -- rows ---------------------------------------------------------------------------------------------------------
 
 
-def _rows(cell: Cell, agent: Agent, folder: Path, wall_seconds: float, threads: int) -> list[Row]:
+def _rows(cell: Cell, agent: Agent, folder: Path, wall_seconds: float, threads: int) -> list[ResultRow]:
     """One per seed."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     history = agent.history
@@ -191,7 +191,7 @@ def _rows(cell: Cell, agent: Agent, folder: Path, wall_seconds: float, threads: 
         "threads": threads,
         "command": cell.command(),
     }
-    return [cast(Row, plain(common | _of_seed(history, cell.seeds, i))) for i in range(len(cell.seeds))]
+    return [cast(ResultRow, plain(common | _of_seed(history, cell.seeds, i))) for i in range(len(cell.seeds))]
 
 
 def _of_seed(history: History, seeds: Sequence[int], position: int) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.experiments.grid import Results, Score, StackName, is_lost, seed_value
-from adaptive_constraints.experiments.rows import Row
+from adaptive_constraints.experiments.grid import Grid, Score, StackName, is_lost, seed_value
+from adaptive_constraints.experiments.rows import ResultRow
 from adaptive_constraints.experiments.statistics import (
     Estimate,
     bootstrap,
@@ -29,7 +29,7 @@ THRESHOLDS = 101
 class Findings:
     """All that a report says."""
 
-    results: Results
+    grid: Grid
     score: Score
     scopes: list[str]
     scores: dict[tuple[str, str], Estimate]
@@ -43,35 +43,35 @@ class Findings:
         return [ALL] if ALL in self.scopes else self.scopes
 
 
-def find(results: Results, score: Score) -> Findings:
+def find(grid: Grid, score: Score) -> Findings:
     """Work everything out, once for all formats."""
     return Findings(
-        results,
+        grid,
         score,
-        scopes(results),
-        scores(results, score),
-        effects(results, score),
-        thresholds(results, score),
-        profiles(results, score),
+        scopes(grid),
+        scores(grid, score),
+        effects(grid, score),
+        thresholds(grid, score),
+        profiles(grid, score),
     )
 
 
 # -- scores -------------------------------------------------------------------------------------------------------
 
 
-def scopes(results: Results) -> list[str]:
+def scopes(grid: Grid) -> list[str]:
     """What numbers are said of: all data sets together where that may be, then each by its label."""
-    labels = [data.label for data in results.data]
-    return [ALL, *labels] if results.all_scored and len(labels) > 1 else labels
+    labels = [data.label for data in grid.data]
+    return [ALL, *labels] if grid.all_scored and len(labels) > 1 else labels
 
 
-def scores(results: Results, score: Score) -> dict[tuple[str, str], Estimate]:
+def scores(grid: Grid, score: Score) -> dict[tuple[str, str], Estimate]:
     """The interquartile mean over seeds, by (stack label, scope); what has no number is not there."""
     found = {}
-    for stack in results.stacks:
-        members = {ALL: results.across(stack) or []}
-        for data in results.data:
-            cell = results.cells.get((stack.label, data.label))
+    for stack in grid.stacks:
+        members = {ALL: grid.across(stack) or []}
+        for data in grid.data:
+            cell = grid.cells.get((stack.label, data.label))
             members[data.label] = [] if cell is None else [cell]
         for scope, cells in members.items():
             strata = [cell.values(score) for cell in cells]
@@ -88,8 +88,8 @@ class Pair:
     """A seed with an adapter and its twin without: same data, minibatches and noise."""
 
     seed: int
-    present: Row
-    absent: Row
+    present: ResultRow
+    absent: ResultRow
     values: tuple[float, float]
     """The numbers with and without; NaN where a lost seed has none."""
 
@@ -136,29 +136,29 @@ class Effect:
 Twin: TypeAlias = tuple[str, str, int, int, tuple[str, ...]]
 
 
-def effects(results: Results, score: Score) -> list[Effect]:
+def effects(grid: Grid, score: Score) -> list[Effect]:
     """Every adapter on every stack that was run without it too, after its averages over a learner's stacks."""
     single = [
-        Effect(adapter, base, stack.learner, stack, _scopes(results, pairs), pairs)
-        for adapter, base, stack, pairs in _twins(results, score)
+        Effect(adapter, base, stack.learner, stack, _scopes(grid, pairs), pairs)
+        for adapter, base, stack, pairs in _twins(grid, score)
     ]
     groups: dict[tuple[str, str, str], list[Effect]] = {}
     for effect in single:
         length = "" if effect.stack is None else effect.stack.length
         groups.setdefault((effect.adapter, effect.learner, length), []).append(effect)
-    return [*(_averaged(results, group) for group in groups.values() if len(group) > 1), *single]
+    return [*(_averaged(grid, group) for group in groups.values() if len(group) > 1), *single]
 
 
-def _twins(results: Results, score: Score) -> Iterator[tuple[str, str, StackName, dict[str, tuple[Pair, ...]]]]:
+def _twins(grid: Grid, score: Score) -> Iterator[tuple[str, str, StackName, dict[str, tuple[Pair, ...]]]]:
     """(adapter, label of the stack without it, stack with it, pairs by data label)."""
-    labels = {id(row): cell.stack.label for cell in results.cells.values() for row in cell.rows}
-    index = {_identity(row, row["adapters"]): row for row in results.rows}
-    for stack in results.stacks:
+    labels = {id(row): cell.stack.label for cell in grid.cells.values() for row in cell.rows}
+    index = {_identity(row, row["adapters"]): row for row in grid.rows}
+    for stack in grid.stacks:
         for position, adapter in enumerate(stack.adapters):
             pairs: dict[str, tuple[Pair, ...]] = {}
             base = ""
-            for data in results.data:
-                cell = results.cells.get((stack.label, data.label))
+            for data in grid.data:
+                cell = grid.cells.get((stack.label, data.label))
                 rows = [] if cell is None else [(row, index.get(_twin(row, position))) for row in cell.rows]
                 found = [(row, twin) for row, twin in rows if twin is not None]
                 if found:
@@ -168,32 +168,30 @@ def _twins(results: Results, score: Score) -> Iterator[tuple[str, str, StackName
                 yield adapter, base, stack, pairs
 
 
-def _identity(row: Row, adapters: Sequence[str]) -> Twin:
+def _identity(row: ResultRow, adapters: Sequence[str]) -> Twin:
     return row["data"]["fingerprint"], row["learner"], row["seed"], row["ticks"], tuple(adapters)
 
 
-def _twin(row: Row, position: int) -> Twin:
+def _twin(row: ResultRow, position: int) -> Twin:
     adapters = row["adapters"]
     return _identity(row, [*adapters[:position], *adapters[position + 1 :]])
 
 
-def _pair(present: Row, absent: Row, score: Score) -> Pair:
+def _pair(present: ResultRow, absent: ResultRow, score: Score) -> Pair:
     return Pair(present["seed"], present, absent, (seed_value(present, score), seed_value(absent, score)))
 
 
-def _scopes(results: Results, pairs: dict[str, tuple[Pair, ...]]) -> dict[str, Difference]:
+def _scopes(grid: Grid, pairs: dict[str, tuple[Pair, ...]]) -> dict[str, Difference]:
     """The difference on each data set, and over all of them where that may be said."""
     values = {label: np.array([pair.values for pair in found]) for label, found in pairs.items()}
     lost = {label: sum(pair.lost for pair in found) for label, found in pairs.items()}
-    return _differences(results, values, lost)
+    return _differences(grid, values, lost)
 
 
-def _differences(
-    results: Results, values: dict[str, NDArray[np.float64]], lost: dict[str, int]
-) -> dict[str, Difference]:
+def _differences(grid: Grid, values: dict[str, NDArray[np.float64]], lost: dict[str, int]) -> dict[str, Difference]:
     """From numbers with and without [N, 2] by data label."""
     found = {label: _difference([values[label]], lost[label]) for label in values}
-    if results.all_scored and len(values) == len(results.data) > 1:
+    if grid.all_scored and len(values) == len(grid.data) > 1:
         found[ALL] = _difference(list(values.values()), sum(lost.values()))
     return found
 
@@ -210,7 +208,7 @@ def _difference(strata: Sequence[NDArray[np.float64]], lost: int) -> Difference:
     return Difference(paired_difference(changes), higher, pairs, lost, wins)
 
 
-def _averaged(results: Results, group: Sequence[Effect]) -> Effect:
+def _averaged(grid: Grid, group: Sequence[Effect]) -> Effect:
     """The adapter's effect averaged over the stacks of one learner.
 
     Stacks of one seed share minibatches and each other's twins, so they are no independent evidence: their mean is
@@ -219,7 +217,7 @@ def _averaged(results: Results, group: Sequence[Effect]) -> Effect:
     first = group[0]
     values: dict[str, NDArray[np.float64]] = {}
     lost: dict[str, int] = {}
-    for label in [data.label for data in results.data]:
+    for label in [data.label for data in grid.data]:
         by_seed = [{pair.seed: pair for pair in effect.pairs.get(label, ())} for effect in group]
         seeds = sorted(set.intersection(*map(set, by_seed)))
         if seeds:
@@ -228,7 +226,7 @@ def _averaged(results: Results, group: Sequence[Effect]) -> Effect:
             lost[label] = sum(any(pair.lost for pair in found) for found in pairs)
     length = "" if first.stack is None else first.stack.length
     base = f"{first.learner}{length}, mean over {len(group)} stacks"
-    return Effect(first.adapter, base, first.learner, None, _differences(results, values, lost), {})
+    return Effect(first.adapter, base, first.learner, None, _differences(grid, values, lost), {})
 
 
 # -- performance profiles -----------------------------------------------------------------------------------------
@@ -248,9 +246,9 @@ class Profile:
     high: NDArray[np.float64] | None
 
 
-def thresholds(results: Results, score: Score) -> NDArray[np.float64]:
+def thresholds(grid: Grid, score: Score) -> NDArray[np.float64]:
     """[T] evenly spaced scores, from the tens below to the tens above all that was scored; none without scores."""
-    scored = [cell.values(score) for cell in results.cells.values() if cell.data.scored]
+    scored = [cell.values(score) for cell in grid.cells.values() if cell.data.scored]
     if not any(map(len, scored)):
         return np.empty(0)
     values = np.concatenate(scored)
@@ -258,14 +256,14 @@ def thresholds(results: Results, score: Score) -> NDArray[np.float64]:
     return np.linspace(10 * low, 10 * max(high, low + 1), THRESHOLDS)
 
 
-def profiles(results: Results, score: Score) -> list[Profile]:
+def profiles(grid: Grid, score: Score) -> list[Profile]:
     """Of every stack, on each scored data set and over all of them where that may be said."""
-    statistic = profile(thresholds(results, score))
+    statistic = profile(thresholds(grid, score))
     found = []
-    for stack in results.stacks:
-        cells = [results.cells.get((stack.label, data.label)) for data in results.data]
+    for stack in grid.stacks:
+        cells = [grid.cells.get((stack.label, data.label)) for data in grid.data]
         scopes = [(cell.data.label, [cell]) for cell in cells if cell is not None and cell.data.scored]
-        for scope, members in [*scopes, (ALL, results.across(stack))]:
+        for scope, members in [*scopes, (ALL, grid.across(stack))]:
             strata = [cell.values(score) for cell in members or []]
             if strata and all(map(len, strata)):
                 several = min(map(len, strata)) > 1

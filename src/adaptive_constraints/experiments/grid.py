@@ -16,7 +16,7 @@ from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.experiments.rows import (
     CELLS,
     Published,
-    Row,
+    ResultRow,
     SuiteRecord,
     read_failure,
     read_rows,
@@ -71,12 +71,12 @@ class DataName:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One stack on one data set, all its seeds, in their order."""
 
     stack: StackName
     data: DataName
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
 
     def values(self, score: Score) -> NDArray[np.float64]:
         """[N] the number of each seed that counts; lost seeds count as `LOST_SCORE`, and not at all in returns."""
@@ -109,7 +109,7 @@ class Missing(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Results:
+class Grid:
     """What some results folders hold together.
 
     stacks, data: rows and columns of the grid, as the suites list them.
@@ -118,10 +118,10 @@ class Results:
     """
 
     suites: tuple[SuiteRecord, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
     stacks: tuple[StackName, ...]
     data: tuple[DataName, ...]
-    cells: dict[tuple[str, str], Cell]
+    cells: dict[tuple[str, str], GridCell]
     missing: tuple[Missing, ...]
 
     @property
@@ -129,7 +129,7 @@ class Results:
         """Whether every data set has normalised scores, so that numbers may be put together."""
         return all(data.scored for data in self.data)
 
-    def across(self, stack: StackName) -> list[Cell] | None:
+    def across(self, stack: StackName) -> list[GridCell] | None:
         """The cells of a stack on every data set; None unless all are there, are scored, and are more than one."""
         cells = [self.cells.get((stack.label, data.label)) for data in self.data]
         found = [cell for cell in cells if cell is not None]
@@ -145,7 +145,7 @@ class Results:
         return found
 
 
-def read_results(folders: Sequence[str | Path]) -> Results:
+def read_grid(folders: Sequence[str | Path]) -> Grid:
     """The grid that these results folders hold together.
 
     Raises `EvaluationError` where nothing has finished, or where two folders hold the same seed of the same run.
@@ -161,19 +161,19 @@ def read_results(folders: Sequence[str | Path]) -> Results:
     data_labels = _data_labels(rows)
     stacks: dict[str, StackName] = {}
     data: dict[str, DataName] = {}
-    cells: dict[tuple[str, str], list[Row]] = {}
+    cells: dict[tuple[str, str], list[ResultRow]] = {}
     for row in sorted(rows, key=lambda row: (_position(order, row["stack"]), row["seed"])):
         stack = StackName(labels[_run(row)], row["learner"], tuple(row["adapters"]))
         column = _data_name(row, data_labels)
         stacks[stack.label], data[column.label] = stack, column
         cells.setdefault((stack.label, column.label), []).append(row)
     columns = {label: data[label] for label in sorted(data)}
-    return Results(
+    return Grid(
         suites,
         tuple(rows),
         tuple(stacks.values()),
         tuple(columns.values()),
-        {key: Cell(stacks[key[0]], columns[key[1]], tuple(found)) for key, found in cells.items()},
+        {key: GridCell(stacks[key[0]], columns[key[1]], tuple(found)) for key, found in cells.items()},
         _missing(folders, suites, rows),
     )
 
@@ -183,12 +183,12 @@ def kind(part: str) -> str:
     return part.partition("(")[0]
 
 
-def is_lost(row: Row) -> bool:
+def is_lost(row: ResultRow) -> bool:
     """Whether a seed has no number at its end: its losses, or its policy's returns, ceased to be finite."""
     return row["lost"] is not None or (row["last"] is None and bool(row["evaluations"]))
 
 
-def seed_value(row: Row, score: Score) -> float:
+def seed_value(row: ResultRow, score: Score) -> float:
     """The number of a seed that counts; NaN for a lost seed in returns, which have no zero, and without evaluations."""
     if is_lost(row):
         return LOST_SCORE if row["measure"] == "score" else math.nan
@@ -196,11 +196,11 @@ def seed_value(row: Row, score: Score) -> float:
     return math.nan if value is None else value
 
 
-def _run(row: Row) -> tuple[str, int]:
+def _run(row: ResultRow) -> tuple[str, int]:
     return row["stack"], row["ticks"]
 
 
-def _refuse_repeated(rows: Sequence[Row]) -> None:
+def _refuse_repeated(rows: Sequence[ResultRow]) -> None:
     counts = Counter((row["stack"], row["data"]["fingerprint"], row["ticks"], row["seed"]) for row in rows)
     ((stack, _, ticks, seed), most) = counts.most_common(1)[0]
     if most > 1:
@@ -210,7 +210,7 @@ def _refuse_repeated(rows: Sequence[Row]) -> None:
         )
 
 
-def _stack_labels(rows: Sequence[Row]) -> dict[tuple[str, int], str]:
+def _stack_labels(rows: Sequence[ResultRow]) -> dict[tuple[str, int], str]:
     """The label of (stack, ticks): with its ticks where some stack was run for several lengths on one data set."""
     lengths: dict[tuple[str, str], set[int]] = {}
     for row in rows:
@@ -219,7 +219,7 @@ def _stack_labels(rows: Sequence[Row]) -> dict[tuple[str, int], str]:
     return {(stack, ticks): f"{stack}, {ticks:,} ticks" if several else stack for stack, ticks in map(_run, rows)}
 
 
-def _data_labels(rows: Sequence[Row]) -> dict[str, str]:
+def _data_labels(rows: Sequence[ResultRow]) -> dict[str, str]:
     """The label of a fingerprint: the reference, with the fingerprint where two data sets share one."""
     references = {row["data"]["fingerprint"]: row["data"]["reference"] for row in rows}
     counts = Counter(references.values())
@@ -229,7 +229,7 @@ def _data_labels(rows: Sequence[Row]) -> dict[str, str]:
     }
 
 
-def _data_name(row: Row, labels: dict[str, str]) -> DataName:
+def _data_name(row: ResultRow, labels: dict[str, str]) -> DataName:
     data = row["data"]
     return DataName(labels[data["fingerprint"]], data["reference"], data["regenerated"], row["measure"] == "score")
 
@@ -238,7 +238,9 @@ def _position(order: Sequence[str], label: str) -> int:
     return order.index(label) if label in order else len(order)
 
 
-def _missing(folders: Sequence[str | Path], suites: Sequence[SuiteRecord], rows: Sequence[Row]) -> tuple[Missing, ...]:
+def _missing(
+    folders: Sequence[str | Path], suites: Sequence[SuiteRecord], rows: Sequence[ResultRow]
+) -> tuple[Missing, ...]:
     done = {(row["stack"], row["data"]["reference"], row["ticks"]) for row in rows}
     return tuple(
         Missing(cell["stack"], cell["data"], read_failure(Path(folder) / CELLS / cell["cell"]))
@@ -264,13 +266,13 @@ def _aligned(
 
 __all__ = [
     "SCORES",
-    "Cell",
     "DataName",
-    "Results",
+    "Grid",
+    "GridCell",
     "Score",
     "StackName",
     "is_lost",
     "kind",
-    "read_results",
+    "read_grid",
     "seed_value",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from adaptive_constraints._files import replacing
 from adaptive_constraints.experiments.findings import Findings, find
-from adaptive_constraints.experiments.grid import SCORES, Score, read_results
+from adaptive_constraints.experiments.grid import SCORES, Score, read_grid
 from adaptive_constraints.experiments.report_figures import pictures
 from adaptive_constraints.experiments.report_html import page
 from adaptive_constraints.experiments.report_markdown import document
@@ -40,7 +40,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None, *
     """
     if score not in SCORES:
         raise ValueError(f"score must be one of {', '.join(SCORES)}, not {score!r}")
-    found = find(read_results(folders), score)
+    found = find(read_grid(folders), score)
     folder = Path(folders[0]) / FOLDER if out is None else Path(out)
     command = _command(folders, out, score)
     with replacing(folder / HTML) as file:

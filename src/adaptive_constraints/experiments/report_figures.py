@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptive_constraints.experiments.findings import ALL, Findings, Profile
-from adaptive_constraints.experiments.grid import Cell
+from adaptive_constraints.experiments.grid import GridCell
 from adaptive_constraints.experiments.report_text import title
 from adaptive_constraints.experiments.statistics import Estimate
 from adaptive_constraints.training.plots import COLOURS, Ticks, Values, blank_figure, learning_curves, save_figure
@@ -30,12 +30,12 @@ LONGEST = 24
 
 def figure_data(found: Findings) -> dict[str, Any]:
     """Everything that the page draws, as JSON; labels of stacks and data sets as in its tables."""
-    cells = found.results.cells.values()
+    cells = found.grid.cells.values()
     return {
         "all": ALL,
         "scopes": found.scopes,
-        "units": {data.label: data.unit for data in found.results.data} | {ALL: "normalised score"},
-        "stacks": [stack.label for stack in found.results.stacks],
+        "units": {data.label: data.unit for data in found.grid.data} | {ALL: "normalised score"},
+        "stacks": [stack.label for stack in found.grid.stacks],
         "scores": [_interval(scope, stack, estimate) for (stack, scope), estimate in found.scores.items()],
         "effects": [
             _interval(scope, title(effect), difference.estimate) | {"row": row}
@@ -60,7 +60,7 @@ def _profile(profile: Profile) -> dict[str, Any]:
     return {"scope": profile.scope, "label": profile.stack.label, "y": _plain(profile.share), **band}
 
 
-def _curves(cell: Cell) -> dict[str, Any]:
+def _curves(cell: GridCell) -> dict[str, Any]:
     """Evaluations over ticks: mean, range and each seed; and where seeds were lost."""
     curves = cell.curves()
     where = {"scope": cell.data.label, "label": cell.stack.label, "x": _plain(curves.ticks)}
@@ -68,7 +68,7 @@ def _curves(cell: Cell) -> dict[str, Any]:
     return where | _spread(curves.scores) | {"seeds": seeds}
 
 
-def _quantities(cell: Cell) -> list[dict[str, Any]]:
+def _quantities(cell: GridCell) -> list[dict[str, Any]]:
     """Adaptive quantities over ticks: mean and range over seeds.
 
     Names that end in _10, _50 and _90 are percentiles of one quantity: the median, in a band between the outer two.
@@ -138,13 +138,13 @@ def pictures(found: Findings, folder: Path) -> dict[str, Path]:
         caption = f"Effects of adapters, {scope}"
         drawn |= _picture(caption, differences, folder / f"effects{of}.png", f"difference, {unit}", zero=True)
         drawn |= _profile_picture(found, scope, folder / f"profiles{of}.png")
-    for data in found.results.data:
+    for data in found.grid.data:
         drawn |= _curve_picture(found, data.label, folder / f"curves-{_safe(data.label)}.png")
     return drawn
 
 
 def _unit(scope: str, found: Findings) -> str:
-    return next((data.unit for data in found.results.data if data.label == scope), "normalised score")
+    return next((data.unit for data in found.grid.data if data.label == scope), "normalised score")
 
 
 def _differences(found: Findings, scope: str) -> list[tuple[str, Estimate]]:
@@ -197,7 +197,7 @@ def _profile_picture(found: Findings, scope: str, path: Path) -> dict[str, Path]
 
 
 def _curve_picture(found: Findings, scope: str, path: Path) -> dict[str, Path]:
-    cells = {stack: cell for (stack, data), cell in found.results.cells.items() if data == scope}
+    cells = {stack: cell for (stack, data), cell in found.grid.cells.items() if data == scope}
     kept = [stack for stack in _best(found, scope) if stack in cells]
     if not kept:
         return {}
@@ -210,7 +210,7 @@ def _best(found: Findings, scope: str) -> list[str]:
     """Labels of the best stacks of a scope, in the order of the grid."""
     scored = {stack: estimate.value for (stack, at), estimate in found.scores.items() if at == scope}
     best = sorted(scored, key=lambda stack: -scored[stack])[:PER_PICTURE]
-    return [stack.label for stack in found.results.stacks if stack.label in best]
+    return [stack.label for stack in found.grid.stacks if stack.label in best]
 
 
 def _caption(name: str, scope: str, drawn: int, there: int) -> str:

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from adaptive_constraints.experiments import report_text as text
 from adaptive_constraints.experiments.findings import ALL, Difference, Effect, Findings
-from adaptive_constraints.experiments.grid import SCORES, Cell, DataName, StackName, is_lost, kind
+from adaptive_constraints.experiments.grid import SCORES, DataName, GridCell, StackName, is_lost, kind
 from adaptive_constraints.experiments.markup import Html, embedded, join, tag
 from adaptive_constraints.experiments.report_figures import figure_data
 
@@ -21,12 +21,12 @@ def page(found: Findings, command: str) -> str:
     command: what makes this report, shown with it.
     """
     parts = {
-        "title": join([text.heading(found.results)]),
+        "title": join([text.heading(found.grid)]),
         "style": Html(_template("report.css")),
         "script": Html(_template("report.js")),
         "data": embedded(figure_data(found)),
-        "heading": tag("h1", text.heading(found.results)),
-        "about": join(tag("p", about) for about in dict.fromkeys(suite["about"] for suite in found.results.suites)),
+        "heading": tag("h1", text.heading(found.grid)),
+        "about": join(tag("p", about) for about in dict.fromkeys(suite["about"] for suite in found.grid.suites)),
         "warnings": _warnings(found),
         "facts": _facts(found, command),
         "filters": _filters(found),
@@ -47,20 +47,20 @@ def _template(name: str) -> str:
 
 
 def _warnings(found: Findings) -> Html:
-    notes = text.warnings(found.results)
+    notes = text.warnings(found.grid)
     return tag("ul", *(tag("li", note) for note in notes), class_="warnings") if notes else Html()
 
 
 def _facts(found: Findings, command: str) -> Html:
-    entries = [*text.facts(found.results, found.score), ("This report", command)]
+    entries = [*text.facts(found.grid, found.score), ("This report", command)]
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in entries), class_="facts")
 
 
 def _filters(found: Findings) -> Html:
     """A choice of data set, learners, and of each adapter with or without it."""
-    learners = dict.fromkeys(stack.learner for stack in found.results.stacks)
-    kinds = sorted({name for stack in found.results.stacks for name in stack.kinds})
-    data = [(str(i), data.label) for i, data in enumerate(found.results.data)]
+    learners = dict.fromkeys(stack.learner for stack in found.grid.stacks)
+    kinds = sorted({name for stack in found.grid.stacks for name in stack.kinds})
+    data = [(str(i), data.label) for i, data in enumerate(found.grid.data)]
     return join(
         [
             _choice("Data set", "data", [("", "all"), *data]),
@@ -114,12 +114,12 @@ def _column(scope: str, found: Findings) -> Html:
 
 
 def _data(label: str, found: Findings) -> DataName:
-    return next(data for data in found.results.data if data.label == label)
+    return next(data for data in found.grid.data if data.label == label)
 
 
 def _scores(found: Findings) -> Html:
     heads = [_head("Stack", numeric=False), *(_column(scope, found) for scope in found.scopes)]
-    rows = [_score_row(stack, found) for stack in found.results.stacks]
+    rows = [_score_row(stack, found) for stack in found.grid.stacks]
     return _table("scores-table", "Interquartile mean over seeds [95 % interval]", heads, rows)
 
 
@@ -127,7 +127,7 @@ def _score_row(stack: StackName, found: Findings) -> Html:
     cells = [tag("th", stack.label, scope="row")]
     for scope in found.scopes:
         estimate = found.scores.get((stack.label, scope))
-        cell = found.results.cells.get((stack.label, scope))
+        cell = found.grid.cells.get((stack.label, scope))
         shown = _interval(text.estimated(estimate))
         shown = shown if cell is None else _score(cell, shown, found)
         cells.append(_number(shown, None if estimate is None else estimate.value, scope))
@@ -140,7 +140,7 @@ def _interval(shown: str) -> Html:
     return join([value, tag("span", bracket + rest, class_="interval") if bracket else None])
 
 
-def _score(cell: Cell, shown: Html, found: Findings) -> Html:
+def _score(cell: GridCell, shown: Html, found: Findings) -> Html:
     """A number that unfolds into its seeds, and into the command that makes it."""
     badge = text.lost(cell.lost, len(cell.rows), "seeds")
     heads = [tag("th", name, scope="col") for name in ("seed", "last ten", "last", "best")]
@@ -153,7 +153,7 @@ def _score(cell: Cell, shown: Html, found: Findings) -> Html:
     )
 
 
-def _seed(cell: Cell, position: int) -> list[Html]:
+def _seed(cell: GridCell, position: int) -> list[Html]:
     row = cell.rows[position]
     if not row["evaluations"] and row["lost"] is None:
         return [tag("td", "not evaluated", colspan=3)]
@@ -171,7 +171,7 @@ def _link(words: str, run: tuple[str, str], found: Findings) -> Html:
 
 
 def _anchor(run: tuple[str, str], found: Findings) -> str:
-    return f"run-{list(found.results.cells).index(run)}"
+    return f"run-{list(found.grid.cells).index(run)}"
 
 
 def _effects(found: Findings) -> Html:
@@ -219,16 +219,16 @@ def _side(value: float) -> Html:
 
 def _published(found: Findings) -> Html:
     """Published figures in a column of their own, beside ours."""
-    figures = found.results.published()
+    figures = found.grid.published()
     if not figures:
         return Html()
     heads = [_head(name, numeric=False) for name in ("Data set", "Stack")]
     heads += [_head("ours"), _head("published"), _head("source", numeric=False)]
     rows = []
     for figure in figures:
-        cell = text.published_ours(figure, found.results)
+        cell = text.published_ours(figure, found.grid)
         ours = None if cell is None else found.scores.get((cell.stack.label, cell.data.label))
-        note = text.published_note(figure, found.results)
+        note = text.published_note(figure, found.grid)
         cells = [tag("th", figure["data"], scope="row"), tag("td", figure["stack"])]
         cells += [_number(_interval(text.estimated(ours)), None if ours is None else ours.value)]
         cells += [_number(text.printed(figure), figure["score"])]
@@ -243,13 +243,13 @@ def _published(found: Findings) -> Html:
 def _runs(found: Findings) -> Html:
     heads = [_head(name, numeric=False) for name in ("Stack", "Data set")]
     heads += [_head("seeds"), *map(_head, text.COSTS), *(_head(name, numeric=False) for name in ("device", "command"))]
-    cells = found.results.cells.values()
+    cells = found.grid.cells.values()
     return _table(
         "runs-table", "One row per run; its seeds train together", heads, [_run_row(cell, found) for cell in cells]
     )
 
 
-def _run_row(cell: Cell, found: Findings) -> Html:
+def _run_row(cell: GridCell, found: Findings) -> Html:
     first = cell.rows[0]
     threads = text.counted(first["threads"], "thread")
     return _row(

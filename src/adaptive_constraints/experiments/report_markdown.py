@@ -8,8 +8,8 @@ from pathlib import Path
 
 from adaptive_constraints.experiments import report_text as text
 from adaptive_constraints.experiments.findings import ALL, Effect, Findings
-from adaptive_constraints.experiments.grid import SCORES, Cell, is_lost, seed_value
-from adaptive_constraints.experiments.rows import Row
+from adaptive_constraints.experiments.grid import SCORES, GridCell, is_lost, seed_value
+from adaptive_constraints.experiments.rows import ResultRow
 
 
 def document(found: Findings, pictures: dict[str, Path], command: str) -> str:
@@ -22,10 +22,10 @@ def document(found: Findings, pictures: dict[str, Path], command: str) -> str:
 
 
 def _lines(found: Findings, pictures: dict[str, Path], command: str) -> Iterator[str]:
-    yield f"# {_escaped(text.heading(found.results))}"
-    for about in dict.fromkeys(suite["about"] for suite in found.results.suites):
+    yield f"# {_escaped(text.heading(found.grid))}"
+    for about in dict.fromkeys(suite["about"] for suite in found.grid.suites):
         yield from ("", _escaped(about))
-    for warning in text.warnings(found.results):
+    for warning in text.warnings(found.grid):
         yield from ("", f"> {_escaped(warning)}")
     yield from ("", "## Scores", "")
     yield f"Interquartile mean over seeds [95 % interval]; each seed counts with its {SCORES[found.score]}."
@@ -33,7 +33,7 @@ def _lines(found: Findings, pictures: dict[str, Path], command: str) -> Iterator
     yield from ("", "## Effect of each adapter", "")
     yield "Mean difference of seeds with the adapter and the same seeds without it [95 % interval], n pairs."
     yield from ("", *_effects(found))
-    if found.results.published():
+    if found.grid.published():
         yield from ("", "## Published figures", "")
         yield "They come from other code, other seeds and, where said, other data."
         yield from ("", *_published(found))
@@ -43,26 +43,26 @@ def _lines(found: Findings, pictures: dict[str, Path], command: str) -> Iterator
     yield from ("", "## Runs: speed, memory and commands", "", *_runs(found))
     yield from ("", "## Each seed", "", *_seeds(found))
     yield from ("", "## How it was made", "")
-    for name, value in [*text.facts(found.results, found.score), ("This report", command)]:
+    for name, value in [*text.facts(found.grid, found.score), ("This report", command)]:
         yield f"- {name}: {_escaped(value)}"
 
 
 def _scores(found: Findings) -> list[str]:
     rows = []
-    for stack in found.results.stacks:
-        cells = [found.results.cells.get((stack.label, scope)) for scope in found.scopes]
+    for stack in found.grid.stacks:
+        cells = [found.grid.cells.get((stack.label, scope)) for scope in found.scopes]
         estimates = [found.scores.get((stack.label, scope)) for scope in found.scopes]
         rows.append([stack.label, *map(_with_lost, map(text.estimated, estimates), cells)])
     return _table(["stack", *_heads(found)], rows)
 
 
-def _with_lost(shown: str, cell: Cell | None) -> str:
+def _with_lost(shown: str, cell: GridCell | None) -> str:
     badge = None if cell is None else text.lost(cell.lost, len(cell.rows), "seeds")
     return shown if badge is None else f"{shown} ({badge})"
 
 
 def _heads(found: Findings) -> list[str]:
-    units = {data.label: data.unit for data in found.results.data} | {ALL: "normalised score"}
+    units = {data.label: data.unit for data in found.grid.data} | {ALL: "normalised score"}
     return [f"{scope}, {units[scope]}" for scope in found.scopes]
 
 
@@ -84,10 +84,10 @@ def _changes(effect: Effect, found: Findings) -> list[str]:
 
 def _published(found: Findings) -> list[str]:
     rows = []
-    for figure in found.results.published():
-        cell = text.published_ours(figure, found.results)
+    for figure in found.grid.published():
+        cell = text.published_ours(figure, found.grid)
         ours = None if cell is None else found.scores.get((cell.stack.label, cell.data.label))
-        note = text.published_note(figure, found.results)
+        note = text.published_note(figure, found.grid)
         source = figure["source"] + (f". {note}" if note else "")
         rows.append([figure["data"], figure["stack"], text.estimated(ours), text.printed(figure), source])
     return _table(["data", "stack", "ours", "published", "source"], rows)
@@ -95,7 +95,7 @@ def _published(found: Findings) -> list[str]:
 
 def _runs(found: Findings) -> list[str]:
     rows = []
-    for cell in found.results.cells.values():
+    for cell in found.grid.cells.values():
         costs = [shown for shown, _ in text.cost(cell)]
         rows.append([cell.stack.label, cell.data.label, str(len(cell.rows)), *costs, cell.rows[0]["command"]])
     return _table(["stack", "data", "seeds", *text.COSTS, "command"], rows)
@@ -103,13 +103,13 @@ def _runs(found: Findings) -> list[str]:
 
 def _seeds(found: Findings) -> list[str]:
     rows = []
-    for cell in found.results.cells.values():
+    for cell in found.grid.cells.values():
         values = [f"{row['seed']}: {_seed(row, found)}" for row in cell.rows]
         rows.append([cell.stack.label, cell.data.label, ", ".join(values)])
     return _table(["stack", "data", f"seed: {SCORES[found.score]}"], rows)
 
 
-def _seed(row: Row, found: Findings) -> str:
+def _seed(row: ResultRow, found: Findings) -> str:
     if is_lost(row):
         return "lost"
     return text.number(seed_value(row, found.score)) if row["evaluations"] else "not evaluated"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from adaptive_constraints.experiments.findings import Difference, Effect
-from adaptive_constraints.experiments.grid import SCORES, Cell, Missing, Results, Score
+from adaptive_constraints.experiments.grid import SCORES, Grid, GridCell, Missing, Score
 from adaptive_constraints.experiments.rows import Published
 from adaptive_constraints.experiments.statistics import Estimate
 
@@ -74,19 +74,19 @@ def evidence(found: Difference) -> str | None:
     return f"{pairs}; P(improvement) {found.improvement.value:.2f}{_interval(found.improvement, '{:.2f}'.format)}"
 
 
-def heading(results: Results) -> str:
+def heading(grid: Grid) -> str:
     """The report's title."""
-    return f"Results of {', '.join(_unique(suite['suite'] for suite in results.suites))}"
+    return f"Results of {', '.join(_unique(suite['suite'] for suite in grid.suites))}"
 
 
-def facts(results: Results, score: Score) -> list[tuple[str, str]]:
+def facts(grid: Grid, score: Score) -> list[tuple[str, str]]:
     """What was run, with what, on what."""
-    rows = results.rows
-    cells = results.cells.values()
+    rows = grid.rows
+    cells = grid.cells.values()
     seeds = _range(_unique(len(cell.rows) for cell in cells))
-    stacks, data = counted(len(results.stacks), "stack"), counted(len(results.data), "data set")
+    stacks, data = counted(len(grid.stacks), "stack"), counted(len(grid.data), "data set")
     found = {
-        "Made by": _unique(suite["command"] for suite in results.suites),
+        "Made by": _unique(suite["command"] for suite in grid.suites),
         "Grid": [f"{stacks} on {data}, seeds of each: {seeds}"],
         "Length": [f"{_range(_unique(row['ticks'] for row in rows))} ticks (minibatches per seed)"],
         "Score of a seed": [SCORES[score]],
@@ -105,24 +105,24 @@ def commit(found: dict[str, str | bool] | None) -> str:
     return f"{str(found['hash'])[:12]}{' with uncommitted changes' if found['dirty'] else ''}"
 
 
-def warnings(results: Results) -> list[str]:
+def warnings(grid: Grid) -> list[str]:
     """What a reader must know before the numbers."""
     found = []
-    regenerated = [data.label for data in results.data if data.regenerated]
+    regenerated = [data.label for data in grid.data if data.regenerated]
     if regenerated:
         found.append(f"{', '.join(regenerated)}: {REGENERATED[0].lower()}{REGENERATED[1:]}")
-    fewest = min(len(cell.rows) for cell in results.cells.values())
+    fewest = min(len(cell.rows) for cell in grid.cells.values())
     if fewest < 5:
         found.append(f"Some cells have {counted(fewest, 'seed')}: {_few(fewest)}")
-    gone = sum(cell.lost for cell in results.cells.values())
+    gone = sum(cell.lost for cell in grid.cells.values())
     if gone:
         found.append(
-            f"{gone} of {len(results.rows)} seeds were lost (numbers that were not finite). A lost seed counts as a "
+            f"{gone} of {len(grid.rows)} seeds were lost (numbers that were not finite). A lost seed counts as a "
             "score of 0, the reference's random policy; where there is no score it is left out and said so."
         )
-    if results.missing:
-        found.append(f"{counted(len(results.missing), 'planned cell')} not finished: {_named(results.missing)}.")
-    if not results.all_scored and len(results.data) > 1:
+    if grid.missing:
+        found.append(f"{counted(len(grid.missing), 'planned cell')} not finished: {_named(grid.missing)}.")
+    if not grid.all_scored and len(grid.data) > 1:
         found.append("Some data sets have no reference returns, so nothing is put together over data sets.")
     return found
 
@@ -141,19 +141,19 @@ def _few(seeds: int) -> str:
     return f"an interval named 95 % then holds the true mean about {share} of the time on one data set."
 
 
-def published_note(figure: Published, results: Results) -> str:
+def published_note(figure: Published, grid: Grid) -> str:
     """Why a published figure and ours may differ, beyond chance."""
-    data = next((data for data in results.data if data.reference == figure["data"]), None)
+    data = next((data for data in grid.data if data.reference == figure["data"]), None)
     return REGENERATED if data is not None and data.regenerated else ""
 
 
-def published_ours(figure: Published, results: Results) -> Cell | None:
+def published_ours(figure: Published, grid: Grid) -> GridCell | None:
     """The cell that a published figure stands beside."""
-    cells = results.cells.values()
+    cells = grid.cells.values()
     return next((cell for cell in cells if _stands_beside(cell, figure)), None)
 
 
-def _stands_beside(cell: Cell, figure: Published) -> bool:
+def _stands_beside(cell: GridCell, figure: Published) -> bool:
     return cell.rows[0]["stack"] == figure["stack"] and cell.data.reference == figure["data"]
 
 
@@ -163,7 +163,7 @@ def printed(figure: Published) -> str:
     return number(figure["score"]) + ("" if spread is None else f" ± {number(spread)}")
 
 
-def cost(cell: Cell) -> list[tuple[str, float]]:
+def cost(cell: GridCell) -> list[tuple[str, float]]:
     """Speed and memory of a cell, all its seeds together, as (text, number)."""
     row = cell.rows[0]
     return [

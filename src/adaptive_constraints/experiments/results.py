@@ -19,7 +19,7 @@ from adaptive_constraints.experiments.rows import (
     SUITE,
     PlannedCell,
     Published,
-    Row,
+    ResultRow,
     read_failure,
     read_rows,
     read_suite,
@@ -43,7 +43,7 @@ class Status(NamedTuple):
     """Of a failure."""
 
 
-class Results:
+class ResultsFolder:
     """The folder of one suite. Make one inside ``with locked(folder)``."""
 
     def __init__(self, folder: Path, suite: Suite, cells: Sequence[Cell], command: str) -> None:
@@ -85,7 +85,7 @@ class Results:
         """The run folder of a cell."""
         return self.folder / CELLS / cell.id
 
-    def collect(self) -> list[Row]:
+    def collect(self) -> list[ResultRow]:
         """Write the rows of all finished cells anew, and return them."""
         finished = [self.folder / CELLS / each for each in self._planned]
         rows = [row for folder in finished if (folder / ROWS).is_file() for row in read_rows(folder)]
@@ -147,7 +147,7 @@ def _short(value: Any) -> str:
     return text if len(text) < 80 else f"{text[:77]}..."
 
 
-def _finished(rows: Sequence[Row]) -> Status:
+def _finished(rows: Sequence[ResultRow]) -> Status:
     values = tuple(row["last"] for row in rows if row["last"] is not None)
     return Status("finished", rows[0]["tick"], rows[0]["measure"], values, rows[0]["ticks_per_second"])
 
@@ -163,4 +163,4 @@ def _begun(folder: Path) -> Status:
     return found
 
 
-__all__ = ["CELLS", "Results", "Status", "locked"]
+__all__ = ["CELLS", "ResultsFolder", "Status", "locked"]

@@ -57,7 +57,7 @@ class RowEvaluation(TypedDict):
     """[E] undiscounted return of each episode."""
 
 
-class Row(TypedDict):
+class ResultRow(TypedDict):
     """One seed of one stack on one data set."""
 
     suite: str
@@ -142,14 +142,14 @@ class SuiteRecord(TypedDict):
     cells: list[PlannedCell]
 
 
-def write_rows(folder: str | Path, rows: Iterable[Row]) -> None:
+def write_rows(folder: str | Path, rows: Iterable[ResultRow]) -> None:
     """Write ``rows.jsonl`` in one step, sorted by (data reference, stack, seed)."""
     with replacing(Path(folder) / ROWS) as file:
         for row in sorted(rows, key=_order):
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def read_rows(folder: str | Path) -> list[Row]:
+def read_rows(folder: str | Path) -> list[ResultRow]:
     """The rows of a results folder, in the order in which they stand; none if no cell has finished.
 
     Raises `TrainingError` for a folder that is no results folder, and for a line that is no row.
@@ -190,13 +190,13 @@ def read_failure(run: str | Path) -> str | None:
     return reason
 
 
-def _order(row: Row) -> tuple[str, str, int]:
+def _order(row: ResultRow) -> tuple[str, str, int]:
     return row["data"]["reference"], row["stack"], row["seed"]
 
 
-def _parsed(path: Path, number: int, line: str) -> Row:
+def _parsed(path: Path, number: int, line: str) -> ResultRow:
     try:
-        row: Row = json.loads(line)
+        row: ResultRow = json.loads(line)
         _order(row)
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(
@@ -208,7 +208,7 @@ def _parsed(path: Path, number: int, line: str) -> Row:
 __all__ = [
     "PlannedCell",
     "Published",
-    "Row",
+    "ResultRow",
     "RowEvaluation",
     "SuiteRecord",
     "read_failure",

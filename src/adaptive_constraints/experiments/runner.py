@@ -16,8 +16,8 @@ from typing import Protocol
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.experiments.board import Board
 from adaptive_constraints.experiments.cell import FAILED_EXIT, FINISHED_EXIT, LOG, Cell
-from adaptive_constraints.experiments.results import Results, locked
-from adaptive_constraints.experiments.rows import FAILED, Row
+from adaptive_constraints.experiments.results import ResultsFolder, locked
+from adaptive_constraints.experiments.rows import FAILED, ResultRow
 from adaptive_constraints.experiments.suite import Suite
 from adaptive_constraints.training.records import write_json
 
@@ -31,7 +31,7 @@ class Outcome:
     """What a bench run came to."""
 
     folder: Path
-    rows: list[Row]
+    rows: list[ResultRow]
     """Of every finished cell of the folder."""
     failed: dict[str, str]
     """The reason by cell."""
@@ -74,7 +74,7 @@ def bench(
     """
     folder = Path(folder)
     with locked(folder), closing(workers):
-        results = Results(folder, suite, cells, command)
+        results = ResultsFolder(folder, suite, cells, command)
         try:
             _run(results, workers, Board(results, progress))
         finally:  # what a cell finished just before an interruption counts too
@@ -84,7 +84,7 @@ def bench(
         return Outcome(folder, results.collect(), failed)
 
 
-def _run(results: Results, workers: Workers, board: Board) -> None:
+def _run(results: ResultsFolder, workers: Workers, board: Board) -> None:
     waiting = deque(cell for cell in results.cells if results.status(cell).state != "finished")
     for cell in waiting:
         (results.of(cell) / FAILED).unlink(missing_ok=True)
