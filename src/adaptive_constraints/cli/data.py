@@ -16,10 +16,10 @@ class Doctor(Command):
     """Look for everything that commonly goes wrong with offline data; the exit code is 1 if it must be mended."""
 
     data: str
-    """Data reference: bundled:NAME, scripted:pointmaze/NAME, minari:NAMESPACE/NAME-v0, d4rl:FILE.hdf5 or
-    npz:FILE.npz."""
+    """Data reference: bundled:NAME, scripted:pointmaze/NAME, minari:NAMESPACE/NAME-v0,
+    ogbench:NAME-singletask-v0, d4rl:FILE.hdf5 or npz:FILE.npz."""
     download: bool = False
-    """Fetch a Minari data set that is not here yet."""
+    """Fetch a data set of Minari or OGBench that is not here yet."""
     common: Common = field(default_factory=Common)
 
     def run(self) -> int:

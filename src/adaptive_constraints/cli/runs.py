@@ -26,8 +26,8 @@ class Train(Command):
 
     options_only: ClassVar[bool] = True
     data: str
-    """Data reference: bundled:NAME, scripted:pointmaze/NAME, minari:NAMESPACE/NAME-v0, d4rl:FILE.hdf5 or
-    npz:FILE.npz."""
+    """Data reference: bundled:NAME, scripted:pointmaze/NAME, minari:NAMESPACE/NAME-v0,
+    ogbench:NAME-singletask-v0, d4rl:FILE.hdf5 or npz:FILE.npz."""
     learner: tuple[str, ...]
     """Learner and its settings, such as: TD3BC critic=robust alpha=3."""
     adapters: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Train(Command):
     compiled: bool = False
     """Compile before training: about a minute, and faster from then on; needs a C++ compiler (on CUDA, Triton)."""
     download: bool = False
-    """Fetch a Minari data set that is not here yet."""
+    """Fetch a data set of Minari or OGBench that is not here yet."""
     running: RunOptions = field(default_factory=RunOptions)
     common: Common = field(default_factory=Common)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import importlib.util
 import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from adaptive_constraints._arguments import checked
 from adaptive_constraints._files import replacing
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.mazes import find_maze, scripted_names
+from adaptive_constraints.data.ogbench_sets import load_single_task, local_names
 from adaptive_constraints.data.references import task_of_env, task_of_file
 from adaptive_constraints.errors import DatasetError, DependencyError
 
@@ -36,18 +39,20 @@ def load_dataset(reference: str, *, download: bool = False) -> Dataset:
     - `bundled:hopper`: shipped with this package.
     - `scripted:pointmaze/umaze` (medium, large): collected here on first use and kept in the cache folder.
     - `minari:NAMESPACE/NAME-v0`: from Minari's local folder (`MINARI_DATASETS_PATH`); fetched only if `download`.
+    - `ogbench:NAME-singletask-v0`: from OGBench's folder, with one task's rewards; fetched only if `download`.
     - `d4rl:FILE.hdf5`: a file in D4RL's layout, read without the d4rl package.
     - `npz:FILE`: arrays named as in `Dataset`, or what `save_npz` wrote.
     """
     check_reference(reference)
     scheme, _, rest = reference.partition(":")
-    return _load_minari(rest, download) if scheme == "minari" else _LOCAL_SCHEMES[scheme](rest)
+    fetching = _FETCHING_SCHEMES.get(scheme)
+    return fetching(rest, download) if fetching else _LOCAL_SCHEMES[scheme](rest)
 
 
 def check_reference(reference: str) -> None:
     """Raise `DatasetError` for what can be no data reference, without looking whether files are here."""
     scheme, colon, rest = reference.partition(":")
-    if not (colon and rest and (scheme == "minari" or scheme in _LOCAL_SCHEMES)):
+    if not (colon and rest and scheme in {*_FETCHING_SCHEMES, *_LOCAL_SCHEMES}):
         raise DatasetError(f"unknown data reference {reference!r}; use one of: {', '.join(_USAGES)}")
     if scheme == "bundled" and rest not in (names := _bundled_names()):
         raise DatasetError(f"no bundled data set {rest!r}; {_suggest(rest, names)}")
@@ -57,8 +62,9 @@ def check_reference(reference: str) -> None:
 
 def list_datasets() -> list[str]:
     """References that load without a download: bundled sets, then those that the installed extras can make or read."""
-    bundled, scripted, minari = _bundled_names(), scripted_names(), _local_minari_names()
-    return [f"bundled:{name}" for name in bundled] + scripted + [f"minari:{name}" for name in minari]
+    named = {"bundled": _bundled_names(), "minari": _local_minari_names(), "ogbench": _local_ogbench_names()}
+    bundled, *others = [[f"{scheme}:{name}" for name in names] for scheme, names in named.items()]
+    return bundled + scripted_names() + list(chain(*others))
 
 
 @checked(DatasetError)
@@ -232,6 +238,10 @@ def _minari_provenance(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {"source": "Minari", **{key: str(metadata[key]) for key in keys if metadata.get(key) is not None}}
 
 
+def _load_ogbench(name: str, download: bool) -> Dataset:
+    return load_single_task(_import("ogbench", "ogbench"), name, download)
+
+
 def _load_bundled(name: str) -> Dataset:
     resource = importlib.resources.files("adaptive_constraints.data") / "bundled" / f"{name}.npz"
     with importlib.resources.as_file(resource) as path, np.load(path, allow_pickle=False) as archive:
@@ -259,13 +269,25 @@ def _local_minari_names() -> list[str]:
     return sorted(minari.list_local_datasets())
 
 
+def _local_ogbench_names() -> list[str]:
+    return local_names() if importlib.util.find_spec("ogbench") else []
+
+
 _LOCAL_SCHEMES: dict[str, Callable[[str], Dataset]] = {
     "bundled": _load_bundled,
     "scripted": _load_scripted,
     "d4rl": _load_d4rl,
     "npz": _load_npz,
 }
-_USAGES = ("bundled:NAME", "scripted:pointmaze/NAME", "minari:NAMESPACE/NAME-v0", "d4rl:FILE.hdf5", "npz:FILE.npz")
+_FETCHING_SCHEMES: dict[str, Callable[[str, bool], Dataset]] = {"minari": _load_minari, "ogbench": _load_ogbench}
+_USAGES = (
+    "bundled:NAME",
+    "scripted:pointmaze/NAME",
+    "minari:NAMESPACE/NAME-v0",
+    "ogbench:NAME-singletask-v0",
+    "d4rl:FILE.hdf5",
+    "npz:FILE.npz",
+)
 
 
 def _require(arrays: Mapping[str, Array], path: Path, keys: tuple[str, ...] = _REQUIRED) -> None:
