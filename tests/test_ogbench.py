@@ -63,7 +63,13 @@ def test_transitions_rewards_and_ends(file):
     assert np.flatnonzero(data.timeouts).tolist() == [4, 9], "where a recording ends"
     assert data.episode_lengths().tolist() == [3, 2, 4, 1]
     assert doctor(data).errors == () and data.env_id == "ogbench:cube-single-singletask-v0"
-    assert f"ogbench:{NAME}" in list_datasets()
+
+
+def test_the_sets_that_are_here_are_listed(file):
+    for name in ("scene-play-v0", "cube-single-play-v0-val", "visual-cube-single-play-v0"):
+        (file.parent / f"{name}.npz").touch()
+    listed = [each for each in list_datasets() if each.startswith("ogbench:")]
+    assert listed == [f"ogbench:{NAME}", "ogbench:scene-play-singletask-v0"]
 
 
 def test_another_task_of_the_same_file_has_other_rewards(file):

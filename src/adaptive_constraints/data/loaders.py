@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from adaptive_constraints._arguments import checked
 from adaptive_constraints._files import replacing
+from adaptive_constraints.data import ogbench_sets
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.mazes import find_maze, scripted_names
-from adaptive_constraints.data.ogbench_sets import load_single_task, local_names
 from adaptive_constraints.data.references import task_of_env, task_of_file
 from adaptive_constraints.errors import DatasetError, DependencyError
 
@@ -58,6 +58,8 @@ def check_reference(reference: str) -> None:
         raise DatasetError(f"no bundled data set {rest!r}; {_suggest(rest, names)}")
     if scheme == "scripted":
         find_maze(rest)
+    if scheme == "ogbench":
+        ogbench_sets.check_name(rest)
 
 
 def list_datasets() -> list[str]:
@@ -239,7 +241,7 @@ def _minari_provenance(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _load_ogbench(name: str, download: bool) -> Dataset:
-    return load_single_task(_import("ogbench", "ogbench"), name, download)
+    return ogbench_sets.load_single_task(_import("ogbench", "ogbench"), name, download)
 
 
 def _load_bundled(name: str) -> Dataset:
@@ -270,7 +272,7 @@ def _local_minari_names() -> list[str]:
 
 
 def _local_ogbench_names() -> list[str]:
-    return local_names() if importlib.util.find_spec("ogbench") else []
+    return ogbench_sets.local_names() if importlib.util.find_spec("ogbench") else []
 
 
 _LOCAL_SCHEMES: dict[str, Callable[[str], Dataset]] = {

@@ -19,7 +19,7 @@ _FOLDER = Path("~/.ogbench/data")
 
 def local_names() -> list[str]:
     """Sets whose file is here, each by the default task of its environment."""
-    stems = [file.stem for file in _FOLDER.expanduser().glob("*-*-*-v*.npz") if not file.stem.endswith("-val")]
+    stems = [file.stem for file in _FOLDER.expanduser().glob("*-*-v*.npz") if not file.stem.endswith("-val")]
     named = [(stem.rsplit("-", 1), stem.split("-")[0]) for stem in sorted(stems)]
     return [f"{front}-{_WORD}-{version}" for (front, version), first in named if first not in _IMAGES]
 
@@ -30,8 +30,8 @@ def load_single_task(ogbench: Any, name: str, download: bool) -> Dataset:
     A row whose observation has the task solved is terminal, as for OGBench's reference learners, although the recording
     went on: the episode ends there and the next row begins another. A recording's own end is a timeout.
     """
+    check_name(name)
     words = name.split("-")
-    _check_name(name, words)
     kind = words.index(_WORD) - 1  # of behaviour, such as "play", which the environment's name does not have
     env_name = "-".join(words[:kind] + words[kind + 1 :])
     arrays = _read(ogbench, _file(ogbench, name, "-".join([*words[: kind + 1], words[-1]]), download))
@@ -50,7 +50,9 @@ def load_single_task(ogbench: Any, name: str, download: bool) -> Dataset:
     )
 
 
-def _check_name(name: str, words: list[str]) -> None:
+def check_name(name: str) -> None:
+    """Raise `DatasetError` for a set that has no rewards, or images."""
+    words = name.split("-")
     if _WORD not in words[2:-1]:
         raise DatasetError(
             f"ogbench:{name} is not of one task, so it has no rewards: name a task, such as "
