@@ -4,7 +4,7 @@ It owns the state tree, whose tensors have a leading axis over seeds, and everyt
 averaging, advancing buffers. What it steps by is computed in `losses.py`.
 
 The gradients of a stage are one pure function of the state. It is traced once into a straight list of tensor
-operations (``make_fx``) and replayed, so that a tick pays neither for the learner's Python nor for autograd's
+operations (`tracing.py`) and replayed, so that a tick pays neither for the learner's Python nor for autograd's
 bookkeeping. On CUDA the whole tick around it is recorded as well (`capture.py`). ``traced=False`` runs everything as
 it is written.
 """
@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from adaptive_constraints.adapter import Adapter, MetaStep
@@ -29,9 +28,10 @@ from adaptive_constraints.training import meta, stacked
 from adaptive_constraints.training.batches import Batches, Growth, Replay, batches_of
 from adaptive_constraints.training.capture import RARE, Graph, Recorded, graphs_for
 from adaptive_constraints.training.initial import InitialState
-from adaptive_constraints.training.losses import MIXED, Draw, Found, Losses, MissingDraw, Scalars, simplified
+from adaptive_constraints.training.losses import MIXED, Draw, Found, Losses, MissingDraw, Scalars
 from adaptive_constraints.training.metrics import Metrics
 from adaptive_constraints.training.noise import NoiseTables
+from adaptive_constraints.training.tracing import trace
 from adaptive_constraints.view import Inputs, View
 
 Arguments = TypeVar("Arguments")
@@ -328,7 +328,7 @@ class Engine:
                 found = self._with_draws(known.draws, run, inputs)
                 if not compiled:  # compiled operations round differently, so all ticks are
                     return found
-            graph = simplified(make_fx(run)(inputs(known.draws)))
+            graph = trace(run, inputs(known.draws))
             known.graph = torch.compile(graph, fullgraph=True, dynamic=False) if compiled else graph
         with torch.no_grad():
             replayed: Result = known.graph(inputs(known.draws))

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 
 from adaptive_constraints.learner import Params, Spec, Stage, Terms, Update
 from adaptive_constraints.stack import Resolved
@@ -191,17 +190,3 @@ class Losses:
             )
 
         return torch.stack([derivative(seed) for seed in range(self._seeds)])
-
-
-def simplified(traced: GraphModule) -> GraphModule:
-    """The same operations, each of them once: updates of one stage often evaluate a network at the same rows."""
-    from torch._functorch.compile_utils import fx_graph_cse  # costs a second to import, and not all runs trace
-
-    graph = traced.graph
-    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
-        node.replace_all_uses_with(node.args[0])
-        graph.erase_node(node)
-    once = fx_graph_cse(graph)
-    once.set_codegen(graph._codegen)
-    once.eliminate_dead_code()
-    return GraphModule(traced, once)
