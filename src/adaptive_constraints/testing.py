@@ -50,8 +50,7 @@ def check_learner(learner: Learner, *, data: Dataset | None = None) -> None:
 
     Its facts are true, its functions have the right shapes and are defined off the data too; every seam it says it asks
     is asked and matters, and a neutral answer changes nothing; its trade-off scales what it says, and it is
-    differentiable in it; and it keeps the laws of `check_stack`, of its ticks online those that they are finite and
-    move what they step.
+    differentiable in it; its ticks online are finite and move what they step; and it keeps the laws of `check_stack`.
     """
     case = _Case(learner, (), data or made_data())
     with _said_plainly(case):
@@ -74,8 +73,8 @@ def check_adapter(adapter: Adapter, learner: Learner, *, data: Dataset | None = 
     """Raise `AssertionError` unless this adapter keeps every law of an adapter on ``learner``.
 
     It answers seams that exist, in both phases; it draws noise under its own name; what it adds keeps seeds apart; two
-    of it do not share state; and it keeps the laws of `check_stack`, of its ticks online those that they are finite
-    and move what they step. Raises `StackError` where it refuses the learner.
+    of it do not share state; its ticks online are finite and move what they step; and it keeps the laws of
+    `check_stack`. Raises `StackError` where it refuses the learner.
     """
     case = _Case(learner, (adapter,), data or made_data())
     with _said_plainly(case):

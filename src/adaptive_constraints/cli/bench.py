@@ -52,7 +52,7 @@ class Bench(Command):
     gpus: float = 0.0
     """With --ray: GPUs that each cell takes; cells share one at less than 1."""
     download: bool = False
-    """Fetch Minari data sets that are not here yet."""
+    """Fetch data sets of Minari and OGBench that are not here yet."""
     quiet: bool = False
     """Print the final table only."""
     common: Common = field(default_factory=Common)

@@ -9,7 +9,6 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +63,9 @@ def check_reference(reference: str) -> None:
 
 def list_datasets() -> list[str]:
     """References that load without a download: bundled sets, then those that the installed extras can make or read."""
-    named = {"bundled": _bundled_names(), "minari": _local_minari_names(), "ogbench": _local_ogbench_names()}
-    bundled, *others = [[f"{scheme}:{name}" for name in names] for scheme, names in named.items()]
-    return bundled + scripted_names() + list(chain(*others))
+    bundled = [f"bundled:{name}" for name in _bundled_names()]
+    minari = [f"minari:{name}" for name in _local_minari_names()]
+    return bundled + scripted_names() + minari + [f"ogbench:{name}" for name in _local_ogbench_names()]
 
 
 @checked(DatasetError)

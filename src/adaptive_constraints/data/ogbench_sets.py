@@ -25,12 +25,11 @@ def local_names() -> list[str]:
 
 
 def load_single_task(ogbench: Any, name: str, download: bool) -> Dataset:
-    """The set of this name, from OGBench's own folder of files; fetched there only if ``download``.
+    """The set of a checked name, from OGBench's own folder of files; fetched there only if ``download``.
 
     A row whose observation has the task solved is terminal, as for OGBench's reference learners, although the recording
     went on: the episode ends there and the next row begins another. A recording's own end is a timeout.
     """
-    check_name(name)
     words = name.split("-")
     kind = words.index(_WORD) - 1  # of behaviour, such as "play", which the environment's name does not have
     env_name = "-".join(words[:kind] + words[kind + 1 :])
