@@ -34,10 +34,19 @@ from adaptive_constraints import (
 )
 from adaptive_constraints.networks import init_mlp, mlp, small_output
 
+_EPSILON = 1e-6
+"""LayerNorm's, as in flax, which the authors use."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReBRAC(Learner):
-    """ReBRAC; apart from the two penalties, which its authors tune per data set, the defaults are theirs for Gym."""
+    """ReBRAC; apart from the two penalties, which its authors tune per data set, the defaults are theirs for Gym.
+
+    Three details of their code differ. Their target actor averages the actor as it stood
+    before its step, so it lags ours by one update. They step the actor at the first minibatch of every
+    ``policy_every``, we at the last. They drop rows that a time limit cut; here such rows stay, bootstrap, and bear no
+    penalty on the next action, which the data does not have.
+    """
 
     batch_size: int = 1024
     """Rows per minibatch and seed."""
@@ -127,7 +136,7 @@ class ReBRAC(Learner):
 
     def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
         """Q_1, Q_2 at (s, a): [2, N]; LayerNorm follows the ReLU, as in the authors' code."""
-        return mlp(p, torch.cat([observation, action], -1), norm="after").squeeze(-1)
+        return mlp(p, torch.cat([observation, action], -1), norm="after", epsilon=_EPSILON).squeeze(-1)
 
     def sample(self, v: View, p: Params, observation: Tensor, site: str) -> Tensor:
         """pi(s) + clipped noise, within the action bounds (target policy smoothing)."""

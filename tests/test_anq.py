@@ -30,7 +30,7 @@ LEARNERS = {
     "FQL": TinyFQL(),
 }
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
-WIDE = {"hidden": 8, "output_scale": 1.0, "learning_rate": 3e-3}
+WIDE = {"hidden": 8, "output_variance": 0.2, "learning_rate": 3e-3}
 """A mu that moves far from the start."""
 
 
@@ -198,7 +198,7 @@ def average(targets: list[Network], networks: list[Network], rate: float) -> Non
             old.data.copy_(rate * new.data + (1 - rate) * old.data)
 
 
-FAR = {"output_scale": 1.0, "learning_rate": 1e-3, "largest_factor": 1.02, "largest_weight": 1.05}
+FAR = {"output_variance": 1.0, "learning_rate": 1e-3, "largest_factor": 1.02, "largest_weight": 1.05}
 """Settings under which displacements, averages and bounds all matter within some dozen ticks."""
 CASES = {
     "TD3BC": (
@@ -256,7 +256,7 @@ def test_within_no_reach_it_is_iql_bit_for_bit(learner, penalty):
     assert different(plain, {name: moved[name] for name in plain}), "which a reach above 0 is not"
 
 
-SMALL_MU, TWO = {"hidden": 8, "output_scale": 1.0}, {"seeds": (0, 1), "ticks": 6}
+SMALL_MU, TWO = {"hidden": 8, "output_variance": 0.2}, {"seeds": (0, 1), "ticks": 6}
 
 
 @each_learner
@@ -415,18 +415,25 @@ def test_factors_and_weights_stay_within_their_bounds():
 @each_learner
 def test_refined_actions_stay_within_the_bounds(learner):
     """And reach them, here."""
-    engine = trained(learner, ANQ(reach=3.0, **(WIDE | {"output_scale": 20.0})))
+    engine = trained(learner, ANQ(reach=3.0, **(WIDE | {"output_variance": 80.0})))
     refined = seen(engine, lambda v: torch.stack([v.value_action(), v.behavior_action(), *v.query_action()]))
     assert refined.shape == (3, 16, 2)
     assert ((refined.abs() == 1).any(1)).any(1).all() and (refined.abs() <= 1).all()
 
 
-def test_displacements_begin_near_nothing():
-    last = {scale: build(TD3BC(**SMALL), ANQ(hidden=8, output_scale=scale)).params["anq.mu"] for scale in (1.0, 0.01)}
-    for name in ("weight2", "bias2"):
-        torch.testing.assert_close(last[0.01][name], last[1.0][name] / 100)
-    assert 0.1 < float(last[1.0]["weight2"].abs().max()) <= 8**-0.5
-    assert torch.equal(last[1.0]["weight1"], last[0.01]["weight1"])
+@pytest.mark.parametrize(("hidden", "actions"), [(8, 2), (256, 6), (64, 1)])
+def test_displacements_begin_small(hidden, actions):
+    """The last layer's variance is 0.01 over the mean of its inputs and outputs; its biases are 0."""
+    data, learner = random_data(rows=40, action=actions), TD3BC(**SMALL)
+    params = build(learner, ANQ(hidden=hidden), data=data, seeds=range(8)).params["anq.mu"]
+    variance = 0.01 / ((hidden + actions) / 2)
+    assert params["weight2"].shape == (8, hidden, actions)
+    assert float(params["weight2"].abs().max()) <= (3 * variance) ** 0.5
+    assert float(params["weight2"].var()) == pytest.approx(variance, rel=0.25)
+    assert not params["bias2"].any()
+    wider = build(learner, ANQ(hidden=hidden, output_variance=0.04), data=data, seeds=range(8)).params["anq.mu"]
+    torch.testing.assert_close(wider["weight2"], 2 * params["weight2"])
+    assert torch.equal(wider["weight1"], params["weight1"])
 
 
 def test_a_displacement_beyond_the_bounds_is_still_pulled_back():
@@ -552,7 +559,7 @@ def test_a_policy_that_climbs_q_is_weighted_where_it_imitates():
         {"policy_every": 0},
         {"polyak": 0.0},
         {"hidden": 0},
-        {"output_scale": -1.0},
+        {"output_variance": -1.0},
     ],
 )
 def test_settings_out_of_range_are_refused(settings):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from adaptive_constraints import ILQ, SSAR, baselines
+from adaptive_constraints import ANQ, ILQ, SSAR, baselines
 from adaptive_constraints.adapters import _frozen_models
-from adaptive_constraints.baselines import CQL, IQL, TD3BC, ReBRAC, cql
+from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC, cql
+from adaptive_constraints.stack import Stack
 
 # eta, delta, kappa
 IMAGINATION = {
@@ -101,6 +102,84 @@ def test_what_adapters_stand_on():
     assert (large.critics, large.aggregate_q, large.beta, large.expectile) == (4, "mean", 10.0, 0.9)
     mazes = ReBRAC.preset("maze2d")
     assert (mazes.batch_size, mazes.actor_learning_rate, mazes.critic_learning_rate) == (256, 3e-4, 3e-4)
+
+
+# Which optimizer steps at which rate, as the released code builds them: in general, and where a data set differs. A
+# rate in a paper's table may be meant for one network alone.
+ADAM: dict[type, tuple[dict[str, float], dict[str, dict[str, float]]]] = {
+    TD3BC: ({"critic": 3e-4, "actor": 3e-4}, {}),
+    IQL: ({"value": 3e-4, "critic": 3e-4, "actor": 3e-4}, {}),
+    CQL: (
+        {"temperature": 3e-5, "actor": 3e-5, "critic": 3e-4},
+        {
+            "maze2d": {"multiplier": 3e-4},
+            "antmaze": {"temperature": 1e-4, "actor": 1e-4, "multiplier": 3e-4},
+            "adroit": {"temperature": 1e-4, "actor": 1e-4},
+            "ssar-antmaze": {"temperature": 1e-4, "actor": 1e-4, "multiplier": 3e-4},
+            "ilq": {"temperature": 3e-4, "actor": 3e-4, "critic": 5e-4},
+            "ilq-hopper-random": {"temperature": 1e-4, "actor": 1e-4},
+            "ilq-hopper-medium-replay": {"temperature": 1e-4, "actor": 1e-4},
+            "ilq-walker2d-medium-replay": {"temperature": 1e-4, "actor": 1e-4},
+            "ilq-adroit": {"temperature": None, "actor": 1e-4},
+        },
+    ),
+    DiffusionQL: (
+        {"critic": 3e-4, "actor": 3e-4},
+        {
+            "antmaze-medium-play": {"actor": 1e-3},
+            "pen-human": {"actor": 3e-5},
+            "pen-cloned": {"actor": 3e-5},
+            "adroit": {"actor": 3e-5},
+        },
+    ),
+    FQL: ({"critic": 3e-4, "teacher": 3e-4, "student": 3e-4}, {}),
+    ReBRAC: (
+        {"critic": 1e-3, "actor": 1e-3},
+        {
+            "antmaze": {"critic": 5e-5, "actor": 3e-4},
+            "maze2d": {"critic": 3e-4, "actor": 3e-4},
+            "adroit": {"critic": 3e-4, "actor": 3e-4},
+        },
+    ),
+}
+PRESETS = [(learner, name) for learner in ADAM for name in learner.presets]
+
+
+def rates_at_the_start(*parts):
+    """The first learning rate of each group's optimizer, in a run of a million ticks."""
+    updates = [update for stage in Stack(parts[0], parts[1:]).resolve().stages for update in stage.updates]
+    return {u.group: u.learning_rate(1, 10**6) if callable(u.learning_rate) else u.learning_rate for u in updates}
+
+
+@pytest.mark.parametrize(("learner", "name"), PRESETS, ids=lambda each: getattr(each, "__name__", each))
+def test_every_preset_gives_its_rates_to_the_optimizers_they_are_meant_for(learner, name):
+    general, special = ADAM[learner]
+    expected = {group: rate for group, rate in (general | special.get(name, {})).items() if rate is not None}
+    assert rates_at_the_start(learner.preset(name)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", DiffusionQL.presets)
+def test_a_bound_on_gradients_holds_for_both_networks(name):
+    learner = DiffusionQL.preset(name)
+    bounds = {update.clip for stage in learner.stages("offline") for update in stage.updates}
+    assert bounds == {learner.gradient_clip}
+
+
+def test_the_rates_of_adapters_reach_their_own_groups_alone():
+    learner = IQL.preset("anq")
+    bare = rates_at_the_start(learner)
+    for name in ANQ.presets:
+        assert rates_at_the_start(learner, ANQ.preset(name)) == pytest.approx(bare | {"anq.mu": 3e-4}, rel=1e-9)
+    for family, base, published in (("ssar", TD3BC, 3e-8), ("ssar", CQL, 1e-8)):
+        learner = base.preset(family)
+        names = [each for each in SSAR.presets if each.startswith("cql-") == (base is CQL)]
+        assert names
+        for name in names:
+            # The rate is for a million steps of the code, or two; ours keeps rate * steps of any length.
+            found = dict(rates_at_the_start(learner, SSAR.preset(name)))
+            beta, steps = found.pop("ssar.beta"), SSAR.preset(name).published_steps
+            assert found == rates_at_the_start(learner), name
+            assert beta == pytest.approx(published * steps / 10**6, rel=1e-9), name
 
 
 def test_numbers_that_no_preset_has():

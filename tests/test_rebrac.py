@@ -60,7 +60,7 @@ class PlainLoop:
         width, states, actions = self.settings.hidden, data.observation_dim, data.action_dim
         self.actor, self.actor_target = (Actor(states, width, actions).to(dtype) for _ in range(2))
         self.critics, self.critic_targets = (
-            [Critic(states + actions, width, robust=True).to(dtype) for _ in range(2)] for _ in range(2)
+            [Critic(states + actions, width, robust=True, epsilon=1e-6).to(dtype) for _ in range(2)] for _ in range(2)
         )
         for name, index, network in self.networks():
             take(network, {key: tensor[0] for key, tensor in engine.params[name.partition("/")[0]].items()}, index)

@@ -41,12 +41,12 @@ class Policy(nn.Sequential):
 class Critic(nn.Module):
     """One critic; robust ones have three hidden layers, each followed by LayerNorm, others may have it before ReLU."""
 
-    def __init__(self, inputs: int, width: int, robust: bool, before: bool = False) -> None:
+    def __init__(self, inputs: int, width: int, robust: bool, before: bool = False, epsilon: float = 1e-5) -> None:
         super().__init__()
         layers, sizes = [], [inputs, *[width] * (3 if robust else 2)]
         for wide, narrow in itertools.pairwise(sizes):
             layers += [nn.Linear(wide, narrow), *([nn.LayerNorm(narrow)] if before else []), nn.ReLU()]
-            layers += [nn.LayerNorm(narrow)] if robust else []
+            layers += [nn.LayerNorm(narrow, eps=epsilon)] if robust else []
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
@@ -229,8 +229,11 @@ def check(engine: Engine, loop: PlainLoop, tolerance: float, moved: float) -> No
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_a_plain_loop_in_float32(case):
-    """At width 32: in a wide network a unit's input soon lies within rounding of 0, and ReLU makes two of one."""
-    engine, (loop,) = beside(case, torch.float32, 200, hidden=32, batch_size=64)
+    """At width 32: in a wide network a unit's input soon lies within rounding of 0, and ReLU makes two of one.
+
+    After 150 ticks: at 200, on one processor, the plain loop is 1.3e-5 away from itself in float64.
+    """
+    engine, (loop,) = beside(case, torch.float32, 150, hidden=32, batch_size=64)
     check(engine, loop, 1e-5, moved=0.05)
 
 

@@ -64,7 +64,6 @@ def check_learner(learner: Learner, *, data: Dataset | None = None) -> None:
         _for_presets(learner)
         check_stack(learner, data=data)
         _runs_online(case)
-        _together_is_alone(case)
         _a_lost_seed_is_alone(case)
         _traced_is_eager(case)
 
@@ -85,7 +84,6 @@ def check_adapter(adapter: Adapter, learner: Learner, *, data: Dataset | None = 
         _for_presets(adapter)
         check_stack(learner, adapter, data=data)
         _runs_online(case)
-        _together_is_alone(case)
         _a_lost_seed_is_alone(case)
         _traced_is_eager(case)
 
@@ -94,12 +92,14 @@ def check_stack(learner: Learner, *adapters: Adapter, data: Dataset | None = Non
     """Raise `AssertionError` unless this stack trains from tick 1, survives its serialized form, resumes and acts.
 
     Every loss and parameter is finite, every group that a stage steps moves and no other does, a run that is saved and
-    loaded half-way equals one that was not, and a loaded agent acts as the saved one, within the action bounds.
+    loaded half-way equals one that was not, a loaded agent acts as the saved one, within the action bounds, and a seed
+    learns beside another what it learns alone.
     """
     case = _Case(learner, adapters, data or made_data())
     with _said_plainly(case):
         _survives_its_spec(case)
         _resumes_and_acts(case, _is_finite_and_moves_what_it_steps(case))
+        _together_is_alone(case)
 
 
 def made_data(rows: int = 160, observation_dim: int = 3, action_dim: int = 2) -> Dataset:

@@ -82,9 +82,9 @@ class ANQ(Adapter):
     """Rate of mu's average."""
     hidden: int = 256
     """Width of mu's two hidden layers."""
-    output_scale: float = 0.01
-    """Size of mu's last layer at the start, in torch's default, so that displacements begin near 0. Inferred: the
-    port's; the paper says nothing."""
+    output_variance: float = 0.01
+    """Variance scale of mu's last layer at the start, so that displacements begin small: weights uniform in
+    +-sqrt(3 * output_variance / mean of inputs and outputs), biases 0. The port's; the paper says nothing."""
 
     paper: ClassVar[str] = "arXiv 2511.02567"
     tested_on: ClassVar[frozenset[str]] = frozenset({"IQL"})
@@ -118,7 +118,7 @@ class ANQ(Adapter):
         self.require(self.policy_every >= 1, f"policy_every must be at least 1 tick, not {self.policy_every}")
         self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
         self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
-        self.require(self.output_scale >= 0, f"output_scale must be >= 0, not {self.output_scale}")
+        self.require(self.output_variance >= 0, f"output_variance must be >= 0, not {self.output_variance}")
 
     # -- on which learner -----------------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class ANQ(Adapter):
 
     def init(self, spec: Spec, facts: Facts, generator: torch.Generator) -> dict[str, Params]:
         sizes = (spec.observation_dim + spec.action_dim, self.hidden, self.hidden, spec.action_dim)
-        last = uniform(self.output_scale * self.hidden**-0.5)
+        last = uniform((6 * self.output_variance / (self.hidden + spec.action_dim)) ** 0.5, bias=0.0)
         return {"mu": init_mlp(sizes, generator, initializers=(torch_default, torch_default, last))}
 
     def displacement(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:

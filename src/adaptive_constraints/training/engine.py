@@ -412,8 +412,9 @@ class Engine:
             options["lr"] = rate
 
     def _step(self, group: str, gradients: Params) -> None:
+        """Every step of an optimizer goes through here, whatever computed its gradients."""
         for name, tensor in self.params[group].items():
-            tensor.grad = gradients[name].detach()
+            tensor.grad = stacked.laid_out(gradients[name].detach(), tensor)
         self.optimizers[group].step()
 
     def _moments(self, group: str) -> dict[str, Params]:

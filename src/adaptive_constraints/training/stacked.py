@@ -32,6 +32,17 @@ def adam(params: Params, captured: bool = False) -> torch.optim.Adam:
     return optimizer
 
 
+def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in its parameter's memory layout, copied only where it has another.
+
+    Fused optimizers walk memory: from other strides (a weight kept as [outputs, inputs], an expanded or sliced
+    gradient) they would step other coordinates.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
 def leaves(params: Params) -> Params:
     """The same tensors as the start of a graph."""
     return {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
