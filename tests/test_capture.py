@@ -19,6 +19,7 @@ from adaptive_constraints.training.batches import StreamingWarning
 
 from .emulation import Count, EmulatedGraph
 from .helpers import FOUR, build, different, largest_difference, learned
+from .test_layouts import learner as outputs_by_inputs
 
 LEARNERS = {
     "TD3BC": TD3BC(hidden=8, batch_size=16),
@@ -196,8 +197,10 @@ def test_models_and_the_online_phase_are_recorded_too(monkeypatch, tmp_path, ada
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it imports the compiler
 def test_compiled_is_eager_to_rounding_and_resumes_bit_for_bit():
-    whole, first, second = (build(LEARNERS["TD3BC"], compiled=True, traced=True, dtype=torch.float64) for _ in range(3))
-    eager = build(LEARNERS["TD3BC"], dtype=torch.float64)
+    """Two seeds, and weights kept as [outputs, inputs]: the compiler is free to lay gradients out otherwise."""
+    stack = {"learner": outputs_by_inputs(), "seeds": (0, 1), "dtype": torch.float64}
+    whole, first, second = (build(**stack, compiled=True, traced=True) for _ in range(3))
+    eager = build(**stack)
     for engine in (whole, eager):
         engine.run(4)
     assert largest_difference(learned(whole), learned(eager)) < 1e-12
