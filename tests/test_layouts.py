@@ -171,14 +171,16 @@ def test_every_optimizer_gets_gradients_in_its_parameters_layout(monkeypatch):
     step = torch.optim.Adam.step
 
     def watched(self, *args):
-        seen.extend((p.stride(), p.grad.stride(), p.grad.dtype == p.dtype) for p in self.param_groups[0]["params"])
+        for parameter in self.param_groups[0]["params"]:
+            dense = parameter.is_contiguous() and parameter.grad.is_contiguous()
+            same = dense or parameter.stride() == parameter.grad.stride()
+            seen.append(same and parameter.grad.dtype == parameter.dtype)
         return step(self, *args)
 
     monkeypatch.setattr(torch.optim.Adam, "step", watched)
     for options in ({}, *PATHS.values()):
         build(learner(), ASPC(interval=1), seeds=(0, 1), **options).run(6)
-    assert len(seen) > 100
-    assert all(parameter == gradient and same for parameter, gradient, same in seen)
+    assert len(seen) > 100 and all(seen)
 
 
 # -- who would notice ---------------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
     Fused optimizers walk memory: from other strides (a weight kept as [outputs, inputs], an expanded or sliced
     gradient) they would step other coordinates.
     """
-    if gradient.stride() == parameter.stride():
+    both_contiguous = gradient.is_contiguous() and parameter.is_contiguous()  # whatever the strides of sizes of 1
+    if both_contiguous or gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
 
