@@ -8,7 +8,7 @@ from pathlib import Path
 from adaptive_constraints._files import check_file
 from adaptive_constraints.cli.command import FOUND_ERRORS, Command, Common
 from adaptive_constraints.data import doctor, load_dataset, save_npz
-from adaptive_constraints.data.repairs import Repairs
+from adaptive_constraints.data.mending import Repairs
 from adaptive_constraints.errors import DatasetError
 
 

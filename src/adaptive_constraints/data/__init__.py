@@ -12,7 +12,7 @@ from adaptive_constraints.data.doctor import (
 from adaptive_constraints.data.loaders import list_datasets, load_dataset, save_npz
 from adaptive_constraints.data.preprocess import Preprocessor
 from adaptive_constraints.data.references import ReferenceScore, normalized_score, reference_of, reference_score
-from adaptive_constraints.data.repairs import Repairs
+from adaptive_constraints.data.mending import Repairs
 
 __all__ = [
     "Dataset",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import os
+import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +25,10 @@ SKIPPED_GROUPS = ("infos", "metadata")
 """Groups of a D4RL file that describe the recording; no learner reads them."""
 _DEEPEST = 8
 """Groups within groups that are listed; hard links may lead round in a circle."""
+
+_ZIP_END = struct.Struct("<4s4H2LH")
+_MANY_MEMBERS = 0xFFFF
+"""Stands where the true number, which is no smaller, does not fit."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,8 @@ def open_npz(path: Path) -> Iterator[ArrayFile]:
             raise ValueError(f"it is no zip archive{_hint_of_kind(path)}")
         with zipfile.ZipFile(path) as archive:
             members = {_text(name).removesuffix(".npy"): name for name in archive.namelist()}
-            if len(members) < len(archive.namelist()):
-                raise ValueError("it holds two arrays of the same name")
+            if len(members) != _promised_members(path, archive):
+                raise ValueError("its directory is damaged, or it holds two arrays of the same name")
             yield ArrayFile(path, tuple(members), lambda name: _bits(name, _read_npy(archive, members[name])))
 
 
@@ -78,6 +84,14 @@ def open_hdf5(path: Path) -> Iterator[ArrayFile]:
         with h5py.File(path, "r") as content:
             arrays = dict(_listed(h5py, content))
             yield ArrayFile(path, tuple(arrays), lambda name: _bits(name, _read_hdf5(name, arrays[name])))
+
+
+def _promised_members(path: Path, archive: zipfile.ZipFile) -> int:
+    """How many members the end of a zip file says that it has: `zipfile` does not miss those it passed over."""
+    with path.open("rb") as file:
+        file.seek(-_ZIP_END.size - len(archive.comment), os.SEEK_END)
+        count = int(_ZIP_END.unpack(file.read(_ZIP_END.size))[4])
+    return len(archive.namelist()) if count == _MANY_MEMBERS else count
 
 
 def _read_npy(archive: zipfile.ZipFile, member: str) -> Array:

@@ -1,4 +1,4 @@
-"""What can be mended in a data set when it is loaded, or by `adaptive-constraints repair`."""
+"""What is mended in a data set when it is loaded, or by `adaptive-constraints repair`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Repairs:
     action_high: float | Sequence[float] | None = None
     """Greatest action, one number or one per dimension; none leaves the bound of the data."""
     renumber_episodes: bool = False
-    """Begin an episode after every row marked terminal or timeout, and wherever the episode id changes."""
+    """Number the episodes anew: they end at marked rows, as if no ids were given, and where the id changes."""
     mark_ends: bool = False
     """Mark the last row of every episode that has no mark as a timeout: recording stopped there."""
     split_at_joins: bool = False
@@ -90,15 +90,22 @@ def _bounded(dataset: Dataset, low: ArrayLike | None, high: ArrayLike | None) ->
 
 
 def _renumbered(dataset: Dataset) -> tuple[Dataset, str]:
-    ends = dataset.episode_ends
-    changed = _replace(dataset, episode_ids=_numbered(ends))
+    last = _is_last_row(dataset)
+    marked = Dataset.from_arrays(
+        observations=dataset.observations,
+        next_observations=dataset.next_observations,
+        actions=dataset.actions,
+        rewards=dataset.rewards,
+        terminals=dataset.terminals,
+        timeouts=dataset.timeouts | (last & ~dataset.terminals),
+    )
+    ends = np.append(marked.episode_ids[1:] != marked.episode_ids[:-1], True)
+    changed = _in_episodes(dataset, ends | last)
     return changed, f"renumber_episodes: {dataset.episodes} episodes became {changed.episodes}"
 
 
 def _marked(dataset: Dataset) -> tuple[Dataset, str]:
-    last = np.zeros(len(dataset), bool)
-    last[_last_rows(dataset)] = True
-    open_ends = last & ~dataset.terminals & ~dataset.timeouts
+    open_ends = _is_last_row(dataset) & ~dataset.terminals & ~dataset.timeouts
     changed = _replace(dataset, timeouts=dataset.timeouts | open_ends)
     return changed, f"mark_ends: the last rows of {int(open_ends.sum())} episodes are timeouts now"
 
@@ -120,11 +127,10 @@ def _relabelled(dataset: Dataset) -> tuple[Dataset, str]:
 
 
 def _derived(dataset: Dataset) -> tuple[Dataset, str]:
-    arrays: dict[str, Any] = {key: array for key, array in dataset.arrays().items() if "/" not in key}
-    fresh = Dataset.from_arrays(**arrays | {"next_observations": None}, extra=dataset.extra)
-    changed = dataclasses.replace(
-        fresh, env_id=dataset.env_id, task=dataset.task, name=dataset.name, provenance=dataset.provenance
-    )
+    last = _is_last_row(dataset)
+    following = np.concatenate([dataset.observations[1:], dataset.observations[:1]])
+    following[last] = dataset.observations[last]
+    changed = _without(_replace(dataset, next_observations=following), last & ~dataset.terminals)
     dropped = len(dataset) - len(changed)
     return changed, f"derive_next_observations: {dropped} rows that nothing follows were dropped"
 
@@ -163,22 +169,29 @@ def _without(dataset: Dataset, dropped: Array) -> Dataset:
         return dataset
     if dropped.all():
         raise DatasetError(f"no row of {dataset.name!r} would be left: every one has NaN or infinity, or lacks an end")
-    last = np.zeros(len(dataset), bool)
-    last[_last_rows(dataset)] = True
+    last = _is_last_row(dataset)
     cut = np.append(dropped[1:], False) & ~last & ~dropped
-    timeouts = dataset.timeouts | (cut & ~dataset.terminals)
-    marked = _replace(dataset, timeouts=timeouts, episode_ids=_numbered(last | cut | dropped))
-    return marked.subset(~dropped, name=dataset.name)
+    marked = _replace(dataset, timeouts=dataset.timeouts | (cut & ~dataset.terminals))
+    kept = marked.subset(~dropped, name=dataset.name)
+    ends = cut[~dropped] | _is_last_row(kept)
+    return kept if np.array_equal(ends, _is_last_row(kept)) else _in_episodes(kept, ends)
 
 
-def _numbered(ends: Array) -> Array:
-    """[N] int64 ids 0, 1, ...: a new episode begins after each row of the mask."""
-    return np.concatenate([[0], np.cumsum(ends[:-1])]).astype(np.int64)
+def _in_episodes(dataset: Dataset, ends: Array) -> Dataset:
+    """The same rows in other episodes, which end at the rows of a mask [N].
+
+    What is known of whole recordings, beyond their rows, is not known of the new episodes.
+    """
+    ids = np.concatenate([[0], np.cumsum(ends[:-1])]).astype(np.int64)
+    known = [each.name for each in dataclasses.fields(dataset) if each.name.startswith("recorded_")]
+    return dataclasses.replace(_replace(dataset, episode_ids=ids), **dict.fromkeys(known))
 
 
-def _last_rows(dataset: Dataset) -> Array:
-    """[E] last row of each episode."""
-    return np.append(dataset.episode_starts[1:], len(dataset)) - 1
+def _is_last_row(dataset: Dataset) -> Array:
+    """[N] bool."""
+    last = np.zeros(len(dataset), bool)
+    last[np.append(dataset.episode_starts[1:], len(dataset)) - 1] = True
+    return last
 
 
 def _replace(dataset: Dataset, **arrays: Any) -> Dataset:
