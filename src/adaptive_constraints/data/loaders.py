@@ -29,8 +29,8 @@ from adaptive_constraints.data.files import (
 )
 from adaptive_constraints.data.layouts import REQUIRED, read_columns, require
 from adaptive_constraints.data.mazes import find_maze, scripted_names
-from adaptive_constraints.data.references import task_of_env, task_of_file
 from adaptive_constraints.data.mending import Repairs
+from adaptive_constraints.data.references import task_of_env, task_of_file
 from adaptive_constraints.errors import DatasetError, DependencyError
 
 Array = NDArray[Any]

@@ -138,7 +138,7 @@ def _derived(dataset: Dataset) -> tuple[Dataset, str]:
 def _cleaned(dataset: Dataset) -> tuple[Dataset, str]:
     bad = np.zeros(len(dataset), bool)
     for name, array in dataset.arrays().items():
-        if array.dtype.kind == "f" and len(array) == len(bad) and not name.startswith("action_"):
+        if array.dtype.kind == "f" and len(array) == len(bad) and not name.startswith(("action_", "recorded_")):
             bad |= ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
     changed = _without(dataset, bad)
     pieces = f"{dataset.episodes} episodes became {changed.episodes}"
@@ -173,7 +173,8 @@ def _without(dataset: Dataset, dropped: Array) -> Dataset:
     cut = np.append(dropped[1:], False) & ~last & ~dropped
     marked = _replace(dataset, timeouts=dataset.timeouts | (cut & ~dataset.terminals))
     kept = marked.subset(~dropped, name=dataset.name)
-    ends = cut[~dropped] | _is_last_row(kept)
+    episode = np.cumsum(np.append(False, last[:-1]))[~dropped]  # ids may come back: they do not tell episodes apart
+    ends = cut[~dropped] | np.append(episode[1:] != episode[:-1], True)
     return kept if np.array_equal(ends, _is_last_row(kept)) else _in_episodes(kept, ends)
 
 
@@ -183,8 +184,8 @@ def _in_episodes(dataset: Dataset, ends: Array) -> Dataset:
     What is known of whole recordings, beyond their rows, is not known of the new episodes.
     """
     ids = np.concatenate([[0], np.cumsum(ends[:-1])]).astype(np.int64)
-    known = [each.name for each in dataclasses.fields(dataset) if each.name.startswith("recorded_")]
-    return dataclasses.replace(_replace(dataset, episode_ids=ids), **dict.fromkeys(known))
+    unknown: dict[str, Any] = {f.name: None for f in dataclasses.fields(dataset) if f.name.startswith("recorded_")}
+    return dataclasses.replace(_replace(dataset, episode_ids=ids), **unknown)
 
 
 def _is_last_row(dataset: Dataset) -> Array:
