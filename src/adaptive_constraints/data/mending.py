@@ -43,8 +43,8 @@ class Repairs:
     def __post_init__(self) -> None:
         for name in ("action_low", "action_high"):
             value = getattr(self, name)
-            if value is not None and np.ndim(value):
-                object.__setattr__(self, name, tuple(float(each) for each in value))
+            if value is not None:
+                object.__setattr__(self, name, _bound(name, value))
 
     @property
     def asked(self) -> bool:
@@ -71,6 +71,14 @@ class Repairs:
                 dataset, provenance={**dataset.provenance, "repairs": "; ".join([*known, *lines])}
             )
         return dataset, tuple(lines)
+
+
+def _bound(name: str, value: Any) -> float | tuple[float, ...]:
+    """Plain numbers, so that two `Repairs` can be compared."""
+    try:
+        return tuple(float(each) for each in value) if np.ndim(value) else float(value)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{name} must be one number or one per dimension, not {value!r}") from error
 
 
 def _bounded(dataset: Dataset, low: ArrayLike | None, high: ArrayLike | None) -> tuple[Dataset, str]:
@@ -112,7 +120,9 @@ def _marked(dataset: Dataset) -> tuple[Dataset, str]:
 
 def _split(dataset: Dataset) -> tuple[Dataset, str]:
     changed = split_at_joins(dataset)
-    return changed, f"split_at_joins: {dataset.episodes} episodes became {changed.episodes}"
+    dropped = len(dataset) - len(changed)
+    line = f"split_at_joins: {dataset.episodes} episodes became {changed.episodes}"
+    return changed, f"{line}, and {dropped} rows that lead elsewhere were dropped" if dropped else line
 
 
 def _relabelled(dataset: Dataset) -> tuple[Dataset, str]:

@@ -30,7 +30,9 @@ def load_scripted(source: str) -> Dataset:
     file = _file(source)
     try:
         data = load_dataset(f"npz:{file}")
-    except DatasetError:
+    except DatasetError as error:
+        if file.is_file():
+            print(f"what is kept is damaged and made anew: {error}", file=sys.stderr, flush=True)
         data = _collect(source, file)
     return dataclasses.replace(data, name=f"scripted:{source}")
 
