@@ -1,6 +1,6 @@
 """Damaged data files: an error that names the file, or the very same numbers; never a bare exception.
 
-Faults are drawn from seeds, 300 for each kind of file; the environment variable FAULTS asks for more.
+Faults are drawn from seeds, 250 for each kind of file; the environment variable FAULTS asks for more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from adaptive_constraints.data import Dataset, list_datasets, load_dataset, load
 from adaptive_constraints.errors import DatasetError
 
 ROWS = 60
-FAULTS = int(os.environ.get("FAULTS", "300"))
+FAULTS = int(os.environ.get("FAULTS", "250"))
 
 
 def arrays() -> dict[str, Any]:
@@ -71,9 +71,9 @@ def write_episodes(path: Path) -> None:
     """One array per column and episode, as d3rlpy 2 writes them."""
     h5py, there = pytest.importorskip("h5py"), arrays()
     with h5py.File(path, "w") as file:
-        file["columns"], file["num_episodes"], file["version"] = ["observations", "actions"], 6, "2.1"
-        for index in range(6):
-            rows = slice(10 * index, 10 * index + 10)
+        file["columns"], file["num_episodes"], file["version"] = ["observations", "actions"], 3, "2.1"
+        for index in range(3):
+            rows = slice(20 * index, 20 * index + 20)
             for name in ("observations", "actions", "rewards"):
                 file[f"{name}_{index}"] = there[name][rows]
             file[f"terminated_{index}"] = bool(there["terminals"][rows].any())
@@ -337,6 +337,13 @@ def test_links_that_lead_nowhere_or_round(tmp_path: Path) -> None:
         file["kept/rewards"], file["rewards"] = arrays()["rewards"], h5py.SoftLink("/kept/rewards")
         file["kept/round"] = file["kept"]
     assert load_dataset(f"d4rl:{path}", ignore=["kept"]).fingerprint == Dataset.from_arrays(**arrays()).fingerprint
+
+
+def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+    about: Any = {"made": np.zeros(3)}
+    with pytest.raises(DatasetError, match="provenance of a data set must be text"):
+        save_npz(Dataset.from_arrays(**arrays(), provenance=about), tmp_path / "file.npz")
+    assert not list(tmp_path.iterdir())
 
 
 # What the package keeps itself

@@ -134,6 +134,13 @@ def test_bad_rows_are_dropped_and_nothing_is_joined(bad: list[int], column: str)
     assert not {"not_finite", "segment_join"} & set(doctor(changed).codes)
 
 
+def test_episodes_of_one_id_are_not_joined_where_those_between_go() -> None:
+    arrays = recordings((20, 30, 25), "ooo") | {"episode_ids": np.repeat([4, 7, 4], [20, 30, 25])}
+    arrays["rewards"][20:50] = np.nan
+    changed = mended(made(arrays), drop_bad_rows=True)
+    assert changed.episode_lengths().tolist() == [20, 25] and changed.episode_ends[19]
+
+
 def test_where_every_row_is_bad_nothing_is_left() -> None:
     with pytest.raises(DatasetError, match="no row of"):
         mended(made(recordings(), rewards=np.full(75, np.nan)), drop_bad_rows=True)
@@ -299,10 +306,13 @@ def test_the_original_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "no folder" in capsys.readouterr().err
 
 
-def test_the_help_of_train_and_doctor_names_repair(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_and_doctor_name_repair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("train", "doctor"):
         assert main([command, "--help"]) == 0
         assert "repair" in capsys.readouterr().out
+    np.savez(tmp_path / "sick.npz", **recordings() | {"rewards": np.full(75, np.nan)})
+    assert main(["doctor", f"npz:{tmp_path / 'sick.npz'}"]) == 1
+    assert f"adaptive-constraints repair npz:{tmp_path / 'sick.npz'} OUT.npz" in capsys.readouterr().out
     assert main(["repair", "--help"]) == 0
     said = capsys.readouterr().out
     assert all(f"--{each.name.replace('_', '-')}" in said for each in fields(Repairs))

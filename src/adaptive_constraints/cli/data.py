@@ -31,6 +31,8 @@ class Doctor(Command):
         diagnosis = doctor(data)
         print(repr(data))
         print(diagnosis)
+        if diagnosis.errors:
+            print(f"mend them: adaptive-constraints repair {self.data} OUT.npz (its --help lists the repairs)")
         return FOUND_ERRORS if diagnosis.errors else 0
 
 

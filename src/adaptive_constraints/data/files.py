@@ -74,6 +74,13 @@ def open_npz(path: Path) -> Iterator[ArrayFile]:
             yield ArrayFile(path, tuple(members), lambda name: _bits(name, _read_npy(archive, members[name])))
 
 
+def check_npz(path: Path) -> None:
+    """Read every array, for a library that then reads the file without regard to its checksums."""
+    with open_npz(path) as file:
+        for name in file.names:
+            file.read(name)
+
+
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[ArrayFile]:
     """Open an HDF5 file. Few writers ask the format for checksums: where none are, damage may pass as other numbers."""
