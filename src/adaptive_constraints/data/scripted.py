@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def load_scripted(source: str) -> Dataset:
     try:
         data = load_dataset(f"npz:{file}")
     except DatasetError as error:
-        if file.is_file():
+        if os.path.isfile(file):  # False, not an error, where the folder may not be looked at
             print(f"what is kept is damaged and made anew: {error}", file=sys.stderr, flush=True)
         data = _collect(source, file)
     return dataclasses.replace(data, name=f"scripted:{source}")
