@@ -205,6 +205,7 @@ VALUES, AT = np.zeros((7, 3), np.float32), np.array([9, 19, 29, 39, 49, 55, 59])
         (AT, VALUES[:, :1]),
         (AT, VALUES[0]),
         (AT, VALUES.astype("U3")),
+        (AT, VALUES.astype(float)),
         (AT - 60, VALUES),
         (AT.astype(float), VALUES),
         (AT[::-1], VALUES),

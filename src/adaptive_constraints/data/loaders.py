@@ -237,10 +237,10 @@ def _next_observations(file: ArrayFile, columns: Mapping[str, Any]) -> Array:
     require(file, file.names, (*REQUIRED, *_SHARED))
     rows, values = (file.read(name) for name in _SHARED)
     observations = columns["observations"]
-    whole = rows.dtype.kind in "iu" and rows.ndim == 1 and observations.ndim == 2 and len(rows) > 0
-    whole &= "next_observations" not in columns
-    fits = whole and values.shape == (len(rows), observations.shape[1]) and values.dtype.kind in "biuf"
-    if not fits or (rows[1:] <= rows[:-1]).any() or rows[0] < 0 or rows[-1] != len(observations) - 1:
+    numbered = rows.dtype.kind in "iu" and rows.ndim == 1 and len(rows) > 0 and observations.ndim == 2
+    fits = numbered and (values.shape, values.dtype) == ((len(rows), observations.shape[1]), observations.dtype)
+    ascending = fits and rows[0] >= 0 and (rows[1:] > rows[:-1]).all() and rows[-1] == len(observations) - 1
+    if not ascending or "next_observations" in columns:
         raise DatasetError(
             f"{file.path} is inconsistent (next observations of {list(values.shape)} for rows {list(rows.shape)} of "
             f"{list(observations.shape)}); write it again with save_npz"
