@@ -13,11 +13,14 @@ from adaptive_constraints.data import doctor, load_dataset
 
 @dataclass(kw_only=True)
 class Doctor(Command):
-    """Look for everything that commonly goes wrong with offline data; the exit code is 1 if it must be mended."""
+    """Look for everything that commonly goes wrong with offline data; the exit code is 1 if it must be mended.
+
+    What it finds can be mended with ``repair``.
+    """
 
     data: str
     """Data reference: bundled:NAME, scripted:pointmaze/NAME, minari:NAMESPACE/NAME-v0,
-    ogbench:NAME-singletask-v0, d4rl:FILE.hdf5 or npz:FILE.npz."""
+    ogbench:NAME-singletask-v0, d4rl:FILE.hdf5 or npz:FILE.npz. What is wrong with it can be mended with repair."""
     download: bool = False
     """Fetch a data set of Minari or OGBench that is not here yet."""
     common: Common = field(default_factory=Common)
@@ -28,6 +31,8 @@ class Doctor(Command):
         diagnosis = doctor(data)
         print(repr(data))
         print(diagnosis)
+        if diagnosis.errors:
+            print(f"mend them: adaptive-constraints repair {self.data} OUT.npz (its --help lists the repairs)")
         return FOUND_ERRORS if diagnosis.errors else 0
 
 

@@ -17,6 +17,7 @@ from adaptive_constraints.cli.command import FAILED, INTERRUPTED, PIPE_CLOSED, C
 from adaptive_constraints.cli.data import Collect, Doctor
 from adaptive_constraints.cli.evaluate import Evaluate
 from adaptive_constraints.cli.explain import Explain, List
+from adaptive_constraints.cli.repair import Repair
 from adaptive_constraints.cli.report import Report
 from adaptive_constraints.cli.runs import Finetune, Train
 from adaptive_constraints.errors import AdaptiveConstraintsError, DependencyError, TrainingError
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type[Command]] = {
     "explain": Explain,
     "list": List,
     "doctor": Doctor,
+    "repair": Repair,
     "collect": Collect,
     "bench": Bench,
     "report": Report,

@@ -10,6 +10,7 @@ from adaptive_constraints.data.doctor import (
     split_at_joins,
 )
 from adaptive_constraints.data.loaders import list_datasets, load_dataset, save_npz
+from adaptive_constraints.data.mending import Repairs
 from adaptive_constraints.data.preprocess import Preprocessor
 from adaptive_constraints.data.references import ReferenceScore, normalized_score, reference_of, reference_score
 
@@ -19,6 +20,7 @@ __all__ = [
     "Finding",
     "Preprocessor",
     "ReferenceScore",
+    "Repairs",
     "check_trainable",
     "doctor",
     "list_datasets",

@@ -317,9 +317,9 @@ def _bounds(low: ArrayLike, high: ArrayLike, dimensions: int) -> tuple[Array, Ar
         if array.shape not in ((), (dimensions,)):
             raise DatasetError(f"{name} must be one number or have shape [{dimensions}], but has {list(array.shape)}")
         ends.append(np.array(np.broadcast_to(array, (dimensions,)), np.float32))
-    if not (np.isfinite(ends[0]) & np.isfinite(ends[1]) & (ends[0] < ends[1])).all():
+    if not (ends[0] < ends[1]).all():
         raise DatasetError(
-            f"action bounds must be finite with low < high, but they are {ends[0].tolist()} and {ends[1].tolist()}; "
+            f"action bounds must be numbers with low < high, but they are {ends[0].tolist()} and {ends[1].tolist()}; "
             "pass action_low and action_high"
         )
     return ends[0], ends[1]

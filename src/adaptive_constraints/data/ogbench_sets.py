@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.files import check_npz
 from adaptive_constraints.errors import DatasetError
 
 _WORD = "singletask"
@@ -79,8 +80,9 @@ def _file(ogbench: Any, name: str, stem: str, download: bool) -> Path:
 
 def _read(ogbench: Any, file: Path) -> dict[str, Any]:
     try:
+        check_npz(file)
         arrays: dict[str, Any] = ogbench.load_dataset(str(file), add_info=True)
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (DatasetError, ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{file} is not a readable file of OGBench: {error}") from error
     return arrays
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def load_scripted(source: str) -> Dataset:
     file = _file(source)
     try:
         data = load_dataset(f"npz:{file}")
-    except DatasetError:
+    except DatasetError as error:
+        if os.path.isfile(file):  # False, not an error, where the folder may not be looked at
+            print(f"what is kept is damaged and made anew: {error}", file=sys.stderr, flush=True)
         data = _collect(source, file)
     return dataclasses.replace(data, name=f"scripted:{source}")
 
