@@ -20,7 +20,7 @@ from adaptive_constraints._files import replacing
 from adaptive_constraints.data import ogbench_sets
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.mazes import find_maze, scripted_names
-from adaptive_constraints.data.references import task_of_env, task_of_file
+from adaptive_constraints.data.references import task_of_file, task_of_spec
 from adaptive_constraints.errors import DatasetError, DependencyError
 
 Array = NDArray[Any]
@@ -83,6 +83,7 @@ def save_npz(dataset: Dataset, path: str | Path) -> None:
     metadata = {
         "layout": _NPZ_LAYOUT,
         "env_id": dataset.env_id,
+        "env_spec": dataset.env_spec,
         "task": dataset.task,
         "provenance": dict(dataset.provenance),
     }
@@ -128,6 +129,7 @@ def _from_npz_arrays(arrays: dict[str, Any], path: Path, reference: str) -> Data
         name=reference,
         extra=extra,
         provenance=metadata.get("provenance", {}),
+        env_spec=metadata.get("env_spec"),
     )
 
 
@@ -212,14 +214,15 @@ def _from_minari(source: Any, name: str) -> Dataset:
         columns["episode_ids"].append(np.full(len(timeouts), index))
     if not columns["rewards"]:
         raise DatasetError(f"minari:{name} is empty: it has no episodes; record it again")
-    env_id = source.env_spec.id if source.env_spec is not None else None
+    for_evaluation = source.storage.metadata.get("eval_env_spec")  # where there is one, its authors evaluate in it
+    env_spec = json.loads(for_evaluation) if for_evaluation else source.env_spec
     arrays: dict[str, Any] = {key: np.concatenate(parts) for key, parts in columns.items()}
     return Dataset.from_arrays(
         **arrays,
         action_low=spaces["action"].low,
         action_high=spaces["action"].high,
-        env_id=env_id,
-        task=task_of_env(env_id),
+        env_spec=env_spec,
+        task=task_of_spec(env_spec),
         name=f"minari:{name}",
         provenance=_minari_provenance(source.storage.metadata),
     )

@@ -21,7 +21,7 @@ from adaptive_constraints.experiments.stacks import BARE, NamedStack, joined, re
 
 _FOLDER = Path("benchmarks", "suites")
 _GRID = ("stacks", "learners", "adapters", "every_subset_of", "data", "family", "seeds", "ticks", "evaluation")
-_EVALUATION = {"every": 5_000, "episodes": 10, "env": "auto"}
+_EVALUATION = {"every": 5_000, "episodes": 10, "env": "auto", "max_steps": None}
 _PUBLISHED = ("source", "data", "scores", "spreads")
 _LONGEST_ID = 150
 
@@ -185,7 +185,7 @@ class _Reader:
         family = self._text(grid.get("family", ""), f"{place}, family")
         evaluation = self._evaluation(grid["evaluation"], place)
         seeds, ticks = self._seeds(grid.get("seeds"), place), self._count(grid.get("ticks"), f"{place}, ticks")
-        stack_of = cache(partial(self._stack, place))
+        stack_of, limit = cache(partial(self._stack, place)), evaluation["max_steps"]
         for name, reference in data.items():
             for line in lines:
                 values = {"family": family, **({"data": name} if "{data}" in f"{line} {family}" else {})}
@@ -204,7 +204,8 @@ class _Reader:
                     ticks=ticks,
                     eval_every=self._count(evaluation["every"], f"{place}, evaluation.every"),
                     eval_episodes=self._count(evaluation["episodes"], f"{place}, evaluation.episodes"),
-                    eval_env=self._text(evaluation["env"], f"{place}, evaluation.env"),
+                    eval_env=self._environment(evaluation["env"], f"{place}, evaluation.env"),
+                    eval_max_steps=None if limit is None else self._count(limit, f"{place}, evaluation.max_steps"),
                     imports=self.imports,
                 )
 
@@ -240,6 +241,13 @@ class _Reader:
     def _evaluation(self, value: Any, place: str) -> dict[str, Any]:
         self._known(value, tuple(_EVALUATION), f"{place}, evaluation")
         return {**_EVALUATION, **value}
+
+    def _environment(self, value: Any, place: str) -> str:
+        """A Gymnasium id. Its module is imported only if the user named it: a suite is a file, and may be anybody's."""
+        module = self._text(value, place).rpartition(":")[0]
+        if module and module not in self.imports:
+            self._fail(place, f"{value} has the module {module} imported: allow it by --imports {module}")
+        return str(value)
 
     def _seeds(self, value: Any, place: str) -> tuple[int, ...]:
         if isinstance(value, list) and value and all(type(each) is int for each in value):
