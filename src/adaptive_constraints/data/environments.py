@@ -55,7 +55,9 @@ _SAME_TASK = {
 }
 """Wrappers that change what is seen or how actions are written, not what is rewarded."""
 _OTHER_TASK = {"ClipReward", "DelayObservation", "MaxAndSkipObservation", "RepeatAction", "StickyAction"}
-"""Wrappers that make another task of it. Those with running statistics are in no list: nothing can rebuild them."""
+"""Wrappers that make another task of it."""
+_NO_FILE = {"AtariPreprocessing", "NormalizeReward", "TransformReward"}
+"""Those that do so too, and that a file cannot rebuild: they hold functions or what an environment went through."""
 _REMEDY = (
     "Pass the environment yourself: an id such as 'module:Name-v0' or a function that makes one (fit: eval_env=, "
     "finetune and evaluate: env=; on the command line --eval-env or --env with an id)"
@@ -138,7 +140,8 @@ def _registered_arguments(env_id: str, kwargs: Mapping[str, Any]) -> set[str]:
 def alterations(spec: Any) -> dict[str, Any]:
     """What makes another task of a specification than its registered id; empty where it is that task.
 
-    spec: as `plain_env_spec` takes it. An id that is not registered here is compared with nothing.
+    spec: as `plain_env_spec` takes it. An id that is not registered here is compared with nothing, and a wrapper that
+    is not Gymnasium's counts as harmless.
     """
     import gymnasium
 
@@ -156,9 +159,9 @@ def alterations(spec: Any) -> dict[str, Any]:
     found |= dict.fromkeys(mine["not_plain"], "?")
     if mine["max_episode_steps"] != theirs["max_episode_steps"]:
         found["max_episode_steps"] = mine["max_episode_steps"]
-    known = {each["name"] for each in theirs["additional_wrappers"]}
+    registered_too = {each["name"] for each in theirs["additional_wrappers"]}
     for each in mine["additional_wrappers"]:
-        if each["name"] not in known | _WATCHING | _SAME_TASK:
+        if each["name"] in (_OTHER_TASK | _NO_FILE) - registered_too:
             found[each["name"]] = each["kwargs"]
     return found
 
@@ -213,7 +216,8 @@ class RecordedEnv:
         if found is None:
             raise EvaluationError(
                 f"the data was recorded in {self.env_id!r}, which is not registered here; a file cannot have a module "
-                f"imported. Import the module that registers it first, or name it yourself. {_REMEDY}"
+                f"imported ({' and '.join(_PACKAGES)} are, where they are installed). Import the module that registers "
+                f"it first, or name it yourself. {_REMEDY}"
             )
         return found
 
@@ -250,6 +254,8 @@ class RecordedEnv:
                     f"be rebuilt from a file (wrappers that can: {', '.join(sorted(_SAME_TASK | _OTHER_TASK))}). "
                     f"{_REMEDY}"
                 )
+            if name.startswith("Rescale"):  # which warns of numbers in double precision
+                kwargs = {key: np.asarray(value, np.float32)[()] for key, value in kwargs.items()}
             try:
                 env = getattr(gymnasium.wrappers, name)(env, **kwargs)
             except Exception as error:

@@ -82,6 +82,7 @@ def narrow(
     seeds: Sequence[int] | None = None,
     ticks: int | None = None,
     eval_env: str | None = None,
+    eval_max_steps: int | None = None,
 ) -> tuple[Cell, ...]:
     """Those cells that are asked for, with other seeds, ticks or environments to evaluate in if those are given.
 
@@ -102,7 +103,12 @@ def narrow(
     kept = [cell for cell in kept if not only or _any(only, [cell.id])]
     if not kept:
         raise SuiteError(_nothing_left(cells, wanted, only))
-    wishes = {"seeds": None if seeds is None else tuple(seeds), "ticks": ticks, "eval_env": eval_env}
+    wishes = {
+        "seeds": None if seeds is None else tuple(seeds),
+        "ticks": ticks,
+        "eval_env": eval_env,
+        "eval_max_steps": eval_max_steps,
+    }
     changes: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
     return tuple(replace(cell, **changes) for cell in kept)
 

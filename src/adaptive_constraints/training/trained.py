@@ -16,8 +16,8 @@ from torch import Tensor
 
 from adaptive_constraints.adapter import Prepared
 from adaptive_constraints.data import Dataset, Preprocessor, ReferenceScore, reference_of
-from adaptive_constraints.data.environments import EnvSource
-from adaptive_constraints.errors import CheckpointError
+from adaptive_constraints.data.environments import EnvSource, plain_env_spec
+from adaptive_constraints.errors import CheckpointError, DatasetError
 from adaptive_constraints.evaluation import Expected
 from adaptive_constraints.learner import Spec
 from adaptive_constraints.networks import Precision
@@ -239,6 +239,8 @@ class Trained:
             facts = dict(header["data"])
             reference = facts.pop("reference")
             data = DataFacts(**facts, reference=ReferenceScore(**reference) if reference else None)
+            if data.env_spec is not None:
+                plain_env_spec(data.env_spec)
             preprocessor = Preprocessor.from_state(_under("preprocessor", tensors))
             initial = InitialState(
                 seeds=tuple(header["seeds"]),
@@ -266,7 +268,7 @@ class Trained:
             if online is not None:
                 collector = Collector.read(initial.seeds, online["collector"], _under("collector", tensors))
                 trained.online = Online(settings, online["origin"], collector)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, RuntimeError, DatasetError) as error:
             raise CheckpointError(f"{path}: its parts do not fit together ({error!r}); train again") from error
         return trained
 
