@@ -21,8 +21,10 @@ from adaptive_constraints.data.collect import collect
 from adaptive_constraints.data.environments import RecordedEnv, alterations, plain_env_spec
 from adaptive_constraints.data.references import task_of_spec
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, SuiteError
+from adaptive_constraints.experiments.runner import bench
 from adaptive_constraints.experiments.suite import load_suite
 
+from .benching import InlineWorkers
 from .foreign import LIMIT, QUIET, Line, line_agent, line_data
 
 LINE = "tests/Line-v0"
@@ -300,8 +302,9 @@ def test_no_suite_has_a_module_imported_that_was_not_allowed(evil: str, tmp_path
         load_suite("own.toml")
     assert main(["bench", "own.toml"]) == 2 and "--imports" in capsys.readouterr().err
     (tmp_path / "auto.toml").write_text(text.format(env="auto"))
-    assert main(["bench", "auto.toml", "--device", "cpu", "--quiet"]) == 2
-    assert "which is not registered here" in capsys.readouterr().err
+    suite = load_suite("auto.toml")
+    (reason,) = bench(suite, suite.cells, tmp_path / "out", InlineWorkers(), progress=False).failed.values()
+    assert "which is not registered here" in reason
 
 
 def test_known_packages_are_not_taken_from_the_working_directory(
