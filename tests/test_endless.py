@@ -121,13 +121,15 @@ def test_collected_episodes_that_are_cut_are_out_of_time_not_at_their_end(source
     assert ended.tolist() == [length - 1, 2 * length - 1]
 
 
-def test_a_bound_of_collected_episodes_is_part_of_what_the_phase_is(tmp_path) -> None:
+def test_a_bound_of_collected_episodes_is_part_of_what_the_phase_is(tmp_path, capsys) -> None:
     line_agent().save(tmp_path / "agent.npz")
     options = {**ONLINE, "steps": 20, "dataset": line_data(), "out": tmp_path / "run"}
     load_agent(tmp_path / "agent.npz").finetune(ENDLESS, **options, eval_max_steps=6, stop_after=9)
     with pytest.raises(CheckpointError, match="online max_steps 6 there, None here"):
         load_agent(tmp_path / "agent.npz").finetune(ENDLESS, **options)
     load_agent(tmp_path / "agent.npz").finetune(ENDLESS, **options, eval_max_steps=6)
+    load_agent(tmp_path / "agent.npz").finetune(ENDLESS, **options | {"out": None, "progress": True})
+    assert "note: tests/Endless-v0 has no time limit: its episodes end after 10 steps" in capsys.readouterr().out
     with pytest.raises(TrainingError, match="eval_max_steps must be at least 1, not 0"):
         line_agent(eval_env=ENDLESS, eval_max_steps=0)
 

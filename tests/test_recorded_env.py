@@ -15,7 +15,7 @@ from gymnasium import wrappers
 
 from adaptive_constraints import Dataset, load_agent, load_dataset
 from adaptive_constraints.cli import main
-from adaptive_constraints.data import environments, save_npz
+from adaptive_constraints.data import environments, references, save_npz
 from adaptive_constraints.data.boundary import EnvironmentWarning
 from adaptive_constraints.data.collect import collect
 from adaptive_constraints.data.environments import RecordedEnv, alterations, plain_env_spec
@@ -196,37 +196,50 @@ def test_tasks_are_of_environments_as_they_are_registered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "scored"),
+    ("make", "score"),
     [
-        (LINE, True),
-        (lambda: gymnasium.make(LINE), True),
-        (lambda: Line(ends=4), True),
-        (lambda: gymnasium.make(LINE, bonus=1.0), False),
-        (lambda: wrappers.RepeatAction(gymnasium.make(LINE), 2), False),
-        (lambda: wrappers.TransformReward(gymnasium.make(LINE), abs), False),
-        (lambda: wrappers.ClipAction(gymnasium.make(LINE)), True),
+        (lambda: gymnasium.make(LINE), "good"),
+        (lambda: Line(ends=4), "good"),
+        (lambda: wrappers.ClipAction(gymnasium.make(LINE)), "good"),
+        (lambda: gymnasium.make(LINE, bonus=1.0), "none"),
+        (lambda: gymnasium.make(LINE, max_episode_steps=LIMIT - 1), "none"),
+        (lambda: wrappers.RepeatAction(gymnasium.make(LINE), 2), "none"),
+        (lambda: wrappers.TransformReward(gymnasium.make(LINE), abs), "none"),
     ],
 )
-def test_there_is_no_score_in_another_task(source: Any, scored: bool) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_there_is_no_score_in_another_task(make: Any, score: str, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if known:
+        monkeypatch.setitem(references._TASK_OF_ENV, LINE, "hopper")
     agent = line_agent(line_data(task="hopper"))
-    if scored:
-        assert agent.evaluate(source, episodes=1).score is not None
+    if score == "good":
+        assert agent.evaluate(make, episodes=1).score is not None
         return
-    with pytest.warns(EnvironmentWarning, match="there is no normalised score: the reference returns are of 'hopper'"):
-        assert agent.evaluate(source, episodes=1).score is None
+    text = "there is no normalised score" if known else "the normalised score may mean nothing"
+    with pytest.warns(EnvironmentWarning, match=f"{text}: its reference returns are of 'hopper', and in .*Line"):
+        assert (agent.evaluate(make, episodes=1).score is None) == known
 
 
-def test_a_shorter_limit_has_no_score_and_carried_references_hold_where_the_data_is_from() -> None:
+def test_a_shorter_limit_and_another_id_have_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = line_agent(line_data(task="hopper"))
-    with pytest.warns(EnvironmentWarning, match="episodes end after 4 steps"):
+    with pytest.warns(EnvironmentWarning, match="max_steps is 4"):
         assert agent.evaluate(LINE, episodes=1, eval_max_steps=4).score is None
     assert agent.evaluate(LINE, episodes=1, eval_max_steps=LIMIT).score is not None
+    monkeypatch.setitem(references._TASK_OF_ENV, LINE, "walker2d")
+    with pytest.warns(EnvironmentWarning, match=f"id is {LINE}"):
+        assert agent.evaluate(LINE, episodes=1).score is None
+
+
+def test_references_that_the_data_carries_hold_where_it_is_from() -> None:
     carried = {"ref_min_score": "0", "ref_max_score": "10"}
     agent = line_agent(line_data(17, env_spec=made().spec, provenance=carried))
     assert agent.evaluate(episodes=1).score is not None
-    with pytest.warns(EnvironmentWarning, match="kwargs is {} instead of {'bonus': 1.0}"):
+    assert agent.evaluate(made, episodes=1).score is not None
+    with pytest.warns(EnvironmentWarning, match="there is no normalised score.*bonus is as registered"):
         found = agent.evaluate(lambda: gymnasium.make(LINE, max_episode_steps=17), episodes=1)
     assert found.score is None
+    by_id = line_agent(line_data(env_id=LINE, provenance=carried))
+    assert by_id.evaluate(episodes=1).score is not None
 
 
 # -- a file chooses no code -------------------------------------------------------------------------------------------
@@ -305,6 +318,10 @@ def test_no_suite_has_a_module_imported_that_was_not_allowed(evil: str, tmp_path
     suite = load_suite("auto.toml")
     (reason,) = bench(suite, suite.cells, tmp_path / "out", InlineWorkers(), progress=False).failed.values()
     assert "which is not registered here" in reason
+    (cell,) = (tmp_path / "out").glob("cells/*/cell.json")
+    cell.write_text(json.dumps(json.loads(cell.read_text()) | {"imports": [evil]}))
+    with pytest.raises(SuiteError, match="holds other cells: .*imports"):
+        bench(suite, suite.cells, tmp_path / "out", InlineWorkers(), progress=False)
 
 
 def test_known_packages_are_not_taken_from_the_working_directory(

@@ -52,7 +52,8 @@ class CheckedEnv:
         """[A] the smallest actions that it takes."""
         self.high: NDArray[Any] = action.high
         self.action_type: Any = action.dtype
-        self.spec: Any = getattr(env, "spec", None)
+        spec: Any = getattr(env, "spec", None)
+        self.spec = spec if isinstance(getattr(spec, "id", None), str) else None
         """Gymnasium's EnvSpec; None for an environment that is not registered."""
         floating = observation.dtype.kind == "f"
         self.observation_type: Any = observation.dtype if floating else np.dtype(np.float64)

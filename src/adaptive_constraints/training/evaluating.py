@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from adaptive_constraints.data.environments import EnvSource, RecordedEnv, alterations, plain_env_spec
 from adaptive_constraints.data.references import ReferenceScore, reference_score, task_of_env
@@ -22,8 +22,8 @@ def evaluator_of(
     Raises `EvaluationError` where the environment has other sizes or bounds of actions than the run's data.
     """
     evaluator = Evaluator(source, episodes, seed, max_steps, trained.expected)
-    if (why := _no_score(trained.data, evaluator)) is not None:
-        evaluator.doubt(why)
+    if (doubt := _score_doubt(trained.data, evaluator)) is not None:
+        evaluator.doubt(doubt.text)
     evaluator.warn()
     return evaluator
 
@@ -34,7 +34,8 @@ def evaluate(trained: Trained, evaluator: Evaluator) -> Evaluation:
     rollout = evaluator.run(
         lambda observations, step: trained.act(observations, first + step), len(trained.engine.seeds)
     )
-    reference = None if _no_score(trained.data, evaluator) else trained.data.reference
+    doubt = _score_doubt(trained.data, evaluator)
+    reference = None if doubt is not None and doubt.certain else trained.data.reference
     return Evaluation(trained.engine.tick, rollout.returns, reference)
 
 
@@ -51,30 +52,45 @@ def described(evaluator: Evaluator) -> dict[str, Any]:
     }
 
 
-def _no_score(data: DataFacts, evaluator: Evaluator) -> str | None:
-    """In words, why the data's reference returns do not hold in an environment; None where they do.
+class _Doubt(NamedTuple):
+    text: str
+    certain: bool
+    """There is no score; otherwise there is one, which may mean nothing."""
 
-    Reference returns are of one task. Those of the table hold where an environment is as it is registered; those that
-    the data carries, in the environment that the data names. What is not registered at all is taken for the right one.
+
+def _score_doubt(data: DataFacts, evaluator: Evaluator) -> _Doubt | None:
+    """Why the data's reference returns do not hold, or may not hold, in an environment; None where they do.
+
+    Reference returns are of one task. Those of the table hold in the ids that the table knows, as they are registered;
+    those that the data carries hold in the environment that the data names. Of ids that the table does not know, it is
+    doubtful where they are made otherwise than registered. What is not registered at all is taken for the right one.
     """
-    reference, spec = data.reference, evaluator.spec
+    reference, spec, limit = data.reference, evaluator.spec, evaluator.limit
     if reference is None or spec is None:
         return None
-    other = _other_task(data, reference, spec)
-    limit = evaluator.limit
-    if limit.by == OPTION and (spec.max_episode_steps is None or (limit.steps or 0) < spec.max_episode_steps):
-        other = other or f"episodes end after {limit.steps} steps"
+    shortened = limit.by == OPTION and (spec.max_episode_steps is None or (limit.steps or 0) < spec.max_episode_steps)
+    other, certain = _other_task(data, reference, evaluator)
+    if shortened:
+        other, certain = other | {"max_steps": limit.steps}, True
     if not other:
         return None
-    return f"there is no normalised score: the reference returns are of {reference.task!r}, and here {other}"
+    what = ", ".join(f"{name} is {value}" for name, value in other.items())
+    score = "there is no normalised score" if certain else "the normalised score may mean nothing"
+    return _Doubt(f"{score}: its reference returns are of {reference.task!r}, and in {evaluator.name} {what}", certain)
 
 
-def _other_task(data: DataFacts, reference: ReferenceScore, spec: Any) -> str:
-    carried = reference_score(reference.task) != reference
-    if carried and data.env_spec is not None:
-        mine, wanted = plain_env_spec(spec), plain_env_spec(data.env_spec)
-        differing = [name for name in ("id", "kwargs", "max_episode_steps") if mine[name] != wanted[name]]
-        return ", ".join(f"{name} is {mine[name]} instead of {wanted[name]}" for name in differing)
-    if task_of_env(spec.id) not in (None, reference.task):
-        return f"the environment is {spec.id}"
-    return ", ".join(f"{name} is {value}" for name, value in alterations(spec).items())
+def _other_task(data: DataFacts, reference: ReferenceScore, evaluator: Evaluator) -> tuple[dict[str, Any], bool]:
+    """What an environment has otherwise than the one that the references are of, and whether that is certain."""
+    env_id, changed = evaluator.spec.id, alterations(evaluator.spec)
+    if reference_score(reference.task) != reference:  # carried by the data
+        if isinstance(evaluator.source, RecordedEnv):
+            return {}, True
+        if data.env_spec is not None:
+            recorded, wanted = data.env_spec["id"], alterations(data.env_spec)
+            other = {"id": env_id} if env_id != recorded else {}
+            names = [name for name in {**wanted, **changed} if wanted.get(name) != changed.get(name)]
+            return other | {name: changed.get(name, "as registered") for name in names}, True
+    task = task_of_env(env_id)
+    if task not in (None, reference.task):
+        return {"id": env_id}, True
+    return changed, task is not None

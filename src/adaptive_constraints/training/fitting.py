@@ -79,8 +79,9 @@ def fit(trained: Trained, plan: Plan) -> None:
             write_json(plan.out / CONFIG, _config(trained, plan, evaluator))
         progress = Progress(trained.stack.name, trained.engine.horizon, trained.engine.tick, plan.progress)
         try:
-            with progress, tuned(trained.device, trained.products), trained.environments():
-                for text in [*trained.engine.resolved.warnings, *(evaluator.notes if evaluator else [])]:
+            with progress, tuned(trained.device, trained.products), trained.environments() as notes:
+                said = [*trained.engine.resolved.warnings, *(evaluator.notes if evaluator else []), *notes]
+                for text in dict.fromkeys(said):
                     progress.say(f"note: {text}")
                 _Loop(trained, plan, evaluator, log, progress).run()
         finally:

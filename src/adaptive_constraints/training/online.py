@@ -127,16 +127,16 @@ class Online:
         return self.settings.identity(self.origin)
 
     @contextmanager
-    def environments(self, expected: Expected) -> Iterator[None]:
-        """Inside, environments are open and stand where they were left."""
+    def environments(self, expected: Expected) -> Iterator[list[str]]:
+        """Inside, environments are open and stand where they were left; what should be known about them, in words."""
         assert self.source is not None
         # It says what is wrong with an environment, and what bounds its episodes.
         with Evaluator(self.source, episodes=1, max_steps=self.settings.max_steps, expected=expected) as probe:
-            longest = probe.limit.end
+            longest, notes = probe.limit.end, probe.notes
             probe.warn()
         try:
             self.collector.open(self.source, longest)
-            yield
+            yield notes
         finally:
             self.collector.close()
 

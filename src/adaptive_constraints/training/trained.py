@@ -387,9 +387,9 @@ class Trained:
                 self._collect(self.online.collector)
             self.engine.run(1)
 
-    def environments(self) -> AbstractContextManager[None]:
-        """What must be open while it runs."""
-        return nullcontext() if self.online is None else self.online.environments(self.expected)
+    def environments(self) -> AbstractContextManager[list[str]]:
+        """What must be open while it runs; inside, what should be known about it, in words."""
+        return nullcontext([]) if self.online is None else self.online.environments(self.expected)
 
     def _collect(self, collector: Collector) -> None:
         """One more row of every seed, in learner space."""
