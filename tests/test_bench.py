@@ -86,7 +86,7 @@ def test_the_command_of_a_row_is_that_cell(undisturbed, suite):
 
 def test_killed_in_mid_suite_and_resumed_the_rows_are_the_same(suite, undisturbed, tmp_path, monkeypatch):
     file, out, marker = str(Path(suite.cells[0].data[4:]).parent / "tiny.toml"), tmp_path / "out", tmp_path / "marker"
-    words = ["bench", file, "--out", str(out), "--device", "cpu", "--quiet"]
+    words = ["bench", file, "--imports", "fatal_env", "--out", str(out), "--device", "cpu", "--quiet"]
     paths = os.pathsep.join([str(HERE), str(HERE.parent / "src")])
     deadly = {"PYTHONPATH": paths, "FATAL_MARKER": str(marker), "FATAL_PARENT": "yes"}
     killed = subprocess.run(
@@ -137,6 +137,7 @@ def test_a_failure_stops_no_other_cell_and_is_tried_again(tmp_path, capsys, monk
     suite = tiny_suite(tmp_path, 'stacks = ["TD3BC hidden=8 critic_learning_rate=1e30"]')
     monkeypatch.setattr("adaptive_constraints.cli.bench.Bench._workers", lambda self: InlineWorkers())
     words = ["bench", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "out"), "--where", "adapter=none"]
+    words += ["--imports", "fatal_env"]
     data = tmp_path / "random.npz"
     data.rename(tmp_path / "away.npz")
     assert main(words) == 2
@@ -182,7 +183,8 @@ def test_ctrl_c_closes_the_workers(suite, tmp_path, monkeypatch, capsys):
     workers = Interrupted()
     monkeypatch.setattr("adaptive_constraints.cli.bench.Bench._workers", lambda self: workers)
     file = Path(suite.cells[0].data[4:]).parent / "tiny.toml"
-    assert main(["bench", str(file), "--out", str(tmp_path), "--where", "adapter=none"]) == 130
+    words = ["bench", str(file), "--out", str(tmp_path), "--where", "adapter=none", "--imports", "fatal_env"]
+    assert main(words) == 130
     assert workers.closed
     assert "interrupted: the same command goes on" in capsys.readouterr().err
     assert len(read_rows(tmp_path)) == len(suite.cells[0].seeds), "of the cell that finished before its end was seen"

@@ -73,7 +73,7 @@ def test_unknown_environments() -> None:
     pytest.importorskip("gymnasium")
     with pytest.raises(DatasetError, match="cannot make the environment 'Hoper-v5'"):
         collect_random("Hoper-v5", 10)
-    with pytest.raises(DatasetError, match=r"CartPole-v1 has the action space Discrete\(2\)"):
+    with pytest.raises(DatasetError, match=r"CartPole-v1: its action space is Discrete\(2\)"):
         collect_random("CartPole-v1", 10)
     with pytest.raises(DatasetError, match="steps must be at least 1"):
         collect_random("Pendulum-v1", 0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from adaptive_constraints.data.references import reference_score
 from adaptive_constraints.errors import DependencyError, EvaluationError
-from adaptive_constraints.evaluation import Evaluation, Evaluator, rollout, summary
+from adaptive_constraints.evaluation import Evaluation, Evaluator, Expected, rollout, summary
 
 
 class Walk(gymnasium.Env[Any, Any]):
@@ -145,7 +145,6 @@ def test_hopper_is_deterministic_and_reused_environments_carry_nothing_over() ->
         return np.sin(observations[..., :3] * 3 + step / 5)
 
     with Evaluator("Hopper-v5", 3, seed=1) as evaluator:
-        evaluator.check(11, 3)
         first, second = evaluator.run(policy, 2), evaluator.run(policy, 2)
     np.testing.assert_array_equal(first.returns, second.returns)
     np.testing.assert_array_equal(first.returns[0], first.returns[1])
@@ -179,12 +178,10 @@ def test_a_missing_gymnasium_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    with Evaluator(Walk, 2) as evaluator:
-        evaluator.check(2, 1)
-        with pytest.raises(EvaluationError, match=r"2 observation and 1 action dimensions.*trained with 11 and 3"):
-            evaluator.check(11, 3)
-        with pytest.raises(EvaluationError, match=r"shape \(2, 2\), but \(2, 2, 1\)"):
-            evaluator.run(lambda o, step: np.zeros((2, 2)), 2)
+    with pytest.raises(EvaluationError, match=r"2 observation and 1 action dimensions.*trained with 11 and 3"):
+        Evaluator(Walk, 2, expected=Expected(11, 3, -np.ones(3), np.ones(3)))
+    with Evaluator(Walk, 2) as evaluator, pytest.raises(EvaluationError, match=r"shape \(2, 2\), but \(2, 2, 1\)"):
+        evaluator.run(lambda o, step: np.zeros((2, 2)), 2)
     for settings in ({"episodes": 0}, {"episodes": 1, "max_steps": 0}):
         with pytest.raises(EvaluationError, match="must be 1 or more"):
             Evaluator(Walk, **settings)

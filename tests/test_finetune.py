@@ -447,8 +447,8 @@ def test_stop_save_load_go_on_equals_an_undisturbed_phase(buffer, tmp_path):
     data = None if buffer == "none" else make_data()
     finetune(whole, dataset=data, **options)
     steps = [[row[1].tolist() for row in env.log] for env in walks()]
-    finetune(parts, dataset=data, **options, stop_after=29)
-    assert parts.tick == 6 + 29 - parts._trained.online.settings.warm_up
+    finetune(parts, dataset=data, **options, stop_after=30)
+    assert parts.tick == 6 + 30 - parts._trained.online.settings.warm_up
     parts.save(tmp_path / "parts.npz")
     Walk.made.clear()
     rest = load_agent(tmp_path / "parts.npz", "cpu")
@@ -460,7 +460,7 @@ def test_stop_save_load_go_on_equals_an_undisturbed_phase(buffer, tmp_path):
     assert not different(state(whole), state(rest))
     assert json.dumps(rest.history.metrics, sort_keys=True) == json.dumps(whole.history.metrics, sort_keys=True)
     for seed, env in enumerate(walks()):
-        assert [row[1].tolist() for row in env.log] == steps[seed][29 - unfinished[seed] :]
+        assert [row[1].tolist() for row in env.log] == steps[seed][30 - unfinished[seed] :]
 
 
 def _unfinished(agent):
@@ -499,7 +499,7 @@ def test_an_environment_that_does_not_repeat_itself_begins_a_new_episode():
             return super().reset(seed=seed + len(Walk.made))
 
     agent = offline(seeds=1)
-    finetune(agent, Forgetful, stop_after=20)
+    finetune(agent, Forgetful, stop_after=21)
     (middle,) = _unfinished(agent)
     assert middle
     with pytest.warns(ReplayWarning, match="seed 0: the environment did not repeat its unfinished episode"):
@@ -565,14 +565,14 @@ def test_an_environment_that_breaks_leaves_the_agent_where_it_was():
     closed: list[Broken] = []
     agent = offline()
     before = state(agent)
-    with pytest.raises(RuntimeError, match="out of order"):
+    with pytest.raises(EvaluationError, match="its step raised RuntimeError: out of order"):
         finetune(agent, Broken)
     assert not different(before, state(agent)) and agent.tick == 6 and agent.history.online_from is None
     assert len(closed) == len(Walk.made)
     untouched = offline()
     for each in (agent, untouched):
         finetune(each, stop_after=5)
-    with pytest.raises(RuntimeError, match="out of order"):
+    with pytest.raises(EvaluationError, match="its step raised RuntimeError: out of order"):
         finetune(agent, Broken)
     finetune(agent), finetune(untouched)
     assert agent.tick == 46 and not different(state(agent), state(untouched))

@@ -16,9 +16,10 @@ from adaptive_constraints.cli import main
 from adaptive_constraints.data import doctor, list_datasets, load_dataset, reference_of
 from adaptive_constraints.data import mazes as mazes_module
 from adaptive_constraints.data.collect import collect, collect_maze, collect_random, default_size
+from adaptive_constraints.data.environments import make_environment
 from adaptive_constraints.data.mazes import MAZES, MazeTask, WaypointController, _next_cells, maze_id
 from adaptive_constraints.errors import DatasetError, DependencyError
-from adaptive_constraints.evaluation.rollout import Evaluator, make_environment
+from adaptive_constraints.evaluation import Evaluator
 
 pytest.importorskip("gymnasium_robotics")
 

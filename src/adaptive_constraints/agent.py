@@ -14,16 +14,17 @@ from numpy.typing import ArrayLike, NDArray
 from adaptive_constraints._arguments import checked
 from adaptive_constraints.adapter import Adapter
 from adaptive_constraints.data import Dataset, check_trainable, load_dataset
+from adaptive_constraints.data.environments import RecordedEnv
 from adaptive_constraints.errors import CheckpointError, EvaluationError, StackError, TrainingError
-from adaptive_constraints.evaluation import Evaluation, Evaluator
+from adaptive_constraints.evaluation import Evaluation
 from adaptive_constraints.learner import Learner, Phase
 from adaptive_constraints.networks import Precision
 from adaptive_constraints.stack import Stack
-from adaptive_constraints.training import fitting
+from adaptive_constraints.training import evaluating, fitting
 from adaptive_constraints.training.engine import Execution
 from adaptive_constraints.training.history import History
 from adaptive_constraints.training.online import Buffer, OnlineSettings, online_settings
-from adaptive_constraints.training.trained import Identity, Trained
+from adaptive_constraints.training.trained import DataFacts, Identity, Trained
 
 EnvSource = str | Callable[[], Any]
 AUTO = "auto"
@@ -112,6 +113,7 @@ class Agent:
         eval_every: int = 5_000,
         eval_episodes: int = 10,
         eval_seed: int = 0,
+        eval_max_steps: int | None = None,
         stop_after: int | None = None,
         out: str | Path | None = None,
         log_every: int = 1_000,
@@ -130,7 +132,10 @@ class Agent:
         seeds: how many (0, 1, ...), or which; they train together and do not touch each other.
         device: such as ``"cpu"`` or ``"cuda"``; None takes CUDA where there is one.
         eval_env: a Gymnasium id or a function that makes an environment, rolled out every ``eval_every`` ticks and at
-            the end for ``eval_episodes`` episodes per seed; ``"auto"``: the one the data was recorded in; None: never.
+            the end for ``eval_episodes`` episodes per seed; ``"auto"``: the one the data was recorded in, with the
+            arguments and the time limit that it had there; None: never.
+        eval_max_steps: end episodes after this many steps; None: where the environment ends them or, if it has no time
+            limit, after as many as the data's longest episode has.
         stop_after: stop at this tick of ``steps``.
         out: a run folder for configuration, logs, checkpoints and curves. If it already holds this run, training goes
             on from its checkpoint, bit for bit; if it holds another, that is an error.
@@ -150,10 +155,11 @@ class Agent:
         where, last = _device(device), _stop(steps, stop_after)
         plan = fitting.Plan(
             stop_after=last,
-            eval_env=_environment(eval_env, data.env_id),
+            eval_env=_environment(eval_env, data),
             eval_every=eval_every,
             eval_episodes=eval_episodes,
             eval_seed=eval_seed,
+            eval_max_steps=eval_max_steps,
             log_every=log_every,
             checkpoint_every=checkpoint_every,
             out=Path(out) if out is not None else None,
@@ -196,6 +202,7 @@ class Agent:
         eval_every: int = 5_000,
         eval_episodes: int = 10,
         eval_seed: int = 0,
+        eval_max_steps: int | None = None,
         stop_after: int | None = None,
         out: str | Path | None = None,
         log_every: int = 1_000,
@@ -216,13 +223,15 @@ class Agent:
         dataset: the data that the agent was trained on; needed after `load_agent`, unless the buffer is "none".
         eval_env: where to evaluate, in environments apart from those that rows are collected in; ``"auto"``: the same
             as ``env``; None: never.
+        eval_max_steps: end episodes, those that are collected too, after this many steps; None: as in `fit`. One that
+            is cut so counts as out of time, not as a true end.
         stop_after: stop after this many of the steps.
 
         Intervals count ticks from the beginning of the phase; everything else is as in `fit`, and so is going on with
         a phase that was interrupted: its unfinished episodes are played again from their start. Returns the history of
         both phases.
         """
-        trained, source = self._need(), _environment(env, self._need().data.env_id)
+        trained, source = self._need(), _environment(env, self._need().data)
         assert source is not None
         settings = online_settings(
             source,
@@ -232,6 +241,7 @@ class Agent:
             part_episodes=part_episodes,
             capacity=capacity,
             batch_size=self.learner.batch_size,
+            max_steps=eval_max_steps,
         )
         first = settings.warm_up + 1
         if stop_after is not None and not first <= stop_after <= steps:
@@ -242,6 +252,7 @@ class Agent:
             eval_every=eval_every,
             eval_episodes=eval_episodes,
             eval_seed=eval_seed,
+            eval_max_steps=eval_max_steps,
             log_every=log_every,
             checkpoint_every=checkpoint_every,
             out=Path(out) if out is not None else None,
@@ -293,6 +304,11 @@ class Agent:
         return self._need().data.env_id
 
     @property
+    def env_spec(self) -> dict[str, Any] | None:
+        """How that environment is made; None where only its id is known, or nothing."""
+        return self._need().data.env_spec
+
+    @property
     def data_name(self) -> str:
         """The reference of the data it was trained on."""
         return self._need().data.name
@@ -314,23 +330,31 @@ class Agent:
                 f"observations of shape {raw.shape}: this agent takes [{trained.spec.observation_dim}] or "
                 f"[N, {trained.spec.observation_dim}]"
             )
+        if not np.isfinite(raw).all():
+            at = np.argwhere(~np.isfinite(raw))[0].tolist()
+            raise EvaluationError(f"observations must be finite numbers, but that at {at} is {raw[tuple(at)]}")
         position = self._position(seed)
         rows = raw.reshape(1, -1, raw.shape[-1]).repeat(len(trained.engine.seeds), axis=0)
         actions = trained.act(rows, step)[position]
         return actions[0] if raw.ndim == 1 else actions
 
     @checked(EvaluationError)
-    def evaluate(self, env: EnvSource | None = None, *, episodes: int = 10, seed: int = 0) -> Evaluation:
+    def evaluate(
+        self, env: EnvSource | None = None, *, episodes: int = 10, seed: int = 0, eval_max_steps: int | None = None
+    ) -> Evaluation:
         """Roll every seed's policy out: returns [S, episodes] and, where the task is known, normalised scores.
 
         env: a Gymnasium id or a function that makes one; None: the one the data was recorded in.
+        eval_max_steps: end episodes after this many steps; None: as in `fit`.
+
+        There is no score where the environment is another task than that of the reference returns. Raises
+        `EvaluationError` for an environment that does not fit the data, or does not keep Gymnasium's interface.
         """
         trained = self._need()
-        source = _environment(env or AUTO, trained.data.env_id)
+        source = _environment(env or AUTO, trained.data)
         assert source is not None
-        with Evaluator(source, episodes, seed) as evaluator:
-            evaluator.check(trained.spec.observation_dim, trained.spec.action_dim)
-            return fitting.evaluate(trained, evaluator)
+        with evaluating.evaluator_of(trained, source, episodes, seed, eval_max_steps) as evaluator:
+            return evaluating.evaluate(trained, evaluator)
 
     @checked(CheckpointError)
     def save(self, path: str | Path) -> None:
@@ -426,12 +450,13 @@ def _stop(steps: int, stop_after: int | None) -> int:
     return steps if stop_after is None else stop_after
 
 
-def _environment(source: EnvSource | None, recorded: str | None) -> EnvSource | None:
+def _environment(source: EnvSource | None, data: Dataset | DataFacts) -> EnvSource | None:
+    """What was asked for; of ``"auto"``, what the data says of its environment, which imports nothing."""
     if source != AUTO:
         return source
-    if recorded is None:
+    if data.env_id is None:
         raise EvaluationError("the data does not say which environment it comes from: name one, such as 'Hopper-v5'")
-    return recorded
+    return RecordedEnv(data.env_id, data.env_spec)
 
 
 __all__ = ["Agent", "load_agent", "wrap"]

@@ -37,6 +37,8 @@ class Bench(Command):
     """Ticks of every cell instead of the suite's."""
     eval_env: str | None = None
     """Gymnasium id to evaluate in instead of the suite's choice."""
+    eval_max_steps: int | None = None
+    """Steps after which evaluated episodes end instead of the suite's choice."""
     list: bool = False
     """Show the cells and run nothing."""
     out: Path | None = None
@@ -86,11 +88,19 @@ class Bench(Command):
 
         if self.seed_list and self.seeds is not None:
             raise SuiteError("give --seeds (how many) or --seed-list (which), not both")
-        for name in ("seeds", "ticks"):
+        for name in ("seeds", "ticks", "eval_max_steps"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise SuiteError(f"--{name} must be at least 1, not {value}")
+                raise SuiteError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         seeds = self.seed_list or (None if self.seeds is None else range(self.seeds))
-        return narrow(cells, where=self.where, only=self.only, seeds=seeds, ticks=self.ticks, eval_env=self.eval_env)
+        return narrow(
+            cells,
+            where=self.where,
+            only=self.only,
+            seeds=seeds,
+            ticks=self.ticks,
+            eval_env=self.eval_env,
+            eval_max_steps=self.eval_max_steps,
+        )
 
     def _workers(self) -> Workers:
         from adaptive_constraints.experiments.ray_runner import RayWorkers
@@ -106,7 +116,7 @@ class Bench(Command):
     def _command(self) -> str:
         """What makes these results, wherever they are computed."""
         words = ["adaptive-constraints", "bench", self.suite]
-        for name in ("where", "only", "seeds", "seed_list", "ticks", "eval_env"):
+        for name in ("where", "only", "seeds", "seed_list", "ticks", "eval_env", "eval_max_steps"):
             value = getattr(self, name)
             if value not in (None, ()):
                 words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]

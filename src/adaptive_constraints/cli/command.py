@@ -55,6 +55,9 @@ class RunOptions:
     """Ticks between evaluations; there is one at the end too."""
     eval_episodes: int = 10
     """Episodes per seed and evaluation."""
+    eval_max_steps: int | None = None
+    """Steps after which episodes end, those that fine-tuning collects too; by default where the environment ends them
+    or, if it has no time limit, after as many as the data's longest episode has."""
     stop_after: int | None = None
     """Stop after this many of the planned steps; the run can go on later."""
     log_every: int = 1_000
@@ -84,6 +87,7 @@ class RunOptions:
             "eval_env": None if self.eval_env == "none" else self.eval_env,
             "eval_every": self.eval_every,
             "eval_episodes": self.eval_episodes,
+            "eval_max_steps": self.eval_max_steps,
             "stop_after": self.stop_after,
             "log_every": self.log_every,
             "checkpoint_every": self.checkpoint_every,

@@ -27,6 +27,9 @@ class Evaluate(Command):
     """Episodes per seed."""
     seed: int = 0
     """Seed of the starting states."""
+    max_steps: int | None = None
+    """Steps after which episodes end; by default where the environment ends them or, if it has no time limit, after as
+    many as the data's longest episode has."""
     device: str = "cpu"
     """Where the policy runs."""
     json: Path | None = None
@@ -37,10 +40,12 @@ class Evaluate(Command):
         """Evaluate and show."""
         if self.episodes < 1:
             raise EvaluationError(f"--episodes must be at least 1, not {self.episodes}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise EvaluationError(f"--max-steps must be at least 1, not {self.max_steps}")
         if self.json is not None:
             check_file(self.json)
         agent = load_agent(self.path, self.device)
-        found = agent.evaluate(self.env, episodes=self.episodes, seed=self.seed)
+        found = agent.evaluate(self.env, episodes=self.episodes, seed=self.seed, eval_max_steps=self.max_steps)
         print(
             f"{agent.name} at tick {agent.tick}: {self.episodes} episodes per seed, starting states of seed {self.seed}"
         )
@@ -56,6 +61,8 @@ class Evaluate(Command):
             "stack": agent.name,
             "tick": agent.tick,
             "env": agent.env_id if self.env == AUTO else self.env,
+            "env_spec": agent.env_spec if self.env == AUTO else None,
+            "max_steps": self.max_steps,
             "seed": self.seed,
             "seeds": agent.seeds,
             "returns": found.returns,

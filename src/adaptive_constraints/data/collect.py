@@ -23,10 +23,11 @@ from adaptive_constraints._arguments import checked
 from adaptive_constraints._files import replacing
 from adaptive_constraints._version import __version__
 from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.environments import make_environment
 from adaptive_constraints.data.loaders import save_npz
-from adaptive_constraints.data.mazes import FAMILY, MAZES, find_maze, record_maze, register_mazes
-from adaptive_constraints.data.references import TABLE_VERSION, normalized_score, task_of_env
-from adaptive_constraints.errors import DatasetError, DependencyError
+from adaptive_constraints.data.mazes import FAMILY, MAZES, find_maze, record_maze
+from adaptive_constraints.data.references import TABLE_VERSION, normalized_score, task_of_spec
+from adaptive_constraints.errors import DatasetError, DependencyError, EvaluationError
 
 if TYPE_CHECKING:
     from adaptive_constraints.data.recording import Episode, RecordingEnv
@@ -67,7 +68,8 @@ def collect(
     recording. `progress(steps done, steps)` is called every 1000 steps. The same arguments and versions give the same
     file. Ctrl-C ends SAC early and keeps what was recorded: the result equals that of a shorter run, and the
     manifest's command names the steps really taken. `licence` is that of the data; the default is this project's own.
-    Raises `DatasetError` for an unknown source or environment, or when no whole episode fits.
+    Raises `DatasetError` for an unknown source or environment, or when no whole episode fits, and `EvaluationError` for
+    an environment that does not keep Gymnasium's interface.
     """
     out = Path(out)
     record = _recorder(source)
@@ -152,22 +154,15 @@ def _record_random(env_id: str, steps: int, seed: int, progress: Progress | None
 
 
 def _recording_env(env_id: str, steps: int, progress: Progress | None) -> RecordingEnv:
-    gymnasium = _import("gymnasium")
+    _import("gymnasium")
     from adaptive_constraints.data.recording import RecordingEnv
 
     if steps < 1:
         raise DatasetError(f"steps must be at least 1, but is {steps}")
-    register_mazes()
     try:
-        env = gymnasium.make(env_id)
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise DependencyError(f'{env_id} needs more: pip install "adaptive-constraints[collect]" ({error})') from error
-    except gymnasium.error.Error as error:
+        return RecordingEnv(make_environment(env_id), steps, progress)
+    except EvaluationError as error:
         raise DatasetError(f"cannot make the environment {env_id!r}: {error}") from error
-    for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
-        if not (isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1):
-            raise DatasetError(f"{env_id} has the {kind} space {space}; only flat Box spaces can be learned from")
-    return RecordingEnv(env, steps, progress)
 
 
 def _evenly_spaced(episodes: Sequence[Episode], keep: int, steps: int) -> list[Episode]:
@@ -189,7 +184,7 @@ def _evenly_spaced(episodes: Sequence[Episode], keep: int, steps: int) -> list[E
 def _to_dataset(episodes: Sequence[Episode], env: RecordingEnv, name: str, provenance: dict[str, str]) -> Dataset:
     ends = [np.arange(len(episode)) == len(episode) - 1 for episode in episodes]
     space: Any = env.action_space
-    env_id = env.spec.id if env.spec is not None else None
+    spec = env.env.spec  # without the recording itself
     return Dataset.from_arrays(
         observations=np.concatenate([episode.observations[:-1] for episode in episodes]),
         next_observations=np.concatenate([episode.observations[1:] for episode in episodes]),
@@ -200,8 +195,8 @@ def _to_dataset(episodes: Sequence[Episode], env: RecordingEnv, name: str, prove
         episode_ids=np.repeat(np.arange(len(episodes)), [len(episode) for episode in episodes]),
         action_low=space.low,
         action_high=space.high,
-        env_id=env_id,
-        task=task_of_env(env_id),
+        env_spec=spec,
+        task=task_of_spec(spec),
         name=name,
         provenance=provenance,
     )
@@ -215,6 +210,7 @@ def _manifest(dataset: Dataset, episodes: Sequence[Episode], steps: int, seed: i
         **dataset.provenance,
         "seed": seed,
         "env_id": dataset.env_id,
+        "env_spec": dataset.env_spec,
         "task": dataset.task,
         "rows": len(dataset),
         "episodes": dataset.episodes,

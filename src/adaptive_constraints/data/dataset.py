@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints._arguments import checked
+from adaptive_constraints.data.environments import plain_env_spec
 from adaptive_constraints.errors import DatasetError
 
 Array = NDArray[Any]
@@ -43,6 +44,7 @@ class Dataset:
     name: str = "arrays"  # the reference it came from
     extra: Mapping[str, Array] = field(default_factory=dict)  # further columns, each [N, ...]
     provenance: Mapping[str, str] = field(default_factory=dict)
+    env_spec: Mapping[str, Any] | None = None  # how env_id is made (`plain_env_spec`); None: as it is registered
 
     @classmethod
     @checked(DatasetError)
@@ -63,6 +65,7 @@ class Dataset:
         name: str = "arrays",
         extra: Mapping[str, ArrayLike] | None = None,
         provenance: Mapping[str, str] | None = None,
+        env_spec: Any = None,
     ) -> Dataset:
         """Copy, convert and check arrays with N rows each; see the class for shapes and dtypes.
 
@@ -74,8 +77,9 @@ class Dataset:
           is terminal its next observation is never used and its own observation stands in; otherwise the row is
           dropped rather than invented, and its timeout mark moves to the row before it.
 
-        Scalar action bounds hold for every dimension. Raises `DatasetError` for wrong shapes, values that are not
-        numbers, bounds that are not finite or not ordered, and an empty set.
+        Scalar action bounds hold for every dimension. `env_spec` is Gymnasium's EnvSpec (`env.spec`), or its fields as
+        plain values: what `env_id` is made with, its time limit included. Raises `DatasetError` for wrong shapes,
+        values that are not numbers, bounds that are not finite or not ordered, and an empty set.
         """
         columns = {
             "observations": _matrix("observations", observations),
@@ -98,6 +102,7 @@ class Dataset:
             columns = {key: column[keep] for key, column in columns.items()}
             extras = {key: column[keep] for key, column in extras.items()}
         low, high = _bounds(action_low, action_high, columns["actions"].shape[1])
+        env_id, env_spec = _environment(env_id, env_spec)
         arrays = {key: _read_only(value) for key, value in columns.items()}
         return cls(
             **arrays,
@@ -108,6 +113,7 @@ class Dataset:
             name=name,
             extra={key: _read_only(value) for key, value in extras.items()},
             provenance=dict(provenance or {}),
+            env_spec=env_spec,
         )
 
     def __len__(self) -> int:
@@ -231,6 +237,7 @@ class Dataset:
             name=name or f"{self.name}[{len(index)} rows]",
             extra={key: value[index] for key, value in self.extra.items()},
             provenance=self.provenance,
+            env_spec=self.env_spec,
         )
 
 
@@ -307,6 +314,16 @@ def _derive_next_observations(columns: dict[str, Array]) -> Array:
             "pass next_observations"
         )
     return keep
+
+
+def _environment(env_id: str | None, env_spec: Any) -> tuple[str | None, dict[str, Any] | None]:
+    """The id and the plain specification of an environment, which must be of one another."""
+    if env_spec is None:
+        return env_id, None
+    spec = plain_env_spec(env_spec)
+    if env_id is not None and env_id.rpartition(":")[2] != spec["id"].rpartition(":")[2]:
+        raise DatasetError(f"env_id is {env_id!r}, but env_spec is of {spec['id']!r}: give one of them")
+    return env_id or spec["id"], spec
 
 
 def _bounds(low: ArrayLike, high: ArrayLike, dimensions: int) -> tuple[Array, Array]:

@@ -30,7 +30,7 @@ from adaptive_constraints.data.files import (
 from adaptive_constraints.data.layouts import REQUIRED, read_columns, require
 from adaptive_constraints.data.mazes import find_maze, scripted_names
 from adaptive_constraints.data.mending import Repairs
-from adaptive_constraints.data.references import task_of_env, task_of_file
+from adaptive_constraints.data.references import task_of_file, task_of_spec
 from adaptive_constraints.errors import DatasetError, DependencyError
 
 Array = NDArray[Any]
@@ -145,6 +145,7 @@ def save_npz(dataset: Dataset, path: str | Path) -> None:
     metadata = {
         "layout": _NPZ_LAYOUT,
         "env_id": dataset.env_id,
+        "env_spec": dataset.env_spec,
         "task": dataset.task,
         "provenance": dict(dataset.provenance),
         "arrays": sorted(arrays),
@@ -184,6 +185,7 @@ def _read_npz(path: Path, reference: str, ignore: Sequence[str] = ()) -> Dataset
             task=metadata.get("task"),
             name=reference,
             provenance=metadata.get("provenance", {}),
+            env_spec=metadata.get("env_spec"),
         )
 
 
@@ -221,6 +223,7 @@ def _is_text(value: object) -> bool:
 
 _METADATA_FITS: dict[str, Callable[[Any], bool]] = {
     "env_id": lambda value: value is None or _is_text(value),
+    "env_spec": lambda value: value is None or isinstance(value, dict),
     "task": lambda value: value is None or _is_text(value),
     "provenance": lambda value: (
         isinstance(value, dict) and all(map(_is_text, value)) and all(map(_is_text, value.values()))
@@ -296,14 +299,15 @@ def _from_minari(source: Any, name: str) -> Dataset:
         columns["episode_ids"].append(np.full(len(timeouts), index))
     if not columns["rewards"]:
         raise DatasetError(f"minari:{name} is empty: it has no episodes; record it again")
-    env_id = source.env_spec.id if source.env_spec is not None else None
+    for_evaluation = source.storage.metadata.get("eval_env_spec")  # where there is one, its authors evaluate in it
+    env_spec = json.loads(for_evaluation) if for_evaluation else source.env_spec
     arrays: dict[str, Any] = {key: np.concatenate(parts) for key, parts in columns.items()}
     return Dataset.from_arrays(
         **arrays,
         action_low=spaces["action"].low,
         action_high=spaces["action"].high,
-        env_id=env_id,
-        task=task_of_env(env_id),
+        env_spec=env_spec,
+        task=task_of_spec(env_spec),
         name=f"minari:{name}",
         provenance=_minari_provenance(source.storage.metadata),
     )

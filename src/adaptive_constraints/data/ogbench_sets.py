@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def load_single_task(ogbench: Any, name: str, download: bool) -> Dataset:
     kind = words.index(_WORD) - 1  # of behaviour, such as "play", which the environment's name does not have
     env_name = "-".join(words[:kind] + words[kind + 1 :])
     arrays = _read(ogbench, _file(ogbench, name, "-".join([*words[: kind + 1], words[-1]]), download))
-    _add_rewards(ogbench, name, env_name, arrays)
+    spec = _add_rewards(ogbench, name, env_name, arrays)
     terminals = arrays["masks"] == 0
     return Dataset.from_arrays(
         observations=arrays["observations"],
@@ -45,6 +46,7 @@ def load_single_task(ogbench: Any, name: str, download: bool) -> Dataset:
         terminals=terminals,
         timeouts=(arrays["terminals"] == 1) & ~terminals,
         env_id=f"ogbench:{env_name}",
+        env_spec=spec,
         name=f"ogbench:{name}",
         provenance={"source": "OGBench", "task": env_name},
     )
@@ -53,6 +55,8 @@ def load_single_task(ogbench: Any, name: str, download: bool) -> Dataset:
 def check_name(name: str) -> None:
     """Raise `DatasetError` for a set that has no rewards, or images."""
     words = name.split("-")
+    if re.search(r"[^\w.-]", name):  # such as a colon, after which Gymnasium would import what stands before it
+        raise DatasetError(f"ogbench:{name} is no name of a set: it has letters, digits, points and hyphens only")
     if _WORD not in words[2:-1]:
         raise DatasetError(
             f"ogbench:{name} is not of one task, so it has no rewards: name a task, such as "
@@ -87,8 +91,8 @@ def _read(ogbench: Any, file: Path) -> dict[str, Any]:
     return arrays
 
 
-def _add_rewards(ogbench: Any, name: str, env_name: str, arrays: dict[str, Any]) -> None:
-    """Add "rewards" and "masks" (0 where the task is solved), in place."""
+def _add_rewards(ogbench: Any, name: str, env_name: str, arrays: dict[str, Any]) -> Any:
+    """Add "rewards" and "masks" (0 where the task is solved), in place; the task's specification."""
     import gymnasium
 
     try:
@@ -101,3 +105,4 @@ def _add_rewards(ogbench: Any, name: str, env_name: str, arrays: dict[str, Any])
         raise DatasetError(f"OGBench cannot tell the rewards of ogbench:{name}: {error!r}") from error
     finally:
         env.close()
+    return env.spec

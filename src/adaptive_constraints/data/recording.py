@@ -10,6 +10,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints.data.boundary import CheckedEnv
+
 Progress = Callable[[int, int], None]
 
 
@@ -28,10 +30,14 @@ class Episode:
 
 
 class RecordingEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Records whole episodes in memory and reports progress; an episode cut off by a reset is forgotten."""
+    """Records whole episodes in memory and reports progress; an episode cut off by a reset is forgotten.
+
+    Raises `EvaluationError` for an environment that does not keep Gymnasium's interface (`CheckedEnv`).
+    """
 
     def __init__(self, env: gymnasium.Env[Any, Any], total_steps: int, progress: Progress | None = None) -> None:
         super().__init__(env)
+        self._checked = CheckedEnv(env, env.spec.id if env.spec is not None else "")
         self.episodes: list[Episode] = []
         self.steps = 0
         self._total_steps = total_steps
@@ -42,18 +48,18 @@ class RecordingEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._rewards: list[float] = []
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(**kwargs)
+        observation, info = self._checked.reset(**kwargs)
         self._begin(observation)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self._checked.step(action)
         self._actions.append(np.array(action, np.float32))
-        self._rewards.append(float(reward))
+        self._rewards.append(reward)
         self._observations.append(np.array(observation, np.float32))
         self.steps += 1
         if terminated or truncated:
-            self._finish(bool(terminated))
+            self._finish(terminated)
         if self._progress is not None and (self.steps % 1000 == 0 or self.steps == self._total_steps):
             self._progress(self.steps, self._total_steps)
         return observation, reward, terminated, truncated, info

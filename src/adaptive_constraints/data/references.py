@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.environments import alterations, plain_env_spec
 from adaptive_constraints.data.mazes import MAZES, maze_id, maze_task
 from adaptive_constraints.errors import DatasetError
 
@@ -129,6 +131,11 @@ def normalized_score(task: str | None, returns: ArrayLike) -> NDArray[np.float64
 def task_of_env(env_id: str | None) -> str | None:
     """The task of an environment: "hopper" for "Hopper-v5"; None for one that the table does not know."""
     return _TASK_OF_ENV.get(env_id) if env_id else None
+
+
+def task_of_spec(spec: Any) -> str | None:
+    """The task of a specification; None where its arguments, wrappers or time limit make another one of it."""
+    return None if spec is None or alterations(spec) else task_of_env(plain_env_spec(spec)["id"])
 
 
 def task_of_file(file_name: str) -> tuple[str | None, str | None]:

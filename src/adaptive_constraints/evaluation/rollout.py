@@ -7,24 +7,19 @@ cannot leave a finished episode alone. Gymnasium is imported when the first envi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.data.mazes import register_mazes
-from adaptive_constraints.errors import DependencyError, EvaluationError
-
-if TYPE_CHECKING:
-    import gymnasium
-
-    Environment: TypeAlias = gymnasium.Env[Any, Any]
-
-#: A Gymnasium id ("Hopper-v5", "module_that_registers:Name-v0"), or a function that makes one environment.
-EnvSource: TypeAlias = "str | Callable[[], Environment]"
+from adaptive_constraints.data.boundary import LARGEST_SEED, CheckedEnv, EnvironmentWarning
+from adaptive_constraints.data.environments import EnvSource, RecordedEnv, make_environment
+from adaptive_constraints.errors import EvaluationError
+from adaptive_constraints.evaluation.expected import LIMIT_REMEDY, LONGEST, Expected, StepLimit, step_limit
 
 #: ``policy(observations [P, E, D], step) -> actions [P, E, A]`` in the environment's own action units.
 Policy: TypeAlias = Callable[[NDArray[Any], int], NDArray[Any]]
@@ -52,10 +47,19 @@ class Evaluator:
 
     env: a Gymnasium id, or a function without arguments that makes one environment.
     episodes: E, the episodes of each policy.
-    max_steps: end every episode after this many steps. Needed only where the environment has no time limit of its own.
+    max_steps: end every episode after this many steps. By default the environment's own time limit does, or the data's
+        longest episode (`step_limit`).
+    expected: what the agent expects of the environment; `EvaluationError` says what it has otherwise.
     """
 
-    def __init__(self, env: EnvSource, episodes: int, seed: int = 0, max_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        env: EnvSource,
+        episodes: int,
+        seed: int = 0,
+        max_steps: int | None = None,
+        expected: Expected | None = None,
+    ) -> None:
         for name, value in (("episodes", episodes), ("max_steps", 1 if max_steps is None else max_steps)):
             if value < 1:
                 raise EvaluationError(f"Evaluator: {name} is {value}; it must be 1 or more.")
@@ -63,45 +67,53 @@ class Evaluator:
             raise EvaluationError(f"Evaluator: seed is {seed}; it must be 0 or more.")
         self.source = env
         self.episodes = episodes
-        self.max_steps = max_steps
-        self._reset_seeds = [_reset_seed(seed, episode) for episode in range(episodes)]
-        self._environments: list[Environment] = []
-        self._describe(self._make())
+        self._reset_seeds = _reset_seeds(seed, episodes)
+        self._environments: list[CheckedEnv] = []
+        first = self._make()
+        self.observation_size, self.action_size = first.observation_size, first.action_size
+        try:
+            if expected is not None:
+                expected.check(first)
+            self.limit: StepLimit = step_limit(first, max_steps, expected.longest if expected else None)
+        except BaseException:
+            self.close()
+            raise
+        self.notes: list[str] = []
+        """What should be known about this environment, in words."""
+        self.doubts: list[str] = []
+        """Those of the notes that mean that results may not be what they seem."""
+        self._compare(first, expected)
 
-    def _describe(self, env: Environment) -> None:
-        """Keep the first environment, and the shapes, bounds and types that all of them share."""
-        import gymnasium
+    def _compare(self, env: CheckedEnv, expected: Expected | None) -> None:
+        """Note how time limits differ: a doubt where it is certain, or where nobody chose this environment."""
+        if expected is not None and (text := expected.other_time_limit(env)):
+            certain = expected.time_limit is not None or isinstance(self.source, RecordedEnv)
+            (self.doubt if certain else self.notes.append)(text)
+        if self.limit.by == LONGEST and self.limit.patience is None:
+            self.notes.append(
+                f"{env.name} has no time limit: its episodes end after {self.limit.steps} steps, the length of the "
+                f"data's longest; {LIMIT_REMEDY}"
+            )
 
-        self._environments.append(env)
-        for role, space in (("observation", env.observation_space), ("action", env.action_space)):
-            if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-                error = EvaluationError(
-                    f"{self.name}: its {role} space is {space}, but a one-dimensional Box is needed. "
-                    "Wrap the environment (gymnasium.wrappers.FlattenObservation flattens observations) and pass a "
-                    "function that makes it."
-                )
-                self.close()
-                raise error
-        self._observation_type, self._action_type = env.observation_space.dtype, env.action_space.dtype
-        self.observation_size: int = env.observation_space.shape[0]  # type: ignore[index]
-        self.action_size: int = env.action_space.shape[0]  # type: ignore[index]
-        self._low, self._high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
+    def doubt(self, text: str) -> None:
+        """Note something that means that results may not be what they seem."""
+        self.notes.append(text)
+        self.doubts.append(text)
+
+    def warn(self) -> None:
+        """Say what is doubtful as warnings, each once."""
+        for text in self.doubts:
+            warnings.warn(text, EnvironmentWarning, stacklevel=1)
 
     @property
     def name(self) -> str:
         """What messages call the environment: its id, or the class of what the function made."""
-        if isinstance(self.source, str):
-            return self.source
-        return repr(self._environments[0]) if self._environments else repr(self.source)
+        return self._environments[0].name if self._environments else str(self.source)
 
-    def check(self, observation_size: int, action_size: int) -> None:
-        """Raise EvaluationError unless the environment has an agent's D observation and A action dimensions."""
-        wanted, found = (observation_size, action_size), (self.observation_size, self.action_size)
-        if wanted != found:
-            raise EvaluationError(
-                f"{self.name} has {found[0]} observation and {found[1]} action dimensions, but the agent was trained "
-                f"with {wanted[0]} and {wanted[1]}. Name the environment that its data came from."
-            )
+    @property
+    def spec(self) -> Any:
+        """Gymnasium's EnvSpec of the environments; None where they are not registered."""
+        return self._environments[0].spec if self._environments else None
 
     def run(self, policy: Policy, policies: int) -> Rollout:
         """Roll ``policies`` policies out for ``episodes`` episodes each.
@@ -114,35 +126,62 @@ class Evaluator:
         observations = self._reset(envs)
         returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
         terminated = np.zeros(len(envs), np.bool_)
+        early, limit = returns, self.limit
+        low, high, action_type = envs[0].low, envs[0].high, envs[0].action_type
         running, step = list(range(len(envs))), 0
-        while running and step != self.max_steps:
+        while running and step != limit.end:
+            if step == limit.steps:
+                early = returns.copy()
             answer = self._checked(policy(observations.reshape(*shape, -1).copy(), step), shape)
             finite = np.isfinite(answer).all(-1)
-            actions = answer.clip(self._low, self._high).astype(self._action_type)
+            actions = answer.clip(low, high).astype(action_type)
             still = []
             for i in running:
                 if not finite[i]:
                     returns[i] = np.nan
                     continue
                 observations[i], reward, terminated[i], truncated, _ = envs[i].step(actions[i])
-                returns[i] += float(reward)
+                returns[i] += reward
                 lengths[i] += 1
                 if not (terminated[i] or truncated):
                     still.append(i)
             running, step = still, step + 1
+        if running and limit.patience is not None:
+            late = lengths > (steps := self._give_up(limit))
+            returns[late], lengths[late], terminated[late] = early[late], steps, False
+        if running and limit.by == LONGEST:
+            self._say_cut()
         return Rollout(returns.reshape(shape), lengths.reshape(shape), terminated.reshape(shape))
 
-    def _ensure(self, count: int) -> list[Environment]:
+    def _give_up(self, limit: StepLimit) -> int:
+        """The length to which all episodes are cut from now on, since one did not end by itself."""
+        if limit.steps is None:
+            raise EvaluationError(
+                f"{self.name}: an episode did not end within {limit.patience} steps, and nothing says how long one is: "
+                f"{LIMIT_REMEDY}, or make the environment in gymnasium.wrappers.TimeLimit."
+            )
+        self.limit = StepLimit(limit.steps, limit.by)
+        return limit.steps
+
+    def _say_cut(self) -> None:
+        warnings.warn(
+            f"{self.name} has no time limit: episodes that were still going on count up to step {self.limit.steps}, "
+            f"the length of the data's longest; {LIMIT_REMEDY}",
+            EnvironmentWarning,
+            stacklevel=3,
+        )
+
+    def _ensure(self, count: int) -> list[CheckedEnv]:
         """The first ``count`` environments, making those that are missing."""
         if not self._environments:
             raise EvaluationError("This Evaluator is closed; make a new one.")
         while len(self._environments) < count:
-            self._environments.append(self._make())
+            self._make()
         return self._environments[:count]
 
-    def _reset(self, envs: list[Environment]) -> NDArray[Any]:
+    def _reset(self, envs: list[CheckedEnv]) -> NDArray[Any]:
         """Start every episode; observations [P * E, D]."""
-        observations = np.empty((len(envs), self.observation_size), self._observation_type)
+        observations = np.empty((len(envs), self.observation_size), envs[0].observation_type)
         for i, env in enumerate(envs):
             observations[i], _ = env.reset(seed=self._reset_seeds[i % self.episodes])
         return observations
@@ -157,8 +196,16 @@ class Evaluator:
             )
         return actions.reshape(-1, self.action_size)
 
-    def _make(self) -> Environment:
-        return make_environment(self.source)
+    def _make(self) -> CheckedEnv:
+        """Make one more environment and keep it."""
+        named = str(self.source) if isinstance(self.source, str | RecordedEnv) else ""
+        made = make_environment(self.source)
+        try:
+            self._environments.append(CheckedEnv(made, named))
+        except BaseException:
+            getattr(made, "close", lambda: None)()
+            raise
+        return self._environments[-1]
 
     def close(self) -> None:
         """Close the environments; a second call does nothing."""
@@ -184,38 +231,15 @@ def rollout(
         return evaluator.run(policy, policies)
 
 
-def make_environment(source: EnvSource) -> Environment:
-    """Make one environment, or say which package or spelling is missing.
+def _reset_seeds(seed: int, episodes: int) -> list[int]:
+    """A reset seed for each episode, no two alike: hashes of (seed, episode), so that seeds share no episode either.
 
-    Gymnasium's checking wrapper is left out: it costs a tenth of a step and checks what is checked here once.
+    They fit a signed 32-bit integer, which is all that some environments hold.
     """
-    try:
-        import gymnasium
-    except ImportError as error:
-        raise DependencyError(
-            "Evaluation needs gymnasium, which is not installed: pip install 'adaptive-constraints[mujoco]'."
-        ) from error
-    if callable(source):
-        made = source()
-        if not hasattr(made, "observation_space"):
-            raise EvaluationError(f"{source!r} made {made!r}, which is no Gymnasium environment.")
-        return made
-    register_mazes()
-    try:
-        return gymnasium.make(source, disable_env_checker=True)
-    except DependencyError:  # an ImportError too, which would become a misspelt id below
-        raise
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise DependencyError(
-            f"{source} needs a package that is not installed ({error}): pip install 'adaptive-constraints[mujoco]'."
-        ) from error
-    except (gymnasium.error.Error, ImportError) as error:
-        raise EvaluationError(
-            f"{source} cannot be made: {error} Environments of another package are named 'module:Id', "
-            "where importing the module registers the id."
-        ) from error
-
-
-def _reset_seed(seed: int, episode: int) -> int:
-    """The reset seed of an episode: a 32-bit hash of the pair, so that neighbouring seeds share no episode."""
-    return int(np.random.SeedSequence([seed, episode]).generate_state(1)[0])
+    found: dict[int, None] = {}
+    for episode in range(episodes):
+        word = int(np.random.SeedSequence([seed, episode]).generate_state(1)[0]) & LARGEST_SEED
+        while word in found:
+            word = (word + 1) & LARGEST_SEED
+        found[word] = None
+    return list(found)

@@ -69,6 +69,7 @@ class Cell:
     eval_env: str
     imports: tuple[str, ...] = ()
     """Modules that define learners and adapters of the user's own."""
+    eval_max_steps: int | None = None
 
     def command(self) -> str:
         """The ``train`` command that makes this cell."""
@@ -81,6 +82,7 @@ class Cell:
                 *("--steps", str(self.ticks), *seeds),
                 *("--eval-every", str(self.eval_every), "--eval-episodes", str(self.eval_episodes)),
                 *([] if self.eval_env == "auto" else ["--eval-env", self.eval_env]),
+                *([] if self.eval_max_steps is None else ["--eval-max-steps", str(self.eval_max_steps)]),
                 *(["--imports", *self.imports] if self.imports else []),
             ]
         )
@@ -140,6 +142,7 @@ def _train(cell: Cell, folder: Path, device: str | None) -> Agent:
         eval_env=cell.eval_env,
         eval_every=cell.eval_every,
         eval_episodes=cell.eval_episodes,
+        eval_max_steps=cell.eval_max_steps,
         out=folder,
         log_every=-(-cell.ticks // POINTS),
         checkpoint_every=cell.eval_every,

@@ -21,7 +21,7 @@ from adaptive_constraints.experiments.stacks import BARE, NamedStack, joined, re
 
 _FOLDER = Path("benchmarks", "suites")
 _GRID = ("stacks", "learners", "adapters", "every_subset_of", "data", "family", "seeds", "ticks", "evaluation")
-_EVALUATION = {"every": 5_000, "episodes": 10, "env": "auto"}
+_EVALUATION = {"every": 5_000, "episodes": 10, "env": "auto", "max_steps": None}
 _PUBLISHED = ("source", "data", "scores", "spreads")
 _LONGEST_ID = 150
 
@@ -82,6 +82,7 @@ def narrow(
     seeds: Sequence[int] | None = None,
     ticks: int | None = None,
     eval_env: str | None = None,
+    eval_max_steps: int | None = None,
 ) -> tuple[Cell, ...]:
     """Those cells that are asked for, with other seeds, ticks or environments to evaluate in if those are given.
 
@@ -102,7 +103,12 @@ def narrow(
     kept = [cell for cell in kept if not only or _any(only, [cell.id])]
     if not kept:
         raise SuiteError(_nothing_left(cells, wanted, only))
-    wishes = {"seeds": None if seeds is None else tuple(seeds), "ticks": ticks, "eval_env": eval_env}
+    wishes = {
+        "seeds": None if seeds is None else tuple(seeds),
+        "ticks": ticks,
+        "eval_env": eval_env,
+        "eval_max_steps": eval_max_steps,
+    }
     changes: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
     return tuple(replace(cell, **changes) for cell in kept)
 
@@ -185,7 +191,7 @@ class _Reader:
         family = self._text(grid.get("family", ""), f"{place}, family")
         evaluation = self._evaluation(grid["evaluation"], place)
         seeds, ticks = self._seeds(grid.get("seeds"), place), self._count(grid.get("ticks"), f"{place}, ticks")
-        stack_of = cache(partial(self._stack, place))
+        stack_of, limit = cache(partial(self._stack, place)), evaluation["max_steps"]
         for name, reference in data.items():
             for line in lines:
                 values = {"family": family, **({"data": name} if "{data}" in f"{line} {family}" else {})}
@@ -204,7 +210,8 @@ class _Reader:
                     ticks=ticks,
                     eval_every=self._count(evaluation["every"], f"{place}, evaluation.every"),
                     eval_episodes=self._count(evaluation["episodes"], f"{place}, evaluation.episodes"),
-                    eval_env=self._text(evaluation["env"], f"{place}, evaluation.env"),
+                    eval_env=self._environment(evaluation["env"], f"{place}, evaluation.env"),
+                    eval_max_steps=None if limit is None else self._count(limit, f"{place}, evaluation.max_steps"),
                     imports=self.imports,
                 )
 
@@ -240,6 +247,13 @@ class _Reader:
     def _evaluation(self, value: Any, place: str) -> dict[str, Any]:
         self._known(value, tuple(_EVALUATION), f"{place}, evaluation")
         return {**_EVALUATION, **value}
+
+    def _environment(self, value: Any, place: str) -> str:
+        """A Gymnasium id. Its module is imported only if the user named it: a suite is a file, and may be anybody's."""
+        module = self._text(value, place).rpartition(":")[0]
+        if module and module not in self.imports:
+            self._fail(place, f"{value} has the module {module} imported: allow it by --imports {module}")
+        return str(value)
 
     def _seeds(self, value: Any, place: str) -> tuple[int, ...]:
         if isinstance(value, list) and value and all(type(each) is int for each in value):

@@ -221,7 +221,7 @@ class Replay(Batches):
     def amend(self, values: Mapping[str, Tensor], seeds: Tensor) -> None:
         """Change columns [S, ...] of the newest row of those ``seeds`` [S] that are True."""
         slot = (self.count - 1) % self._growth.capacity
-        newest = self._unpack(self._collected[:, slot])
+        newest = self._unpack(self._collected[:, slot].clone())  # torch refuses to copy a part onto itself
         changed = {
             name: torch.where(seeds.view(-1, *[1] * (value.dim() - 1)), value, newest[name])
             for name, value in values.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints._files import check_folder
+from adaptive_constraints.data.environments import EnvSource
 from adaptive_constraints.errors import CheckpointError, TrainingError
 from adaptive_constraints.evaluation import Evaluation, Evaluator, summary
 from adaptive_constraints.training.cpu import tuned
+from adaptive_constraints.training.evaluating import described, evaluate, evaluator_of
 from adaptive_constraints.training.history import History
 from adaptive_constraints.training.progress import Progress
 from adaptive_constraints.training.records import MetricsLog, commit, device_name, versions, write_json
@@ -26,8 +28,6 @@ from adaptive_constraints.training.trained import Identity, Trained
 CHECKPOINT, CONFIG = "checkpoint.npz", "config.json"
 AFTER = "after tick"
 """Where an online phase began, in the settings of a run folder."""
-ACTING_STEPS_PER_TICK = 1 << 20
-"""Room for the steps of one evaluation between the noise of one tick's policy and of the next."""
 
 
 class LostSeedWarning(UserWarning):
@@ -44,10 +44,11 @@ class Plan:
 
     stop_after: int
     """Stop at this tick of the phase."""
-    eval_env: str | Callable[[], Any] | None = None
+    eval_env: EnvSource | None = None
     eval_every: int = 5_000
     eval_episodes: int = 10
     eval_seed: int = 0
+    eval_max_steps: int | None = None
     log_every: int = 1_000
     checkpoint_every: int = 10_000
     out: Path | None = None
@@ -58,26 +59,29 @@ class Plan:
         for name in ("eval_every", "eval_episodes", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.eval_max_steps is not None and self.eval_max_steps < 1:
+            raise TrainingError(f"eval_max_steps must be at least 1, not {self.eval_max_steps}")
         if self.out is not None:
             check_folder(self.out)
 
 
 def fit(trained: Trained, plan: Plan) -> None:
     """Run ``trained`` on to where the plan stops, keeping its history and the run folder up to date."""
-    evaluator = Evaluator(plan.eval_env, plan.eval_episodes, plan.eval_seed) if plan.eval_env else None
+    evaluator = None
+    if plan.eval_env:
+        evaluator = evaluator_of(trained, plan.eval_env, plan.eval_episodes, plan.eval_seed, plan.eval_max_steps)
     try:
-        if evaluator is not None:
-            evaluator.check(trained.spec.observation_dim, trained.spec.action_dim)
         log = None
         if plan.out is not None:
             log = MetricsLog(plan.out, resumed_tick=trained.engine.tick, tensorboard=plan.tensorboard)
             if log.path.stat().st_size == 0:  # a folder that the run has not been in before
                 _tell(log, trained.history)
-            write_json(plan.out / CONFIG, _config(trained, plan))
+            write_json(plan.out / CONFIG, _config(trained, plan, evaluator))
         progress = Progress(trained.stack.name, trained.engine.horizon, trained.engine.tick, plan.progress)
         try:
-            with progress, tuned(trained.device, trained.products), trained.environments():
-                for text in trained.engine.resolved.warnings:
+            with progress, tuned(trained.device, trained.products), trained.environments() as notes:
+                said = [*trained.engine.resolved.warnings, *(evaluator.notes if evaluator else []), *notes]
+                for text in dict.fromkeys(said):
                     progress.say(f"note: {text}")
                 _Loop(trained, plan, evaluator, log, progress).run()
         finally:
@@ -212,16 +216,7 @@ def _tell(log: MetricsLog, history: History) -> None:
         log.append(row["tick"], row)
 
 
-def evaluate(trained: Trained, evaluator: Evaluator) -> Evaluation:
-    """Roll all seeds' policies out, on noise of their own."""
-    first = trained.engine.tick * ACTING_STEPS_PER_TICK
-    rollout = evaluator.run(
-        lambda observations, step: trained.act(observations, first + step), len(trained.engine.seeds)
-    )
-    return Evaluation(trained.engine.tick, rollout.returns, trained.data.reference)
-
-
-def _config(trained: Trained, plan: Plan) -> dict[str, Any]:
+def _config(trained: Trained, plan: Plan, evaluator: Evaluator | None) -> dict[str, Any]:
     data = trained.data
     return {
         "stack": trained.stack.to_spec(),
@@ -229,10 +224,11 @@ def _config(trained: Trained, plan: Plan) -> dict[str, Any]:
         "seeds": list(trained.engine.seeds),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "rows": data.rows, "episodes": data.episodes},
         "evaluation": {
-            "env": plan.eval_env if isinstance(plan.eval_env, str | None) else "a factory",
+            "env": "a factory" if callable(plan.eval_env) else plan.eval_env,
             "every": plan.eval_every,
             "episodes": plan.eval_episodes,
             "seed": plan.eval_seed,
+            **(described(evaluator) if evaluator else {}),  # among them the id, where there is one
         },
         "online": trained.online and {AFTER: trained.engine.phase_start, **trained.online.identity},
         "device": device_name(trained.device),

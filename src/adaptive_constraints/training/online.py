@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,14 +20,12 @@ from torch import Tensor
 
 from adaptive_constraints.adapter import Prepared
 from adaptive_constraints.data import Dataset
+from adaptive_constraints.data.boundary import LARGEST_SEED, CheckedEnv
+from adaptive_constraints.data.environments import EnvSource, RecordedEnv, make_environment
 from adaptive_constraints.errors import TrainingError
-from adaptive_constraints.evaluation import Evaluator
-from adaptive_constraints.evaluation.rollout import EnvSource, make_environment
+from adaptive_constraints.evaluation import Evaluator, Expected
 from adaptive_constraints.learner import Learner, Spec
 from adaptive_constraints.training.batches import Growth
-
-if TYPE_CHECKING:
-    from adaptive_constraints.evaluation.rollout import Environment
 
 Buffer = Literal["all", "half", "part", "none"]
 """What stands beside the collected rows: the whole data, the whole data in half of every minibatch, the best episodes,
@@ -46,7 +44,7 @@ class OnlineSettings:
     """What makes two online phases one and the same."""
 
     env: str
-    """A Gymnasium id, or "a function"."""
+    """A Gymnasium id with what it is given otherwise than it is registered with, or "a function"."""
     steps: int
     """Environment steps of each seed."""
     warm_up: int
@@ -56,6 +54,8 @@ class OnlineSettings:
     """Episodes of the data that buffer "part" keeps; None with any other."""
     capacity: int
     """Collected rows kept per seed."""
+    max_steps: int | None = None
+    """Steps after which every episode ends; None: as the environment or the data has it."""
 
     @property
     def ticks(self) -> int:
@@ -64,7 +64,8 @@ class OnlineSettings:
 
     def identity(self, origin: str) -> dict[str, Any]:
         """What another phase must agree with to be the same; ``origin`` is what it begins with."""
-        return asdict(self) | {"began as": origin}
+        found = asdict(self) | {"began as": origin}
+        return {name: value for name, value in found.items() if (name, value) != ("max_steps", None)}
 
 
 def online_settings(
@@ -76,6 +77,7 @@ def online_settings(
     part_episodes: int,
     capacity: int | None,
     batch_size: int,
+    max_steps: int | None = None,
 ) -> OnlineSettings:
     """The settings that these options amount to; `TrainingError` says what makes no sense."""
     if buffer not in get_args(Buffer):
@@ -98,12 +100,13 @@ def online_settings(
         )
     part = part_episodes if buffer == "part" else None
     return OnlineSettings(
-        env=env if isinstance(env, str) else "a function",
+        env=str(env) if isinstance(env, str | RecordedEnv) else "a function",
         steps=steps,
         warm_up=chosen,
         buffer=buffer,  # type: ignore[arg-type]
         part_episodes=part,
         capacity=capacity or steps,
+        max_steps=max_steps,
     )
 
 
@@ -124,14 +127,16 @@ class Online:
         return self.settings.identity(self.origin)
 
     @contextmanager
-    def environments(self, spec: Spec) -> Iterator[None]:
-        """Inside, environments are open and stand where they were left."""
+    def environments(self, expected: Expected) -> Iterator[list[str]]:
+        """Inside, environments are open and stand where they were left; what should be known about them, in words."""
         assert self.source is not None
-        with Evaluator(self.source, episodes=1) as probe:  # it says what is wrong with an environment's spaces
-            probe.check(spec.observation_dim, spec.action_dim)
+        # It says what is wrong with an environment, and what bounds its episodes.
+        with Evaluator(self.source, episodes=1, max_steps=self.settings.max_steps, expected=expected) as probe:
+            longest, notes = probe.limit.end, probe.notes
+            probe.warn()
         try:
-            self.collector.open(self.source)
-            yield
+            self.collector.open(self.source, longest)
+            yield notes
         finally:
             self.collector.close()
 
@@ -187,12 +192,18 @@ class Collector:
         self._episodes = [_Episode() for _ in seeds]
         self._ended = [0] * len(seeds)
         self._returns = [0.0] * len(seeds)
-        self._environments: list[Environment] = []
+        self._environments: list[CheckedEnv] = []
+        self._longest: int | None = None
 
-    def open(self, source: EnvSource) -> None:
-        """Make the environments and bring each to where its episode stands."""
+    def open(self, source: EnvSource, longest: int | None = None) -> None:
+        """Make the environments and bring each to where its episode stands.
+
+        longest: steps after which time runs out, where the environment has no time limit of its own.
+        """
+        self._longest = longest
         for position in range(len(self._seeds)):
-            self._environments.append(make_environment(source))
+            named = str(source) if isinstance(source, str | RecordedEnv) else ""
+            self._environments.append(CheckedEnv(make_environment(source), named))
             episode = self._episodes[position]
             seen, actions = episode.observation, episode.actions
             self._begin(position, episode.number)
@@ -235,11 +246,10 @@ class Collector:
         if not np.isfinite(wanted).all():
             lost = np.full_like(_known(episode.observation), np.nan)
             return wanted.astype(np.float32), np.float32(np.nan), lost, np.bool_(False)
-        space: Any = env.action_space
-        action = wanted.clip(space.low, space.high).astype(space.dtype)
+        action = wanted.clip(env.low, env.high).astype(env.action_type)
         reward, terminal, truncated = self._play(position, action)
         following = _known(episode.observation)
-        if terminal or truncated:
+        if terminal or truncated or len(episode.actions) == self._longest:
             self._ended[position] += 1
             self._returns[position] += episode.total
             self._begin(position, episode.number + 1)
@@ -254,8 +264,8 @@ class Collector:
         observation, reward, terminal, truncated, _ = self._environments[position].step(action)
         episode.actions.append(action)
         episode.observation = np.array(observation, np.float32)
-        episode.total += float(reward)
-        return float(reward), bool(terminal), bool(truncated)
+        episode.total += reward
+        return reward, terminal, truncated
 
     def flush(self) -> dict[str, list[float]]:
         """The mean return [S] of the episodes that ended since the last call, if any did; NaN where a seed had none."""
@@ -307,8 +317,8 @@ def _known(observation: NDArray[np.float32] | None) -> NDArray[np.float32]:
 
 
 def _reset_seed(seed: int, number: int) -> int:
-    """Where an episode starts: a function of the pair, apart from the starts that evaluations use."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/collect/{number}".encode()).digest()[:4], "big")
+    """Where an episode starts: a function of the pair that fits an int32, apart from the starts of evaluations."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/collect/{number}".encode()).digest()[:4], "big") & LARGEST_SEED
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------

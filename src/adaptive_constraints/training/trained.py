@@ -16,8 +16,9 @@ from torch import Tensor
 
 from adaptive_constraints.adapter import Prepared
 from adaptive_constraints.data import Dataset, Preprocessor, ReferenceScore, reference_of
-from adaptive_constraints.errors import CheckpointError
-from adaptive_constraints.evaluation.rollout import EnvSource
+from adaptive_constraints.data.environments import EnvSource, plain_env_spec
+from adaptive_constraints.errors import CheckpointError, DatasetError
+from adaptive_constraints.evaluation import Expected
 from adaptive_constraints.learner import Spec
 from adaptive_constraints.networks import Precision
 from adaptive_constraints.preparation import prepare
@@ -52,6 +53,10 @@ class DataFacts:
     episodes: int
     env_id: str | None
     reference: ReferenceScore | None
+    env_spec: dict[str, Any] | None = None
+    """How the environment is made (`plain_env_spec`); None: as it is registered."""
+    longest: int | None = None
+    """Steps of the longest episode; None where rows stand alone."""
 
     @staticmethod
     def of(dataset: Dataset) -> DataFacts:
@@ -63,6 +68,8 @@ class DataFacts:
             episodes=dataset.episodes,
             env_id=dataset.env_id,
             reference=reference_of(dataset),
+            env_spec=None if dataset.env_spec is None else dict(dataset.env_spec),
+            longest=longest if (longest := int(dataset.episode_lengths().max())) > 1 else None,
         )
 
 
@@ -92,7 +99,8 @@ class Identity:
         if self.online is None or other.online is None:
             pairs["phase"] = tuple("offline" if each.online is None else "online" for each in (self, other))
         else:
-            pairs |= {f"online {key}": (self.online[key], other.online[key]) for key in self.online}
+            keys = self.online | other.online
+            pairs |= {f"online {key}": (self.online.get(key), other.online.get(key)) for key in keys}
         return [f"{what} {mine} there, {theirs} here" for what, (mine, theirs) in pairs.items() if mine != theirs]
 
 
@@ -157,6 +165,22 @@ class Trained:
         return self.engine.spec
 
     @property
+    def expected(self) -> Expected:
+        """What an environment must be like to be that of the data."""
+        center, half = (
+            tensor.detach().cpu().double().numpy()
+            for tensor in (self.preprocessor.action_center, self.preprocessor.action_half_range)
+        )
+        return Expected(
+            observation_size=self.spec.observation_dim,
+            action_size=self.spec.action_dim,
+            action_low=center - half,
+            action_high=center + half,
+            longest=self.data.longest,
+            time_limit=(self.data.env_spec or {}).get("max_episode_steps"),
+        )
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(iter(next(iter(self.engine.params.values())).values())).device
@@ -215,6 +239,8 @@ class Trained:
             facts = dict(header["data"])
             reference = facts.pop("reference")
             data = DataFacts(**facts, reference=ReferenceScore(**reference) if reference else None)
+            if data.env_spec is not None:
+                plain_env_spec(data.env_spec)
             preprocessor = Preprocessor.from_state(_under("preprocessor", tensors))
             initial = InitialState(
                 seeds=tuple(header["seeds"]),
@@ -242,7 +268,7 @@ class Trained:
             if online is not None:
                 collector = Collector.read(initial.seeds, online["collector"], _under("collector", tensors))
                 trained.online = Online(settings, online["origin"], collector)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, RuntimeError, DatasetError) as error:
             raise CheckpointError(f"{path}: its parts do not fit together ({error!r}); train again") from error
         return trained
 
@@ -361,9 +387,9 @@ class Trained:
                 self._collect(self.online.collector)
             self.engine.run(1)
 
-    def environments(self) -> AbstractContextManager[None]:
-        """What must be open while it runs."""
-        return nullcontext() if self.online is None else self.online.environments(self.spec)
+    def environments(self) -> AbstractContextManager[list[str]]:
+        """What must be open while it runs; inside, what should be known about it, in words."""
+        return nullcontext([]) if self.online is None else self.online.environments(self.expected)
 
     def _collect(self, collector: Collector) -> None:
         """One more row of every seed, in learner space."""
