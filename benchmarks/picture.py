@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from .results_page import Cell, cells
+from .rows import KeptRow
 
 PICTURE = Path(__file__).parents[1] / "docs" / "overview.png"
 DATA = "minari:regenerated/halfcheetah/mixed-v0"
@@ -73,9 +74,9 @@ def curves(panel: Axes, seeds: list[tuple[np.ndarray, np.ndarray]], colour: str,
     panel.plot(seeds[0][0], np.mean([values for _, values in seeds], axis=0), color=colour, linewidth=2.2, label=name)
 
 
-def _evaluations(row: dict) -> tuple[np.ndarray, np.ndarray]:
+def _evaluations(row: KeptRow) -> tuple[np.ndarray, np.ndarray]:
     found = row["evaluations"]
-    return np.array([each["tick"] for each in found]), np.array([each["value"] for each in found])
+    return np.array([each["tick"] for each in found]), np.array([each["value"] for each in found], float)
 
 
 def _series(cell: Cell, name: str) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -51,7 +51,9 @@ def main() -> None:
 def page() -> str:
     """The whole page."""
     filled = re.sub(r"^\{\{ (\w+) ?(.*) \}\}$", _filled, TEXT.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return f"<!-- Made by `python -m benchmarks.results_page`: change benchmarks/results_page.md instead. -->\n\n{filled}"
+    return (
+        f"<!-- Made by `python -m benchmarks.results_page`: change benchmarks/results_page.md instead. -->\n\n{filled}"
+    )
 
 
 def _filled(marker: re.Match[str]) -> str:
@@ -112,7 +114,15 @@ def online(folder: str) -> list[str]:
         collected = _ends(cell, "collect/return")
         shown = (numbers([row[name] for row in cell]) for name in ("last", "last_ten", "best"))
         rows.append([f"`{phase['buffer']}`", f"{phase['steps']:,}", numbers(before), *shown, collected])
-    heads = ("buffer", "environment steps", "before", "at the end", "mean of last ten", "best", "return while collecting")
+    heads = (
+        "buffer",
+        "environment steps",
+        "before",
+        "at the end",
+        "mean of last ten",
+        "best",
+        "return while collecting",
+    )
     return [*_caption(cells(folder)), "", *table(heads, rows)]
 
 
@@ -126,7 +136,11 @@ def intervals(folder: str) -> list[str]:
         for label, name in named.items()
     ]
     effects = [
-        [f"`{effect.adapter}`", f"`{effect.base}`", *(report_text.changed(effect.by_scope.get(data)) for data in columns)]
+        [
+            f"`{effect.adapter}`",
+            f"`{effect.base}`",
+            *(report_text.changed(effect.by_scope.get(data)) for data in columns),
+        ]
         for effect in found.effects
     ]
     return [
@@ -163,7 +177,8 @@ def made(folder: str) -> list[str]:
     rows = [row for cell in cells(folder) for row in cell]
     commits = _one(report_text.commit(row["commit"]) for row in rows)
     versions = _one(", ".join(f"{name} {value}" for name, value in row["versions"].items()) for row in rows)
-    return [f"[{folder}](../benchmarks/results/{folder}): `{read_suite(RESULTS / folder)['command']}`; {commits}; {versions}."]
+    command = read_suite(RESULTS / folder)["command"]
+    return [f"[{folder}](../benchmarks/results/{folder}): `{command}`; commits {commits}; {versions}."]
 
 
 def commands(folder: str) -> list[str]:

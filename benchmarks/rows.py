@@ -1,10 +1,10 @@
-"""Keep results in the repository: the rows of run folders and of `bench`, compact, one line per (stack, data, seed).
+r"""Keep results in the repository: the rows of run folders and of `bench`, compact, one line per (stack, data, seed).
 
     adaptive-constraints bench quick
     python -m benchmarks.rows runs/bench/quick --into benchmarks/results/quick
 
     adaptive-constraints finetune runs/first --steps 20000 --buffer half --out runs/online
-    python -m benchmarks.rows runs/online --into benchmarks/results/online \\
+    python -m benchmarks.rows runs/online --into benchmarks/results/online \
         --command "adaptive-constraints finetune runs/first --steps 20000 --buffer half --out runs/online"
 
 A folder is what `bench` wrote or one run folder. Rows are those of `adaptive_constraints.experiments.rows`, and a few
@@ -20,7 +20,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 from adaptive_constraints import load_agent
 from adaptive_constraints._files import replacing
@@ -83,8 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _of_bench(folder: Path) -> list[KeptRow]:
     """The rows of a results folder, with the terms that its cells have logged."""
     rows = read_rows(folder)
-    first = {row["cell"]: row["seed"] for row in reversed(rows)}
-    seeds = {cell: sorted(row["seed"] for row in rows if row["cell"] == cell) for cell in first}
+    seeds = {cell["cell"]: cell["seeds"] for cell in read_suite(folder)["cells"]}
     for row in rows:
         row["series"] |= terms(folder / CELLS / row["cell"], seeds[row["cell"]].index(row["seed"]))
     return cast(list[KeptRow], rows)
@@ -98,46 +97,42 @@ def of_run(folder: Path, suite: str, command: str, stack: str | None = None, thr
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     history = load_agent(folder, "cpu").history
-    named = _named(config["stack"], stack)
-    label = named.label
-    online = config["online"]
-    if online:
-        label += f", online from buffer {online['buffer']}"
-    reference = result["evaluations"][-1]["reference"]
-    common = {
-        **{"suite": suite, "cell": cell_name(config["data"]["name"], label), "stack": label},
-        **{"learner": named.learner, "adapters": list(named.adapters), "spec": config["stack"]},
-        "data": {
-            "reference": config["data"]["name"],
-            **config["data"],
-            "regenerated": bool(_REGENERATED.match(config["data"]["name"])),
-        },
-        "reference": reference and {name: reference[name] for name in ("random", "expert", "source")},
-        "ticks": config["steps"] + (online["steps"] - online["warm_up"] if online else 0),
-        **{name: result[name] for name in ("tick", "measure", "ticks_per_second", "seconds")},
-        **{"wall_seconds": 0.0, "peak_memory": 0},  # a run folder does not say
-        **{name: config[name] for name in ("device", "versions", "commit")},
-        **{name: config[name] for name in ("evaluation", "online", "precision", "compiled", "products")},
-        **{"threads": threads, "command": command},
-    }
+    common = _common(config, result, stack) | {"suite": suite, "command": command, "threads": threads}
     rows = []
     for position, seed in enumerate(config["seeds"]):
         lost = result["failures"].get(str(seed))
-        ticks, values = history.scores()
-        adaptive = {name: history.series(name) for name in history.adaptive}
-        own = {
-            "seed": seed,
-            "lost": lost,
-            **{name: None if lost else result[name][position] for name in ("last", "best", "last_ten")},
-            "evaluations": [
-                {"tick": tick, "value": value, "returns": evaluation.returns[position]}
-                for tick, value, evaluation in zip(ticks, values[:, position], history.evaluations, strict=True)
-            ],
-            "series": {name: [at, found[:, position]] for name, (at, found) in adaptive.items()}
-            | terms(folder, position),
-        }
-        rows.append(cast(KeptRow, plain(common | own)))
+        scores = {name: None if lost else result[name][position] for name in ("last", "best", "last_ten")}
+        evaluations = [
+            {"tick": tick, "value": value, "returns": evaluation.returns[position]}
+            for tick, value, evaluation in zip(*_of_seed(history.scores(), position), history.evaluations, strict=True)
+        ]
+        adaptive = {name: _of_seed(history.series(name), position) for name in history.adaptive}
+        own = {"seed": seed, "lost": lost, "evaluations": evaluations, "series": adaptive | terms(folder, position)}
+        rows.append(cast(KeptRow, plain(common | own | scores)))
     return rows
+
+
+def _common(config: dict[str, Any], result: dict[str, Any], stack: str | None) -> dict[str, Any]:
+    """The entries that the rows of a run share; a run folder does not know memory and time in all."""
+    named, online, data = _named(config["stack"], stack), config["online"], config["data"]
+    label = named.label + (f", online from buffer {online['buffer']}" if online else "")
+    reference = result["evaluations"][-1]["reference"]
+    of_config = ("device", "versions", "commit", "evaluation", "online", "precision", "compiled", "products")
+    return {
+        **{"cell": cell_name(data["name"], label), "stack": label, "spec": config["stack"]},
+        **{"learner": named.learner, "adapters": list(named.adapters)},
+        "data": {"reference": data["name"], **data, "regenerated": bool(_REGENERATED.match(data["name"]))},
+        "reference": reference and {name: reference[name] for name in ("random", "expert", "source")},
+        "ticks": config["steps"] + (online["steps"] - online["warm_up"] if online else 0),
+        **{name: result[name] for name in ("tick", "measure", "ticks_per_second", "seconds")},
+        **{name: config[name] for name in of_config},
+        **{"wall_seconds": 0.0, "peak_memory": 0},
+    }
+
+
+def _of_seed(curves: tuple[Any, Any], position: int) -> tuple[Any, Any]:
+    """Steps [T] and values [T] of one seed, out of values [T, S]."""
+    return curves[0], curves[1][:, position]
 
 
 def terms(folder: Path, position: int) -> dict[str, list[list[float | None]]]:
@@ -153,10 +148,11 @@ def terms(folder: Path, position: int) -> dict[str, list[list[float | None]]]:
 
 def keep(folder: Path, rows: Sequence[KeptRow], suite: SuiteRecord) -> None:
     """Write rows and plan, beside those that the folder has."""
-    there = read_rows(folder) if (folder / SUITE).is_file() else []
+    has = (folder / SUITE).is_file()
+    there, planned = (read_rows(folder), read_suite(folder)["cells"]) if has else ([], [])
     kept = {_key(row): shortened(row) for row in [*cast(list[KeptRow], there), *rows]}
-    plan = {cell["cell"]: cell for cell in [*(read_suite(folder)["cells"] if there else []), *_plan(rows)]}
-    write_suite(folder, suite | {"cells": list(plan.values())})  # type: ignore[arg-type]
+    plan = {cell["cell"]: cell for cell in [*planned, *_plan(list(kept.values()))]}
+    write_suite(folder, suite | {"cells": list(plan.values())})
     with replacing(folder / ROWS) as file:
         for _, row in sorted(kept.items()):
             file.write(json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n")
