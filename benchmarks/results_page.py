@@ -225,12 +225,11 @@ def _caption(found: Sequence[Cell]) -> list[str]:
     """What is to be known before the numbers: where from, and how far they carry."""
     rows = [row for cell in found for row in cell]
     fewest = min(map(len, found))
-    words = [f"{report_text.counted(fewest, 'seed')} of each stack, {_one(row['device'] for row in rows)}."]
+    words = f"{report_text.counted(fewest, 'seed')} of each stack, on {_one(row['device'] for row in rows)}"
+    words += ": no evidence of small differences." if fewest < 5 else "."
     if any(row["data"]["regenerated"] for row in rows):
-        words.append("Regenerated data: no number here compares with one that was published for D4RL's recordings.")
-    if fewest < 5:
-        words.append(f"{report_text.counted(fewest, 'seed').capitalize()} are no evidence of small differences.")
-    return [" ".join(words)]
+        words += " Regenerated data: no number here compares with one that was published for D4RL's recordings."
+    return [words]
 
 
 def _one(values: Iterable[Any]) -> str:
