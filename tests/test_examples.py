@@ -1,37 +1,24 @@
-"""What the README, the documentation and the examples show: it runs, and prints what it says."""
+"""The examples run, keep the laws and say what they show."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-import pytest
-
-from adaptive_constraints import ASPC, adapters, baselines, load_agent, load_dataset, wrap
-from adaptive_constraints.adapter import SEAMS
+from adaptive_constraints import load_agent, load_dataset
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.cli.entry import parse
 from adaptive_constraints.testing import check_adapter, check_learner, check_stack
 
 from .helpers import FOUR
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DESIGN, EXTENDING = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("design.md", "extending.md"))
 EXAMPLES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "examples").glob("*.py")}
 PICTURE = b"\x89PNG\r\n\x1a\n"
-
-
-def blocks(language: str) -> list[str]:
-    """The README's fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def load(path: Path, name: str) -> ModuleType:
@@ -42,9 +29,6 @@ def load(path: Path, name: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
-
-
-# -- examples -----------------------------------------------------------------------------------------------------
 
 
 def test_own_adapter(capsys):
@@ -115,72 +99,3 @@ def test_the_demo_starts_anew_and_ends_in_time(tmp_path):
     done = demo("--ticks", "16", "--seeds", "1", "--out", str(tmp_path), "--minutes", "0")
     assert done.returncode == 1
     assert done.stderr.strip() == "td3bc and td3bc-aspc reached no checkpoint in 0 minutes: give more --minutes"
-
-
-# -- the README ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_python_blocks_run(number, tmp_path, monkeypatch, capsys):
-    """As they stand, but for the number of steps."""
-    text, shortened = re.subn(r"steps=[\d_]+", "steps=10", blocks("python")[number])
-    assert shortened == 1
-    (tmp_path / "block.py").write_text(text)
-    monkeypatch.chdir(tmp_path)
-    module = load(tmp_path / "block.py", f"readme_block_{number}")
-    assert module.agent.tick == 10
-    if number == 0:
-        assert module.ablation.name == "TD3BC" and module.action.shape == (3,)
-        assert np.isfinite(module.history.summary().last).all()
-        assert wrap(TD3BC(critic="robust"), ASPC()).explain() in capsys.readouterr().out
-
-
-def test_explain_prints_what_the_readme_says():
-    assert blocks("text") == [wrap(TD3BC(critic="robust"), ASPC()).explain() + "\n"]
-
-
-def test_commands_are_commands():
-    commands = [shlex.split(line, comments=True) for line in "".join(blocks("bash")).replace("\\\n", "").splitlines()]
-    assert len(commands) >= 6
-    for name, *words in commands:
-        assert name == "adaptive-constraints"
-        parse(words)
-
-
-def test_the_two_commands_and_every_part_are_named():
-    assert "\n    make demo\n    make test\n" in README
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in ("demo", "test"))
-    ours = {*adapters.__all__, *baselines.__all__}
-    assert set(re.findall(r"^\| `([A-Z]\w+)` \|", README, re.MULTILINE)) == ours
-
-
-def test_own_parts_stand_in_the_readme_as_in_the_examples():
-    for name in ("own_adapter", "own_learner"):
-        part = re.search(r"^@dataclass.*?(?=\n\n\ndef main)", EXAMPLES[name], re.MULTILINE | re.DOTALL)
-        assert part is not None and part.group(0) in README
-
-
-# -- the documentation --------------------------------------------------------------------------------------------
-
-
-def test_links_lead_somewhere():
-    for folder, text in ((ROOT, README), (ROOT / "docs", DESIGN), (ROOT / "docs", EXTENDING)):
-        for target in re.findall(r"\]\(([^)#:]+)\)", text):
-            assert (folder / target).exists(), target
-
-
-def test_the_design_names_every_seam_and_its_tests():
-    for seam in SEAMS:
-        assert f"| `{seam}" in DESIGN
-    for path in re.findall(r"`(tests/\w+\.py)`", DESIGN):
-        assert (ROOT / path).is_file()
-
-
-def test_what_the_guide_quotes_stands_in_the_examples():
-    code = "".join(EXAMPLES.values())
-    quoted = re.findall(r"^(?:    .*\n|\n)+", EXTENDING, re.MULTILINE)
-    lines = [line.strip() for block in quoted for line in block.splitlines() if "entry-points" not in block]
-    wanted = [line for line in lines if line and not line.startswith("def ")]
-    assert len(wanted) > 15
-    assert [line for line in wanted if line not in code] == []

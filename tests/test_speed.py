@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.speed import suites
+from benchmarks.speed import record, suites
 from benchmarks.speed.contestant import Contestant, Shape, build
 from benchmarks.speed.counts import count
 from benchmarks.speed.floor import counts
@@ -116,14 +116,18 @@ def test_comparisons_name_contestants_of_the_suite(device):
     assert named <= known
 
 
-def test_the_report_shows_ratios_first_and_who_was_skipped():
+def test_the_report_shows_ratios_first_and_who_was_skipped(tmp_path):
     skipped = Timing(suites.D3RLPY, skipped="d3rlpy cannot be imported").to_json()
     result = {
         "command": "python -m benchmarks.speed", "commit": None, "versions": {"torch": "2"}, "device": "cpu",
         "device_type": "cpu", "sweep_threads": "1", "by_threads": {"1": [*timings(**{"plain loop": 2e-3}), skipped]},
         "sweeps": {"batch": [Timing(suites.sweep("batch")[64][0], seconds=[1e-3]).to_json()]},
     }  # fmt: skip
-    text = markdown(result)
+    record.write(tmp_path / "speed.jsonl", result)
+    assert len((tmp_path / "speed.jsonl").read_text().splitlines()) == 4
+    read = record.read(tmp_path / "speed.jsonl")
+    assert read == result
+    text = markdown(read)
     assert text.index("### Ratios") < text.index("### Ticks") < text.index("### Cost by batch")
     assert "skipped: d3rlpy cannot be imported" in text
     assert "| 64    | 1000" in text

@@ -15,6 +15,7 @@ from adaptive_constraints.stack import Stack
 SUITES = (
     *("smoke", "quick", "combos", "paper-aspc", "paper-ssar", "paper-anq", "paper-ilq"),
     *("ablation-aspc", "ablation-ssar", "ablation-anq", "ablation-ilq"),
+    "regenerated",
 )
 MINIMAL = 'about = "x"\nlearners = "TD3BC"\ndata = "bundled:hopper"\nseeds = 2\nticks = 10\n'
 

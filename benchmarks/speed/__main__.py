@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed                        # the full run: one and two threads on a CPU, some 20 minutes
     python -m benchmarks.speed --quick                # the ratios that matter, under two minutes
-    python -m benchmarks.speed --device cuda --json speed-gpu.json --plot speed-gpu.png
+    python -m benchmarks.speed --device cuda --out speed-gpu.jsonl --plot speed-gpu.png
     python -m benchmarks.speed --only JAX ours --no-sweeps
-    python -m benchmarks.speed --show speed-gpu.json  # the tables of an earlier run
+    python -m benchmarks.speed --show speed-gpu.jsonl # the tables of an earlier run
     python -m benchmarks.speed --profile              # where a tick's time goes
 
 Ratios are printed first, against their targets; docs/speed.md says how to read them. What is not installed (JAX,
@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptive_constraints.training.records import commit, device_name, versions, write_json
+from adaptive_constraints.training.records import commit, device_name, versions
 
-from . import breakdown
+from . import breakdown, record
 from .contestant import Contestant
 from .measure import Plan, measure
 from .report import markdown, plot
@@ -33,14 +32,14 @@ from .suites import main_suite, sweep
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.show:
-        result = json.loads(options.show.read_text(encoding="utf-8"))
+        result = record.read(options.show)
     elif options.profile:
         print(breakdown.report(options.device, options.threads or [1]))
         return
     else:
         result = _run(options)
-        if options.json:
-            write_json(options.json, result)
+        if options.out:
+            record.write(options.out, result)
     print(markdown(result))
     if options.plot:
         plot(result, options.plot)
@@ -57,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="contestants whose name has one of these in it")
     parser.add_argument("--quick", action="store_true", help="few contestants, one thread, no sweeps")
     parser.add_argument("--no-sweeps", action="store_true", help="leave out other batch sizes and widths")
-    parser.add_argument("--json", type=Path, help="write everything to this file")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write everything to this file, as JSON Lines")
     parser.add_argument("--plot", type=Path, help="draw the sweeps as a PNG")
-    parser.add_argument("--show", type=Path, metavar="JSON", help="print the tables of an earlier run and stop")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print the tables of an earlier run and stop")
     parser.add_argument("--profile", action="store_true", help="print where a tick's time goes and stop")
     return parser
 

@@ -29,7 +29,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a tick; the defaults are those of the issue's targets."""
+    """Sizes of a tick; targets are stated at the defaults."""
 
     batch: int = 256
     width: int = 256

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -52,15 +52,23 @@ class Timing:
         return [each / self.contestant.seeds for each in self.seconds]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+        """As plain values, those that differ from the defaults."""
+        return _changed(self)
 
     @staticmethod
     def from_json(found: dict[str, Any]) -> Timing:
         """What `to_json` made."""
         plain = dict(found["contestant"])
-        contestant = Contestant(**plain | {"shape": Shape(**plain["shape"]), "adapters": tuple(plain["adapters"])})
-        return Timing(**found | {"contestant": contestant})
+        shape, adapters = Shape(**plain.pop("shape", {})), tuple(plain.pop("adapters", ()))
+        return Timing(**found | {"contestant": Contestant(**plain, shape=shape, adapters=adapters)})
+
+
+def _changed(part: Any) -> dict[str, Any]:
+    """The entries of a dataclass that differ from their defaults; dataclasses among them likewise."""
+    values = [(each, getattr(part, each.name)) for each in fields(part)]
+    usual = {each.name: each.default_factory() for each, _ in values if each.default_factory is not MISSING}
+    changed = {each.name: value for each, value in values if value != usual.get(each.name, each.default)}
+    return {name: _changed(value) if is_dataclass(value) else value for name, value in changed.items()}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,259 @@
+"""Write docs/results.md: the text of results_page.md with tables made from the rows in benchmarks/results.
+
+    python -m benchmarks.results_page           # write it
+    python -m benchmarks.results_page --show    # print it
+
+A line ``{{ name words }}`` of the text stands for the table that the function ``name`` of `TABLES` makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from adaptive_constraints._files import replacing
+from adaptive_constraints.experiments import report_text
+from adaptive_constraints.experiments.findings import find
+from adaptive_constraints.experiments.grid import read_grid
+from adaptive_constraints.experiments.rows import ResultRow, read_rows, read_suite
+
+from .rows import KeptRow
+from .speed import record
+from .speed.report import by_name, ratio_table
+
+HERE = Path(__file__).parent
+RESULTS, TEXT, PAGE = HERE / "results", HERE / "results_page.md", HERE.parent / "docs" / "results.md"
+ADAPTIVE = {
+    "aspc/scale": "trade-off",
+    "ssar/weight_50": "median weight",
+    "anq/displacement": "action moved by",
+    "ilq/model_error": "model error",
+}
+"""Adaptive quantities that the tables show as they stood at the end, in words."""
+Cell = Sequence[KeptRow]
+"""The rows of one stack on one data set, seed by seed."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--show", action="store_true", help="print the page instead of writing it")
+    if parser.parse_args().show:
+        print(page(), end="")
+        return
+    with replacing(PAGE) as file:
+        file.write(page())
+
+
+def page() -> str:
+    """The whole page."""
+    filled = re.sub(r"^\{\{ (\w+) ?(.*) \}\}$", _filled, TEXT.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return (
+        f"<!-- Made by `python -m benchmarks.results_page`: change benchmarks/results_page.md instead. -->\n\n{filled}"
+    )
+
+
+def _filled(marker: re.Match[str]) -> str:
+    return "\n".join(TABLES[marker[1]](*marker[2].split()))
+
+
+def cells(folder: str, data: str = "") -> list[Cell]:
+    """The cells of a folder, on one data set if it is named, in the order of its suite."""
+    rows = cast(list[KeptRow], read_rows(RESULTS / folder))
+    order = [cell["cell"] for cell in read_suite(RESULTS / folder)["cells"] if data in ("", cell["data"])]
+    return [[row for row in rows if row["cell"] == name] for name in order]
+
+
+# -- tables -------------------------------------------------------------------------------------------------------
+
+
+def scores(folder: str, data: str) -> list[str]:
+    """Scores of every stack on a data set, and the ends of its curves."""
+    found = cells(folder, data)
+    heads = ("stack", "steps", "minutes", "last", "mean of last ten", "best", "value", "constraint", "at the end")
+    rows = [
+        [
+            f"`{cell[0]['stack']}`",
+            _steps(cell[0]),
+            f"{cell[0]['seconds'] / 60:.0f}",
+            *(numbers([row[name] for row in cell]) for name in ("last", "last_ten", "best")),
+            *(_ends(cell, f"/{term}") for term in ("value", "constraint")),
+            "; ".join(f"{word} {_ends(cell, name)}" for name, word in ADAPTIVE.items() if name in cell[0]["series"]),
+        ]
+        for cell in found
+    ]
+    return [*_caption(found), "", *table(heads, rows)]
+
+
+def pairs(folder: str, data: str) -> list[str]:
+    """Every stack beside the same stack without its last adapter, at the last step that both were evaluated at."""
+    found = cells(folder, data)
+    by_parts = {(cell[0]["learner"], *cell[0]["adapters"]): cell for cell in found}
+    rows = []
+    for parts, cell in by_parts.items():
+        twin = by_parts.get(parts[:-1])
+        if twin is not None:
+            step = max(_curve(cell[0]).keys() & _curve(twin[0]).keys())
+            ours, theirs = ([_curve(row)[step] for row in each] for each in (cell, twin))
+            change = [b - a for a, b in zip(theirs, ours, strict=True)]
+            names = (f"`{parts[-1]}`", f"`{' + '.join(parts[:-1])}`", f"{step:,}")
+            rows.append([*names, *map(numbers, (theirs, ours, change))])
+    return table(("adapter", "on", "step", "without", "with", "difference"), rows)
+
+
+def online(folder: str) -> list[str]:
+    """Runs that were fine-tuned, by buffer."""
+    rows = []
+    for cell in cells(folder):
+        phase = cell[0]["online"]
+        assert phase is not None
+        before = [_curve(row)[phase["after tick"]] for row in cell]
+        collected = _ends(cell, "collect/return")
+        shown = (numbers([row[name] for row in cell]) for name in ("last", "last_ten", "best"))
+        rows.append([f"`{phase['buffer']}`", f"{phase['steps']:,}", numbers(before), *shown, collected])
+    heads = (
+        "buffer",
+        "environment steps",
+        "before",
+        "at the end",
+        "mean of last ten",
+        "best",
+        "return while collecting",
+    )
+    return [*_caption(cells(folder)), "", *table(heads, rows)]
+
+
+def intervals(folder: str) -> list[str]:
+    """Interquartile means with their intervals, as `adaptive-constraints report` has them, and effects of adapters."""
+    found = find(read_grid([RESULTS / folder]), "last_ten")
+    columns = [data.label for data in found.grid.data]
+    named = {stack.label: f"`{stack.label}`" for stack in found.grid.stacks}
+    means = [
+        [name, *(report_text.estimated(found.scores.get((label, data))) for data in columns)]
+        for label, name in named.items()
+    ]
+    effects = [
+        [
+            f"`{effect.adapter}`",
+            f"`{effect.base}`",
+            *(report_text.changed(effect.by_scope.get(data)) for data in columns),
+        ]
+        for effect in found.effects
+    ]
+    return [
+        *_caption(cells(folder)),
+        "",
+        *table(("stack", *columns), means),
+        "",
+        "Mean difference of paired seeds, with the adapter and without:",
+        "",
+        *table(("adapter", "on", *columns), effects),
+    ]
+
+
+def data(*references: str) -> list[str]:
+    """What was trained on, and the score of its own episodes."""
+    lines = (RESULTS / "data.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [
+        [
+            f"`{each['reference']}`",
+            f"{each['rows']:,}",
+            f"{each['episodes']:,}",
+            f"{each['return']:.0f}",
+            f"{each['score']:.1f}",
+            each["recorded"],
+        ]
+        for each in map(json.loads, lines)
+        if each["reference"] in references or not references
+    ]
+    return table(("data", "rows", "episodes", "mean return", "score", "recorded"), rows)
+
+
+def made(folder: str) -> list[str]:
+    """What made a folder, in one line."""
+    rows = [row for cell in cells(folder) for row in cell]
+    commits = _one(report_text.commit(row["commit"]) for row in rows)
+    versions = _one(", ".join(f"{name} {value}" for name, value in row["versions"].items()) for row in rows)
+    command = read_suite(RESULTS / folder)["command"]
+    return [f"[{folder}](../benchmarks/results/{folder}): `{command}`; commits {commits}; {versions}."]
+
+
+def commands(folder: str) -> list[str]:
+    """What made each cell of a folder."""
+    rows = [
+        [f"`{cell[0]['stack']}`", cell[0]["data"]["name"], report_text.commit(cell[0]["commit"]), cell[0]["command"]]
+        for cell in cells(folder)
+    ]
+    return table(("stack", "data", "commit", "command"), [[*row[:3], f"`{row[3]}`"] for row in rows])
+
+
+def speed(name: str) -> list[str]:
+    """Ratios against targets, by number of threads."""
+    result = record.read(RESULTS / "speed" / f"{name}.jsonl")
+    lines = [f"`{result['command']}`; commit {report_text.commit(result['commit'])}; {result['device']}."]
+    for threads, found in result["by_threads"].items():
+        lines += ["", f"{report_text.counted(int(threads), 'core')}:", ""]
+        rows = ratio_table(by_name(found), result["device_type"])
+        lines += [row for row in rows if "not measured" not in row]
+    return lines
+
+
+TABLES: dict[str, Callable[..., list[str]]] = {
+    each.__name__: each for each in (scores, pairs, online, intervals, data, made, commands, speed)
+}
+
+
+# -- words and numbers --------------------------------------------------------------------------------------------
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def numbers(values: Sequence[float | None], write: Callable[[float], str] = "{:.1f}".format) -> str:
+    """The mean and, in brackets, seed by seed."""
+    known = [value for value in values if value is not None]
+    each = ", ".join("lost" if value is None else write(value) for value in values)
+    return f"{write(sum(known) / len(known)) if known else 'lost'} ({each})"
+
+
+def _caption(found: Sequence[Cell]) -> list[str]:
+    """What is to be known before the numbers: where from, and how far they carry."""
+    rows = [row for cell in found for row in cell]
+    fewest = min(map(len, found))
+    words = f"{report_text.counted(fewest, 'seed')} of each stack, on {_one(row['device'] for row in rows)}"
+    words += ": no evidence of small differences." if fewest < 5 else "."
+    if any(row["data"]["regenerated"] for row in rows):
+        words += " Regenerated data: no number here compares with one that was published for D4RL's recordings."
+    return [words]
+
+
+def _one(values: Iterable[Any]) -> str:
+    return "; ".join(dict.fromkeys(map(str, values)))
+
+
+def _steps(row: ResultRow) -> str:
+    return f"{row['tick']:,}" + ("" if row["tick"] == row["ticks"] else f" of {row['ticks']:,}")
+
+
+def _curve(row: ResultRow) -> dict[int, float]:
+    return {each["tick"]: each["value"] for each in row["evaluations"] if each["value"] is not None}
+
+
+def _ends(cell: Cell, name: str) -> str:
+    """The last value of a curve whose name ends so, seed by seed."""
+    ends = [curve[1][-1] for row in cell for key, curve in row["series"].items() if key.endswith(name)]
+    return ", ".join("lost" if value is None else _three(value) for value in ends)
+
+
+def _three(value: float) -> str:
+    """Three significant digits, without an exponent where it is not needed."""
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()

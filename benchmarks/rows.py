@@ -1,0 +1,243 @@
+r"""Keep results in the repository: the rows of run folders and of `bench`, compact, one line per (stack, data, seed).
+
+    adaptive-constraints bench quick
+    python -m benchmarks.rows runs/bench/quick --into benchmarks/results/quick
+
+    adaptive-constraints finetune runs/first --steps 20000 --buffer half --out runs/online
+    python -m benchmarks.rows runs/online --into benchmarks/results/online \
+        --command "adaptive-constraints finetune runs/first --steps 20000 --buffer half --out runs/online"
+
+A folder is what `bench` wrote or one run folder. Rows are those of `adaptive_constraints.experiments.rows`, and a few
+entries more (`KeptRow`). Curves are thinned to `POINTS`, numbers rounded. Rows of the same stack, data and seed that
+`--into` holds already are replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+from adaptive_constraints import load_agent
+from adaptive_constraints._files import replacing
+from adaptive_constraints.experiments.rows import (
+    CELLS,
+    ROWS,
+    SUITE,
+    PlannedCell,
+    ResultRow,
+    SuiteRecord,
+    read_rows,
+    read_suite,
+    write_suite,
+)
+from adaptive_constraints.experiments.stacks import NamedStack, read_stack
+from adaptive_constraints.settings import plain as as_text
+from adaptive_constraints.stack import Stack
+from adaptive_constraints.training.records import plain, read_metrics
+
+POINTS = 100
+"""Most points of a curve: as many as a picture shows."""
+DIGITS = 6
+CURVE_DIGITS = 4
+"""Significant digits that are kept."""
+_TERM = re.compile(r"\w+/(value|constraint)|collect/return")
+"""Curves beside the adaptive quantities: value and constraint of the constrained update, returns while collecting."""
+_REGENERATED = re.compile(r"bundled:|scripted:|minari:(regenerated|mujoco)/")
+
+
+class KeptRow(ResultRow, total=False):
+    """A row, and how its run computed; rows of `bench` have the defaults of ``train`` there."""
+
+    evaluation: dict[str, Any]
+    """Environment, interval in steps, episodes and seed."""
+    online: dict[str, Any] | None
+    """The fine-tuning phase: after which step, environment, environment steps, buffer."""
+    precision: str
+    compiled: bool
+    products: str
+    """The library of float32 matrix products."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="results folders of bench, or run folders")
+    parser.add_argument("--into", type=Path, required=True, help="results folder that keeps them")
+    parser.add_argument("--command", default="", help="what made the run folders")
+    parser.add_argument("--stack", help="their stack in words; default: the settings that differ from the defaults")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads that they ran on")
+    options = parser.parse_args(arguments)
+    rows: list[KeptRow] = []
+    for folder in options.folders:
+        if (folder / SUITE).is_file():
+            rows += _of_bench(folder)
+        else:
+            rows += of_run(folder, options.into.name, options.command, options.stack, options.threads)
+    keep(options.into, rows, _suite(options))
+
+
+def _of_bench(folder: Path) -> list[KeptRow]:
+    """The rows of a results folder, with the terms that its cells have logged."""
+    rows = read_rows(folder)
+    seeds = {cell["cell"]: cell["seeds"] for cell in read_suite(folder)["cells"]}
+    for row in rows:
+        row["series"] |= terms(folder / CELLS / row["cell"], seeds[row["cell"]].index(row["seed"]))
+    return cast(list[KeptRow], rows)
+
+
+def of_run(folder: Path, suite: str, command: str, stack: str | None = None, threads: int = 1) -> list[KeptRow]:
+    """The rows of one run folder, one per seed.
+
+    stack: its label in words, such as "TD3BC preset=antmaze + ASPC"; ValueError if that is another stack.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    history = load_agent(folder, "cpu").history
+    common = _common(config, result, stack) | {"suite": suite, "command": command, "threads": threads}
+    rows = []
+    for position, seed in enumerate(config["seeds"]):
+        lost = result["failures"].get(str(seed))
+        scores = {name: None if lost else result[name][position] for name in ("last", "best", "last_ten")}
+        evaluations = [
+            {"tick": tick, "value": value, "returns": evaluation.returns[position]}
+            for tick, value, evaluation in zip(*_of_seed(history.scores(), position), history.evaluations, strict=True)
+        ]
+        adaptive = {name: _of_seed(history.series(name), position) for name in history.adaptive}
+        own = {"seed": seed, "lost": lost, "evaluations": evaluations, "series": adaptive | terms(folder, position)}
+        rows.append(cast(KeptRow, plain(common | own | scores)))
+    return rows
+
+
+def _common(config: dict[str, Any], result: dict[str, Any], stack: str | None) -> dict[str, Any]:
+    """The entries that the rows of a run share; a run folder does not know memory and time in all."""
+    named, online, data = _named(config["stack"], stack), config["online"], config["data"]
+    label = named.label + (f", online from buffer {online['buffer']}" if online else "")
+    reference = result["evaluations"][-1]["reference"]
+    of_config = ("device", "versions", "commit", "evaluation", "online", "precision", "compiled", "products")
+    return {
+        **{"cell": cell_name(data["name"], label), "stack": label, "spec": config["stack"]},
+        **{"learner": named.learner, "adapters": list(named.adapters)},
+        "data": {"reference": data["name"], **data, "regenerated": bool(_REGENERATED.match(data["name"]))},
+        "reference": reference and {name: reference[name] for name in ("random", "expert", "source")},
+        "ticks": config["steps"] + (online["steps"] - online["warm_up"] if online else 0),
+        **{name: result[name] for name in ("tick", "measure", "ticks_per_second", "seconds")},
+        **{name: config[name] for name in of_config},
+        **{"wall_seconds": 0.0, "peak_memory": 0},
+    }
+
+
+def _of_seed(curves: tuple[Any, Any], position: int) -> tuple[Any, Any]:
+    """Steps [T] and values [T] of one seed, out of values [T, S]."""
+    return curves[0], curves[1][:, position]
+
+
+def terms(folder: Path, position: int) -> dict[str, list[list[float | None]]]:
+    """Curves [ticks, values] of one seed from a run folder's metrics: value, constraint, return while collecting."""
+    curves: dict[str, list[list[float | None]]] = {}
+    for row in read_metrics(folder / "metrics.jsonl"):
+        for name in filter(_TERM.fullmatch, row):
+            ticks, values = curves.setdefault(name, [[], []])
+            ticks.append(row["tick"])
+            values.append(row[name][position])
+    return curves
+
+
+def keep(folder: Path, rows: Sequence[KeptRow], suite: SuiteRecord) -> None:
+    """Write rows and plan, beside those that the folder has."""
+    has = (folder / SUITE).is_file()
+    there, planned = (read_rows(folder), read_suite(folder)["cells"]) if has else ([], [])
+    kept = {_key(row): shortened(row) for row in [*cast(list[KeptRow], there), *rows]}
+    plan = {cell["cell"]: cell for cell in [*planned, *_plan(list(kept.values()))]}
+    write_suite(folder, suite | {"cells": list(plan.values())})
+    with replacing(folder / ROWS) as file:
+        for _, row in sorted(kept.items()):
+            file.write(json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n")
+
+
+def shortened(row: KeptRow) -> KeptRow:
+    """The row with thinner curves and fewer digits."""
+    names = ("last", "best", "last_ten", "evaluations", "ticks_per_second", "seconds", "wall_seconds")
+    rounded = {name: _rounded(row[name], DIGITS) for name in names}  # type: ignore[literal-required]
+    curves = {name: _rounded(_thinned(curve), CURVE_DIGITS) for name, curve in row["series"].items()}
+    return cast(KeptRow, row | rounded | {"series": curves})
+
+
+def _thinned(curve: list[list[float | None]]) -> list[list[float | None]]:
+    """Evenly, the last point among those that stay."""
+    last = len(curve[0]) - 1
+    if last < POINTS:
+        return curve
+    kept = [round(i * last / (POINTS - 1)) for i in range(POINTS)]
+    return [[part[i] for i in kept] for part in curve]
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(each, digits) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each, digits) for each in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
+def _named(spec: dict[str, Any], words: str | None) -> NamedStack:
+    stack = Stack.from_spec(spec)
+    named = read_stack(words or " + ".join(_words(part) for part in (stack.learner, *stack.adapters)))
+    if named.stack.to_spec() != stack.to_spec():
+        raise ValueError(f"the run's stack is not {words}, but {stack.to_spec()}")
+    return named
+
+
+def _words(part: Any) -> str:
+    """Such as ``TD3BC critic=robust``: the settings that differ from the defaults."""
+    usual = type(part)()
+    changed = [(field.name, getattr(part, field.name)) for field in fields(part)]
+    return " ".join(
+        [type(part).__name__, *(f"{name}={as_text(it)}" for name, it in changed if it != getattr(usual, name))]
+    )
+
+
+def _suite(options: argparse.Namespace) -> SuiteRecord:
+    """What is said of the whole folder: as it stands there, else as `bench` said it."""
+    for folder in (options.into, *options.folders):
+        if (folder / SUITE).is_file():
+            return read_suite(folder)
+    about = "Runs of train and finetune. Memory and time in all are 0 where a run folder does not say them."
+    return cast(
+        SuiteRecord,
+        {"suite": options.into.name, "about": about, "command": options.command, "commit": None, "versions": {}}
+        | {"published": [], "cells": []},
+    )
+
+
+def _plan(rows: Sequence[KeptRow]) -> list[PlannedCell]:
+    seeds: dict[str, list[int]] = {}
+    for row in rows:
+        seeds.setdefault(row["cell"], []).append(row["seed"])
+    cells = {row["cell"]: row for row in rows}
+    names = ("cell", "stack", "learner", "adapters", "ticks")
+    return [
+        cast(
+            PlannedCell,
+            {name: row[name] for name in names}  # type: ignore[literal-required]
+            | {"data": row["data"]["reference"], "seeds": seeds[cell]},
+        )
+        for cell, row in cells.items()
+    ]
+
+
+def _key(row: ResultRow) -> tuple[str, str, int, int]:
+    return row["data"]["reference"], row["stack"], row["ticks"], row["seed"]
+
+
+def cell_name(data: str, label: str) -> str:
+    """A name for the folder of a stack on a data set, as `bench` makes them."""
+    short = label.replace(" + ", "+").replace(", ", ",").replace("(", ",").replace(")", "").replace(" ", "-")
+    return re.sub(r"[:/]", "-", data) + f"-{short}"
+
+
+if __name__ == "__main__":
+    main()
