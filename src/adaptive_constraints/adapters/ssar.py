@@ -206,7 +206,7 @@ class SSAR(Adapter):
         above = f"episodes of a return above {self.return_threshold}"
         rule = {
             "return": best if self.return_threshold is None else above,
-            "success": "episodes whose last reward is positive",
+            "success": "episodes that reached the goal (a positive reward at their end or at a terminal row)",
             "advantage": f"rows with min Q(s, a) >= V(s) at expectile {self.selection_expectile}",
         }[self.select]
         if share == 0:

@@ -26,7 +26,8 @@ from adaptive_constraints.errors import DatasetError, DependencyError
 Array = NDArray[Any]
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
-_OPTIONAL = ("next_observations", "timeouts", "episode_ids", "action_low", "action_high")
+_RECORDED = ("recorded_returns", "recorded_lengths", "recorded_success")  # of rows that are not there
+_OPTIONAL = ("next_observations", "timeouts", "episode_ids", "action_low", "action_high", *_RECORDED)
 #: Version of the layout that `save_npz` writes, stored in the file's metadata.
 _NPZ_LAYOUT = 1
 
