@@ -137,7 +137,7 @@ def test_one_row_episodes_without_next_observation_leave_their_neighbours_alone(
         ({"episode_ids": np.linspace(0, 1, 12)}, "episode_ids must hold integers"),
         ({"actions": np.zeros((12, 0))}, "actions has no dimensions"),
         ({"action_low": [-1.0, -1.0, -1.0]}, "action_low must be one number"),
-        ({"action_high": np.inf}, "bounds must be finite"),
+        ({"action_high": np.nan}, "bounds must be numbers"),
         ({"action_low": 1.0}, "low < high"),
         ({"extra": {"note": np.zeros(3)}}, "extra column 'note' 3"),
         ({"extra": {"note": np.array([None] * 12)}}, "extra column 'note' must hold numbers"),

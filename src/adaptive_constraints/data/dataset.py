@@ -152,12 +152,10 @@ class Dataset:
             )
         if facts is None or facts.equal(facts_of(self.rewards, self.terminals, self.episode_ids)):
             facts = None
-        named: dict[str, Any] = {
-            f"recorded_{name}": None if facts is None else getattr(facts, name) for name in Facts._fields
-        }
-        return dataclasses.replace(
-            self, **{key: each if each is None else _columns.read_only(each) for key, each in named.items()}
-        )
+        kept: dict[str, Any] = {f"recorded_{name}": None for name in Facts._fields}
+        if facts is not None:
+            kept = {f"recorded_{name}": _columns.read_only(each) for name, each in facts._asdict().items()}
+        return dataclasses.replace(self, **kept)
 
     @property
     def recorded(self) -> Facts:
@@ -315,10 +313,10 @@ class Dataset:
             raise DatasetError(f"subset of {self.name!r} has no rows; take at least one")
         ids = self.episode_ids[index]
         origin = np.searchsorted(self.episode_starts, index[starts_of(ids)], side="right") - 1
-        columns: dict[str, Any] = {key: getattr(self, key)[index] for key in ROW_COLUMNS}
+        columns: dict[str, Any] = {key: _columns.read_only(getattr(self, key)[index]) for key in ROW_COLUMNS}
         return dataclasses.replace(
             self,
-            **{key: _columns.read_only(column) for key, column in columns.items()},
+            **columns,
             name=name or f"{self.name}[{len(index)} rows]",
             extra={key: _columns.read_only(value[index]) for key, value in self.extra.items()},
         ).with_recorded(self.recorded.of(origin))
