@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from adaptive_constraints.data._columns import SAMPLE, chunks
 
 Array = NDArray[Any]
+Rows = Callable[[Array], Array]
+"""Observations [M, D] of some rows, by number."""
 
 #: A dimension is slow if random rows differ in it by this many times its ordinary step.
 _SLOW = 4.0
@@ -24,16 +26,21 @@ _SLOW = 4.0
 FEWEST_STEPS = 30
 #: Share of random pairs of rows that must be farther apart than an ordinary step, or steps tell nothing.
 _POWER = 0.9
-#: Outlying steps: how much longer than the longest ordinary one, how improbable as the tail of the ordinary ones, how
-#: long compared with the distance of random rows, and in which share of the slow dimensions.
-_GAP, _IMPROBABLE, _LONG, _DIMENSIONS = 2.0, 1e-6, 0.1, 0.75
+#: Outlying steps are so many times longer than ordinary ones, by so much (minus the logarithm of a probability); once
+#: there are some, others may be nearer.
+_STRICT, _LAX = (2.0, 14.0), (1.5, 5.0)
+#: Wider gaps that are tried, with this share of outlying steps in between; tails are not taken for shorter than this,
+#: and are read off below the longest few.
+_GAPS, _BETWEEN, _SHORTEST_TAIL, _SKIPPED = (3.0, 4.0, 6.0, 10.0, 30.0), 0.1, 0.1, 5
+#: Outlying steps are long compared with the distance of random rows, and in most slow dimensions; each of these often.
+_LONG, _DIMENSIONS, _OFTEN = 0.1, 0.75, 1 / 3
 #: At most this share of all steps can be outlying.
 _FEW = 0.2
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Ordinary steps of K slow dimensions; sizes of steps are root mean squares over them, 1 being ordinary."""
+    """Ordinary steps of K slow dimensions; the size of a step is the median over them, 1 being ordinary."""
 
     dimensions: Array  # [K]
     scale: Array  # [K] float64: median step
@@ -51,22 +58,20 @@ class Steps:
 
     def sizes(self, before: Array, after: Array) -> Array:
         """[M] sizes of the steps between rows [M, D]; 0 where a value is not finite."""
-        moves = _moves(before[:, self.dimensions], after[:, self.dimensions]) / self.scale
-        found: Array = np.sqrt(np.square(moves).mean(axis=1))
+        found = _typical(_moves(before[:, self.dimensions], after[:, self.dimensions]) / self.scale)
         return np.where(np.isfinite(found), found, 0.0)
 
     def jumped(self, before: Array, after: Array) -> Array:
-        """[M] share of the slow dimensions in which a step is longer than ordinary ones and does not just wrap around.
+        """[M, K] bool: a slow dimension moves more than by ordinary steps, and does not just wrap around.
 
         A value that goes from one end of its range to the other, as an angle does, has not jumped.
         """
-        before, after = before[:, self.dimensions].astype(float), after[:, self.dimensions].astype(float)
-        moves = _moves(before, after)
+        moves = _moves(before[:, self.dimensions], after[:, self.dimensions])
         wraps = moves >= (self.highest - self.lowest) - 2 * self.upper
-        return ((moves > self.upper) & ~wraps).mean(axis=1)
+        return (moves > self.upper) & ~wraps
 
 
-def ordinary_steps(before: Callable[[Array], Array], after: Callable[[Array], Array], rows: Array) -> Steps | None:
+def ordinary_steps(before: Rows, after: Rows, rows: Array) -> Steps | None:
     """What steps are ordinary in the given rows, by a sample of them; None where there are too few.
 
     ``before(rows)`` and ``after(rows)`` are the observations [M, D] on both sides of steps.
@@ -86,8 +91,7 @@ def ordinary_steps(before: Callable[[Array], Array], after: Callable[[Array], Ar
     if not len(slow):
         none = scale[slow]
         return Steps(slow, none, none, none, none, limit=0.0, distance=0.0, power=0.0)
-    sizes = np.sqrt(np.square(moves[:, slow] / scale[slow]).mean(axis=1))
-    distances = np.sqrt(np.square(apart[:, slow] / scale[slow]).mean(axis=1))
+    sizes, distances = _typical(moves[:, slow] / scale[slow]), _typical(apart[:, slow] / scale[slow])
     limit = 1.5 * float(np.quantile(sizes, 0.98))
     return Steps(
         dimensions=slow,
@@ -101,7 +105,7 @@ def ordinary_steps(before: Callable[[Array], Array], after: Callable[[Array], Ar
     )
 
 
-def outlying_steps(before: Callable[[Array], Array], after: Callable[[Array], Array], rows: Array) -> Array:
+def outlying_steps(before: Rows, after: Rows, rows: Array) -> Array:
     """Those of the given rows whose step is none that a recording makes; empty where steps do not tell.
 
     They stand apart from all others by a gap that the tail of ordinary steps does not explain, alone among ordinary
@@ -113,15 +117,21 @@ def outlying_steps(before: Callable[[Array], Array], after: Callable[[Array], Ar
     sizes = np.zeros(len(rows), np.float32)
     for part in chunks(len(rows)):
         sizes[part] = steps.sizes(before(rows[part]), after(rows[part]))
-    for threshold in _thresholds(sizes):
-        outlying = sizes >= max(threshold, _LONG * steps.distance)
-        found = rows[outlying & ~_beside(outlying, rows)]  # beside another, the recording itself moves fast
-        share = steps.jumped(before(found), after(found))
-        if len(found) and share.mean() < _DIMENSIONS:
-            found = found[share >= _DIMENSIONS]
-        if len(found):
-            return found
+    for threshold in _thresholds(sizes, *_STRICT):
+        if len(_confirmed(steps, before, after, rows, sizes, threshold)):
+            lower = [each for each in _thresholds(sizes, *_LAX) if each < threshold]  # now that there are some
+            return _confirmed(steps, before, after, rows, sizes, min([threshold, *lower]))
     return rows[:0]
+
+
+def _confirmed(steps: Steps, before: Rows, after: Rows, rows: Array, sizes: Array, threshold: float) -> Array:
+    """Those of the rows whose step is longer, alone among shorter ones, and in most slow dimensions at once."""
+    outlying = sizes >= max(threshold, _LONG * steps.distance)
+    found = rows[outlying & ~_beside(outlying, rows)]
+    jumped = steps.jumped(before(found), after(found))
+    if len(found) and (jumped.mean(axis=0) >= _OFTEN).mean() < _DIMENSIONS:  # a contact changes the same ones always
+        found = found[jumped.mean(axis=1) >= _DIMENSIONS]
+    return found
 
 
 def _beside(mask: Array, rows: Array) -> Array:
@@ -133,11 +143,13 @@ def _beside(mask: Array, rows: Array) -> Array:
     return beside
 
 
-def _thresholds(sizes: Array) -> Array:
+def _thresholds(sizes: Array, least: float, wanted: float) -> Array:
     """Sizes at which outlying steps may begin, ascending; none where the tail explains all sizes.
 
-    The logarithm of the ratio of neighbours in the order of size, m from the top, is exponential with mean 1 / (a m)
-    for a tail of index a, which is read off the sizes below (Hill's estimate). A gap is one that is improbable so.
+    Beyond a size x of a tail of index a (Hill's estimate, from the sizes below x), a size exceeds g x with probability
+    g ** -a. Outlying steps begin between x and g x where nearly all sizes beyond x are beyond g x too, more than that
+    probability explains (Chernoff's bound). ``least`` is the smallest g, ``wanted`` minus the logarithm of the
+    probability.
     """
     ordered = np.sort(sizes[sizes > 0])
     count = len(ordered)
@@ -145,13 +157,31 @@ def _thresholds(sizes: Array) -> Array:
     if most < 1:
         return ordered[:0]
     logs = np.log(ordered)
-    below = np.arange(count - most - 1, count - 1)  # the longest ordinary step, if there is a gap above it
-    gaps, above = logs[below + 1] - logs[below], count - 1 - below
-    width = max(FEWEST_STEPS - 10, count // 100)
+    longest = np.arange(count - most - 1, count - 1)  # the longest ordinary step, if outlying ones begin above it
+    beyond = count - 1 - longest
+    width, top = max(FEWEST_STEPS - 10, count // 100), np.maximum(longest - _SKIPPED, 0)
     sums = np.concatenate([[0.0], np.cumsum(logs)])
-    tail = logs[below] - (sums[below + 1] - sums[np.maximum(below + 1 - width, 0)]) / np.minimum(width, below + 1)
-    improbable = gaps * above / np.maximum(tail, 0.1) > -np.log(_IMPROBABLE)
-    return ordered[below[(gaps > np.log(_GAP)) & improbable] + 1]
+    mean = (sums[top + 1] - sums[np.maximum(top + 1 - width, 0)]) / np.minimum(width, top + 1)
+    index = 1 / np.maximum(logs[top] - mean, _SHORTEST_TAIL)
+    whole = logs[longest + 1] - logs[longest]  # gaps with nothing in between
+    clear = (whole > np.log(least)) & (beyond * index * whole > wanted)
+    found = [np.exp((logs[longest] + logs[longest + 1]) / 2)[clear]]
+    for gap in (least, *_GAPS):
+        far = count - np.searchsorted(ordered, gap * ordered[longest])
+        expected, share = gap**-index, far / beyond
+        with np.errstate(divide="ignore", invalid="ignore"):
+            near = np.where(share < 1, (1 - share) * np.log((1 - share) / (1 - expected)), 0.0)
+            surprise = beyond * (share * np.log(share / expected) + near)
+        clear = (beyond - far <= _BETWEEN * far) & (far > 0) & (share > expected) & (surprise > wanted)
+        found.append(np.sqrt(gap) * ordered[longest[clear]])
+    return np.unique(np.concatenate(found))
+
+
+def _typical(moves: Array) -> Array:
+    """[M] median over dimensions, the greater of two: a step into another recording moves most of them."""
+    middle = moves.shape[1] // 2
+    found: Array = np.partition(moves, middle, axis=1)[:, middle]
+    return found
 
 
 def _moves(before: Array, after: Array) -> Array:
