@@ -29,11 +29,13 @@ _POWER = 0.9
 #: Outlying steps are so many times longer than ordinary ones, by so much (minus the logarithm of a probability); once
 #: there are some, others may be nearer.
 _STRICT, _LAX = (2.0, 14.0), (1.5, 5.0)
-#: Wider gaps that are tried, with this share of outlying steps in between; tails are not taken for shorter than this,
-#: and are read off below the longest few.
-_GAPS, _BETWEEN, _SHORTEST_TAIL, _SKIPPED = (3.0, 4.0, 6.0, 10.0, 30.0), 0.1, 0.1, 5
-#: Outlying steps are long compared with the distance of random rows, and in most slow dimensions; each of these often.
-_LONG, _DIMENSIONS, _OFTEN = 0.1, 0.75, 1 / 3
+#: Gaps that are tried with few outlying steps in between, at most this share of them; tails are not taken for shorter
+#: than this, and are read off below the longest few.
+_GAPS, _BETWEEN, _SHORTEST_TAIL, _SKIPPED = (1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 30.0), 0.15, 0.1, 5
+#: Outlying steps are long compared with the distance of random rows, each and in the median ...
+_LONG, _MOSTLY_LONG = 0.1, 0.4
+#: ... and most slow dimensions take part in a third of them, some in each; or most in each.
+_DIMENSIONS, _OFTEN, _SOME = 0.75, 1 / 3, 0.5
 #: At most this share of all steps can be outlying.
 _FEW = 0.2
 
@@ -127,11 +129,13 @@ def outlying_steps(before: Rows, after: Rows, rows: Array) -> Array:
 def _confirmed(steps: Steps, before: Rows, after: Rows, rows: Array, sizes: Array, threshold: float) -> Array:
     """Those of the rows whose step is longer, alone among shorter ones, and in most slow dimensions at once."""
     outlying = sizes >= max(threshold, _LONG * steps.distance)
-    found = rows[outlying & ~_beside(outlying, rows)]
+    alone = outlying & ~_beside(outlying, rows)
+    if not alone.any() or np.median(sizes[alone]) < _MOSTLY_LONG * steps.distance:
+        return rows[:0]
+    found = rows[alone]
     jumped = steps.jumped(before(found), after(found))
-    if len(found) and (jumped.mean(axis=0) >= _OFTEN).mean() < _DIMENSIONS:  # a contact changes the same ones always
-        found = found[jumped.mean(axis=1) >= _DIMENSIONS]
-    return found
+    often = (jumped.mean(axis=0) >= _OFTEN).mean() >= _DIMENSIONS  # a contact changes the same dimensions always
+    return found[jumped.mean(axis=1) >= (_SOME if often else _DIMENSIONS)]
 
 
 def _beside(mask: Array, rows: Array) -> Array:
@@ -166,7 +170,7 @@ def _thresholds(sizes: Array, least: float, wanted: float) -> Array:
     whole = logs[longest + 1] - logs[longest]  # gaps with nothing in between
     clear = (whole > np.log(least)) & (beyond * index * whole > wanted)
     found = [np.exp((logs[longest] + logs[longest + 1]) / 2)[clear]]
-    for gap in (least, *_GAPS):
+    for gap in _GAPS:
         far = count - np.searchsorted(ordered, gap * ordered[longest])
         expected, share = gap**-index, far / beyond
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 
 from adaptive_constraints.data._columns import TOLERATED_LOSS, chunks, float32_loss, sampled
 from adaptive_constraints.data.dataset import Dataset
-from adaptive_constraints.data.findings import REPAIR, Finding, Severity, at
+from adaptive_constraints.data.findings import Finding, Severity, at
+from adaptive_constraints.data.recordings import facts_of
 
 Array = NDArray[Any]
 
 #: Share of repeated rows above which they are worth a warning.
 _MANY_DUPLICATES = 0.01
+#: Share of all rewards that is much to be dropped.
+_MUCH_REWARD = 0.1
 #: A reward, or an observation's deviation, is absurd beyond so many times the quantile of those that are not 0: what
 #: most data reach, and what half of it reaches (where absurd values are many).
 _ABSURD_REWARD, _ABSURD_OBSERVATION = ((0.99, 1e4), (0.5, 1e8)), ((0.99, 1e3), (0.5, 1e8))
@@ -84,6 +87,22 @@ def check_constants(dataset: Dataset) -> Iterator[Finding]:
         yield Finding("warning", "constant_rewards", message, "there is little to learn from; check the reward column")
 
 
+def check_missing_rewards(dataset: Dataset) -> Iterator[Finding]:
+    """Rewards of last rows that were dropped, where they are much of all rewards: learners do not see them."""
+    known, here = dataset.recorded, facts_of(dataset.rewards, dataset.terminals, dataset.episode_ids)
+    missing = np.abs(known.returns - here.returns)
+    rows = int((known.lengths - here.lengths).sum())
+    share = missing.sum() / max(missing.sum() + np.abs(dataset.rewards, dtype=np.float64).sum(), 1e-300)
+    few = rows <= dataset.episodes  # the rest is a part that somebody chose
+    if few and share > max(_MUCH_REWARD, 3 * rows / (rows + len(dataset))):
+        message = (
+            f"{int((missing > 0).sum())} rows that had no next observation were dropped, with rewards of "
+            f"{(known.returns - here.returns).sum():g} in all, which returns count and learners do not see"
+        )
+        way_out = "record next_observations too, so that these rows stay (on the command line, in the file)"
+        yield Finding("warning", "dropped_rewards", message, way_out)
+
+
 def constant_dimensions(array: Array) -> Array:
     """Numbers of the columns of [N, D] that are the same in every row."""
     constant = np.ones(array.shape[1], bool)
@@ -96,7 +115,10 @@ def constant_dimensions(array: Array) -> Array:
 
 def check_outliers(dataset: Dataset) -> Iterator[Finding]:
     """Values that are finite and absurd: a sensor's fill value, an overflow."""
-    way_out = f"repair these rows, or drop them: dataset.subset(rows), on the command line {REPAIR} --drop-bad-rows"
+    way_out = (
+        "repair these rows, or drop them: dataset.subset(rows); for the command line, save_npz(subset, FILE) and "
+        "--data npz:FILE"
+    )
     limit = _limit(np.abs(dataset.rewards), _ABSURD_REWARD)
     absurd = np.abs(dataset.rewards) > limit
     if absurd.any():
@@ -140,46 +162,45 @@ def _limit(magnitudes: Array, rules: tuple[tuple[float, float], ...]) -> float:
 
 
 def check_given_precision(dataset: Dataset) -> Iterator[Finding]:
-    """What float32 lost before the data came here, and what only normalising keeps."""
-    for where, array in _columns_of(dataset):
-        for message in _losses(where, array):
-            if array.dtype == np.float32:
-                way_out = "give this column as float64, or subtract its mean before it becomes float32"
-                yield Finding("warning", "precision", message, way_out)
-            else:
-                way_out = "nothing to do with normalize_observations=True (rewards: reward_shift='dataset_mean')"
-                yield Finding("note", "precision", message, way_out)
+    """What float32 lost before the data came here, and what only centring keeps."""
+    for name, array in _columns_of(dataset):
+        message = _losses(name, array)
+        if message and array.dtype == np.float32:
+            way_out = "give it as float64, or subtract its mean before it becomes float32; no option brings it back"
+            yield Finding("warning", "precision", message, way_out)
+        elif message:
+            yield Finding("note", "precision", message, f"nothing is lost with {_CENTRED[name]}")
 
 
 def check_precision(dataset: Dataset, normalize_observations: bool, reward_shift: float | str) -> Iterator[Finding]:
     """What float32 loses of float64 columns that these settings do not centre."""
-    ways_out = {
-        "observation": (normalize_observations, "normalize_observations=True centres it first"),
-        "reward": (reward_shift == "dataset_mean", "reward_shift='dataset_mean' centres them first"),
-    }
-    for where, array in _columns_of(dataset):
-        centred, way_out = ways_out[where]
-        if array.dtype != np.float32 and not centred:
-            for message in _losses(where, array):
-                way = f"{way_out} (on the command line, the same setting of the learner), or subtract the mean yourself"
-                yield Finding("warning", "precision", message, way)
+    centred = {"observations": normalize_observations, "rewards": reward_shift == "dataset_mean"}
+    for name, array in _columns_of(dataset):
+        message = _losses(name, array) if array.dtype != np.float32 and not centred[name] else ""
+        if message:
+            way_out = f"use {_CENTRED[name]}, a setting of the learner there and on the command line, or centre it"
+            yield Finding("warning", "precision", message, way_out)
+
+
+_CENTRED = {"observations": "normalize_observations=True", "rewards": "reward_shift='dataset_mean'"}
+_COLUMNS_SHOWN = 5
 
 
 def _columns_of(dataset: Dataset) -> tuple[tuple[str, Array], ...]:
-    return ("observation", dataset.observations), ("reward", dataset.rewards[:, None])
+    return ("observations", dataset.observations), ("rewards", dataset.rewards[:, None])
 
 
-def _losses(where: str, array: Array) -> Iterator[str]:
-    """In words, each column that float32 would lose, or has lost, too much of."""
+def _losses(name: str, array: Array) -> str:
+    """In words, the columns that float32 would lose, or has lost, too much of; empty where there are none."""
     loss, spread = float32_loss(array)
-    for number in np.flatnonzero(loss > TOLERATED_LOSS * spread):
-        what = "rewards" if where == "reward" else f"observation dimension {number}"
-        verb = "lie" if where == "reward" else "lies"
+    found = np.flatnonzero(loss > TOLERATED_LOSS * spread)
+    words = []
+    for number in found[:_COLUMNS_SHOWN]:
         middle = float(np.median(array[sampled(len(array)), number]))
-        yield (
-            f"{what} {verb} near {middle:.6g}, where float32 rounds by up to {loss[number]:.2g}, "
-            f"and differ{'' if where == 'reward' else 's'} by about {spread[number]:.2g} only"
-        )
+        what = "they" if name == "rewards" else f"dimension {number}"
+        words.append(f"{what} near {middle:.6g} by up to {loss[number]:.2g}, with a spread of {spread[number]:.2g}")
+    more = f"; and {len(found) - len(words)} more" if len(found) > len(words) else ""
+    return f"float32 rounds {name} too coarsely: {'; '.join(words)}{more}" if words else ""
 
 
 def check_scaling(dataset: Dataset, reward_scale: float | str, reward_shift: float | str) -> Iterator[Finding]:
@@ -200,4 +221,4 @@ def check_scaling(dataset: Dataset, reward_scale: float | str, reward_shift: flo
         yield Finding("warning", "shifted_rewards", message, way_out)
 
 
-CHECKS = (check_duplicates, check_constants, check_outliers, check_given_precision)
+CHECKS = (check_duplicates, check_constants, check_missing_rewards, check_outliers, check_given_precision)
