@@ -129,7 +129,8 @@ class Dataset:
             keep = derive_next_observations(columns)
             facts = whole.of(_surviving(columns["episode_ids"], keep))
             if not keep.all():
-                columns = {key: column[keep] for key, column in columns.items()}
+                for key in columns:  # one at a time, so that little stands twice
+                    columns[key] = columns[key][keep]
                 extras = {key: column[keep] for key, column in extras.items()}
         low, high = _columns.bounds(action_low, action_high, columns["actions"].shape[1])
         return cls(
@@ -229,13 +230,13 @@ class Dataset:
     def pieces(self) -> int:
         """How many episodes are pieces of recordings of which no more is known; 0 where all are whole.
 
-        Some returns being not known says so, and so does that most episodes are one or two steps without a true end.
+        Where nothing is known beyond the rows, most episodes being one or two steps without a true end says so.
         """
-        known = self.recorded
+        if self.recorded_returns is not None:
+            return int(np.isnan(self.recorded_returns).sum())
         last = np.append(self.episode_starts[1:], len(self)) - 1
-        short = (known.lengths <= _PIECE) & ~self.terminals[last]
-        unknown = np.isnan(known.returns) if self.recorded_returns is not None else np.zeros(len(short), bool)
-        return int((short | unknown).sum()) if unknown.any() or 2 * short.sum() > len(short) else 0
+        short = int(((self.episode_lengths() <= _PIECE) & ~self.terminals[last]).sum())
+        return short if 2 * short > self.episodes else 0
 
     def _refuse_pieces(self, what: str) -> None:
         if self.pieces:

@@ -22,7 +22,8 @@ _OF_A_STEP, _ULPS = 0.1, 8 * 2.0**-23
 #: Share of terminal rows that must be followed by an ordinary step, where nothing but steps says that recording goes
 #: on: a reset lands so near by chance seldom.
 _MOSTLY = 0.5
-_WITNESSES = 2
+#: So many timeouts, and at most this share of them followed by an ordinary step, show that resets stand out.
+_WITNESSES, _SELDOM = 2, 0.1
 
 
 class Facts(NamedTuple):
@@ -114,8 +115,8 @@ def _ordinary(columns: Mapping[str, Array], rows: Array) -> tuple[Array, Steps |
     steps = ordinary_steps(lambda r: observations[r], lambda r: observations[r + 1], inside)
     if steps is None or not steps.tell:
         return np.zeros(len(rows), bool), steps
-    found = [steps.sizes(observations[rows[part]], observations[rows[part] + 1]) for part in chunks(len(rows))]
-    return np.concatenate(found) <= steps.limit, steps
+    parts = [rows[part] for part in chunks(len(rows))]
+    return np.concatenate([steps.are_ordinary(observations[part], observations[part + 1]) for part in parts]), steps
 
 
 def _are_witnessed(columns: Mapping[str, Array]) -> bool:
@@ -132,8 +133,8 @@ def _are_witnessed(columns: Mapping[str, Array]) -> bool:
 def _resets_stand_out(columns: Mapping[str, Array], steps: Steps) -> bool:
     """The steps at timeouts, into the next recording, are no ordinary ones."""
     cuts = np.flatnonzero(columns["timeouts"][:-1])
-    sizes = steps.sizes(columns["observations"][cuts], columns["observations"][cuts + 1])
-    return len(cuts) >= _WITNESSES and bool((sizes > steps.limit).mean() >= 1 - _MOSTLY / 5)
+    near = steps.are_ordinary(columns["observations"][cuts], columns["observations"][cuts + 1])
+    return len(cuts) >= _WITNESSES and bool(near.mean() <= _SELDOM)
 
 
 def differ(following: Array, observations: Array, here: Array, there: Array) -> Array:

@@ -8,7 +8,7 @@ dimensions (independent rows, one-hot cells) say nothing about their steps, and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,9 @@ _SLOW = 4.0
 #: Fewer steps than this tell nothing.
 FEWEST_STEPS = 30
 #: Share of random pairs of rows that must be farther apart than an ordinary step, or steps tell nothing.
-_POWER = 0.9
+_POWER = 0.85
+#: Share of the slow dimensions in which an ordinary step must be one.
+_NEARLY_ALL = 0.9
 #: Outlying steps are so many times longer than ordinary ones, by so much (minus the logarithm of a probability); once
 #: there are some, others may be nearer.
 _STRICT, _LAX = (2.0, 14.0), (1.5, 5.0)
@@ -49,9 +51,8 @@ class Steps:
     upper: Array  # [K] float64: step that one in a hundred exceeds
     lowest: Array  # [K] float64
     highest: Array  # [K] float64
-    limit: float  # size up to which a step is ordinary
     distance: float  # median size of a step between random rows
-    power: float  # share of steps between random rows that are longer than ``limit``
+    power: float = 0.0  # share of steps between random rows that are no ordinary ones
 
     @property
     def tell(self) -> bool:
@@ -62,6 +63,11 @@ class Steps:
         """[M] sizes of the steps between rows [M, D]; 0 where a value is not finite."""
         found = _typical(_moves(before[:, self.dimensions], after[:, self.dimensions]) / self.scale)
         return np.where(np.isfinite(found), found, 0.0)
+
+    def are_ordinary(self, before: Array, after: Array, times: float = 1.5) -> Array:
+        """[M] bool: steps that are in nearly all slow dimensions at most ``times`` as long as nearly all others."""
+        moves = _moves(before[:, self.dimensions], after[:, self.dimensions])
+        return (moves <= times * self.upper).mean(axis=1) >= _NEARLY_ALL
 
     def jumped(self, before: Array, after: Array) -> Array:
         """[M, K] bool: a slow dimension moves more than by ordinary steps, and does not just wrap around.
@@ -92,19 +98,16 @@ def ordinary_steps(before: Rows, after: Rows, rows: Array) -> Steps | None:
     slow = np.flatnonzero((scale > 0) & (np.median(apart, axis=0) >= _SLOW * scale))
     if not len(slow):
         none = scale[slow]
-        return Steps(slow, none, none, none, none, limit=0.0, distance=0.0, power=0.0)
-    sizes, distances = _typical(moves[:, slow] / scale[slow]), _typical(apart[:, slow] / scale[slow])
-    limit = 1.5 * float(np.quantile(sizes, 0.98))
-    return Steps(
+        return Steps(slow, none, none, none, none, distance=0.0)
+    steps = Steps(
         dimensions=slow,
         scale=scale[slow],
         upper=np.quantile(moves[:, slow], 0.99, axis=0),
         lowest=here[:, slow].min(axis=0),
         highest=here[:, slow].max(axis=0),
-        limit=limit,
-        distance=float(np.median(distances)),
-        power=float((distances > limit).mean()),
+        distance=float(np.median(_typical(apart[:, slow] / scale[slow]))),
     )
+    return replace(steps, power=1 - float(steps.are_ordinary(here, here[other]).mean()))
 
 
 def outlying_steps(before: Rows, after: Rows, rows: Array) -> Array:

@@ -17,8 +17,8 @@ Array = NDArray[Any]
 
 #: Share of repeated rows above which they are worth a warning.
 _MANY_DUPLICATES = 0.01
-#: Share of all rewards that is much to be dropped.
-_MUCH_REWARD = 0.1
+#: Shares of all rewards that are much to be dropped: where that is more than the rows' own share, and in any case.
+_MUCH_REWARD, _NEARLY_ALL = 0.1, 0.9
 #: A reward, or an observation's deviation, is absurd beyond so many times the quantile of those that are not 0: what
 #: most data reach, and what half of it reaches (where absurd values are many).
 _ABSURD_REWARD, _ABSURD_OBSERVATION = ((0.99, 1e4), (0.5, 1e8)), ((0.99, 1e3), (0.5, 1e8))
@@ -94,7 +94,7 @@ def check_missing_rewards(dataset: Dataset) -> Iterator[Finding]:
     rows = int((known.lengths - here.lengths).sum())
     share = missing.sum() / max(missing.sum() + np.abs(dataset.rewards, dtype=np.float64).sum(), 1e-300)
     few = rows <= dataset.episodes  # the rest is a part that somebody chose
-    if few and share > max(_MUCH_REWARD, 3 * rows / (rows + len(dataset))):
+    if few and share > min(max(_MUCH_REWARD, 3 * rows / (rows + len(dataset))), _NEARLY_ALL):
         message = (
             f"{int((missing > 0).sum())} rows that had no next observation were dropped, with rewards of "
             f"{(known.returns - here.returns).sum():g} in all, which returns count and learners do not see"
