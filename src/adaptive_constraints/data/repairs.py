@@ -95,4 +95,4 @@ def _are_gaps(dataset: Dataset, joined: Array) -> bool:
     steps = ordinary_steps(lambda r: before[r], lambda r: after[r], inside) if len(rows) else None
     if steps is None or not steps.tell:
         return False
-    return bool(steps.are_ordinary(after[rows], before[rows + 1], times=4.0).mean() > 0.5)
+    return bool(steps.are_ordinary(after[rows], before[rows + 1], factor=2.0).mean() > 0.5)

@@ -26,6 +26,8 @@ _SLOW = 4.0
 FEWEST_STEPS = 30
 #: Share of random pairs of rows that must be farther apart than an ordinary step, or steps tell nothing.
 _POWER = 0.85
+#: Ordinary steps may be so many times longer than nearly all others, where that leaves this much power; else the least.
+_TIMES, _GOOD_POWER = (4.0, 3.0, 2.0, 1.5), 0.97
 #: Share of the slow dimensions in which an ordinary step must be one.
 _NEARLY_ALL = 0.9
 #: Outlying steps are so many times longer than ordinary ones, by so much (minus the logarithm of a probability); once
@@ -52,6 +54,7 @@ class Steps:
     lowest: Array  # [K] float64
     highest: Array  # [K] float64
     distance: float  # median size of a step between random rows
+    times: float = 0.0  # how many times longer than nearly all others an ordinary step may be
     power: float = 0.0  # share of steps between random rows that are no ordinary ones
 
     @property
@@ -64,10 +67,10 @@ class Steps:
         found = _typical(_moves(before[:, self.dimensions], after[:, self.dimensions]) / self.scale)
         return np.where(np.isfinite(found), found, 0.0)
 
-    def are_ordinary(self, before: Array, after: Array, times: float = 1.5) -> Array:
-        """[M] bool: steps that are in nearly all slow dimensions at most ``times`` as long as nearly all others."""
+    def are_ordinary(self, before: Array, after: Array, factor: float = 1.0) -> Array:
+        """[M] bool: steps that are ordinary, or ``factor`` times as long, in nearly all slow dimensions."""
         moves = _moves(before[:, self.dimensions], after[:, self.dimensions])
-        return (moves <= times * self.upper).mean(axis=1) >= _NEARLY_ALL
+        return (moves <= factor * self.times * self.upper).mean(axis=1) >= _NEARLY_ALL
 
     def jumped(self, before: Array, after: Array) -> Array:
         """[M, K] bool: a slow dimension moves more than by ordinary steps, and does not just wrap around.
@@ -107,7 +110,12 @@ def ordinary_steps(before: Rows, after: Rows, rows: Array) -> Steps | None:
         highest=here[:, slow].max(axis=0),
         distance=float(np.median(_typical(apart[:, slow] / scale[slow]))),
     )
-    return replace(steps, power=1 - float(steps.are_ordinary(here, here[other]).mean()))
+    for times in _TIMES:
+        steps = replace(steps, times=times)
+        steps = replace(steps, power=1 - float(steps.are_ordinary(here, here[other]).mean()))
+        if steps.power >= _GOOD_POWER:
+            break
+    return steps
 
 
 def outlying_steps(before: Rows, after: Rows, rows: Array) -> Array:
