@@ -13,7 +13,7 @@ from adaptive_constraints.errors import DatasetError
 Array = NDArray[Any]
 
 #: Rows that whole-array passes look at together, so that they need little memory beside the data.
-ROWS_AT_ONCE = 1 << 16
+ROWS_AT_ONCE = 1 << 14
 #: Rows that statistics of a column are read off where all of them would take long.
 SAMPLE = 50_000
 #: Share of a column's spread that float32 may lose; where it would lose more, the column stays float64.

@@ -74,18 +74,18 @@ def _of_pieces(dataset: Dataset, ids: Array, joined: Array) -> Facts:
     whole, here = dataset.recorded, facts_of(dataset.rewards, dataset.terminals, dataset.episode_ids)
     missing = whole.lengths - here.lengths
     cuts = np.add.reduceat(joined.astype(np.int64), dataset.episode_starts)
-    parts = (cuts > 0) & (cuts <= missing)  # rows that are missing explain all joins: one recording
-    at_end = np.append(origin[1:] != origin[:-1], True) & ~parts[origin]  # what is missing came after the last row
-    unknown = parts[origin] & np.isnan(whole.returns[origin])
-    if not missing.any() and _are_gaps(dataset, joined):
-        unknown = cuts[origin] > 0
-    returns = np.where(parts[origin], whole.returns[origin], own.returns)
+    explained = (cuts > 0) & (cuts <= missing)  # rows that are missing explain all joins: one recording
+    part = (explained | (np.bincount(origin) == 1))[origin]
+    at_end = np.append(origin[1:] != origin[:-1], True) & ~part  # what is missing came after the last row
+    returns = np.where(part, whole.returns[origin], own.returns)
     returns[at_end] += (whole.returns - here.returns)[origin][at_end]
-    lengths = np.where(parts[origin], whole.lengths[origin], own.lengths)
+    lengths = np.where(part, whole.lengths[origin], own.lengths)
     lengths[at_end] += missing[origin][at_end]
     later = at_end & (whole.success & ~here.success)[origin]
-    success = np.where(parts[origin], whole.success[origin], own.success | later)
-    return Facts(np.where(unknown, np.nan, returns), lengths, success)
+    success = np.where(part, whole.success[origin], own.success | later)
+    if not missing.any() and _are_gaps(dataset, joined):
+        returns[cuts[origin] > 0] = np.nan
+    return Facts(returns, lengths, success)
 
 
 def _are_gaps(dataset: Dataset, joined: Array) -> bool:
