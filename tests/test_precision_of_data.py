@@ -134,8 +134,7 @@ def test_acting_and_collecting_see_what_training_saw(tmp_path):
     agents[0].finetune(Clock, steps=25, warm_up=5, buffer="all", eval_env=None, traced=False, progress=False)
     trained = agents[0]._trained
     collected = trained.engine.batches.state()["observation"][0, :, 1]
-    expected = trained.preprocessor.observations(
-        torch.tensor([[0.0, 1.7e9 + step % 10, 0.0] for step in range(25)]).double()
-    )
+    seen = torch.tensor([[0.0, 1.7e9 + step % 10, 0.0] for step in range(25)], dtype=torch.float64)
+    expected = trained.preprocessor.observations(seen)
     torch.testing.assert_close(collected, expected[:, 1])
     assert len(collected[:10].unique()) == 10
