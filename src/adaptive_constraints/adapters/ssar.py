@@ -47,8 +47,8 @@ class SSAR(Adapter):
     """Learn where to constrain: a coefficient per state, lower where the policy already covers trusted data."""
 
     select: Literal["all", "return", "success", "advantage"] = "return"
-    """The trusted subset D^. return: episodes of a high return. success: episodes whose last reward is positive
-    (sparse rewards). advantage: rows with min Q(s, a) >= V(s) under critics of implicit Q-learning, trained before tick
+    """The trusted subset D^. return: episodes of a high return. success: episodes that reached the goal, as
+    `Dataset.episode_success` says (sparse rewards). advantage: rows with min Q(s, a) >= V(s) under critics of implicit Q-learning, trained before tick
     1, per seed, and kept. all: everything; switches selection off."""
     return_threshold: float | None = None
     """For "return": the raw episode return that must be exceeded; None: ``trusted_fraction`` says."""
