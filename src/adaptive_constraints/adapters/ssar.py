@@ -48,8 +48,8 @@ class SSAR(Adapter):
 
     select: Literal["all", "return", "success", "advantage"] = "return"
     """The trusted subset D^. return: episodes of a high return. success: episodes that reached the goal, as
-    `Dataset.episode_success` says (sparse rewards). advantage: rows with min Q(s, a) >= V(s) under critics of implicit Q-learning, trained before tick
-    1, per seed, and kept. all: everything; switches selection off."""
+    `Dataset.episode_success` says (sparse rewards). advantage: rows with min Q(s, a) >= V(s) under critics of implicit
+    Q-learning, trained before tick 1, per seed, and kept. all: everything; switches selection off."""
     return_threshold: float | None = None
     """For "return": the raw episode return that must be exceeded; None: ``trusted_fraction`` says."""
     trusted_fraction: float = 0.3
