@@ -777,7 +777,7 @@ def test_nothing_to_trust_is_an_error_that_names_rule_threshold_and_best_return(
     data = episodes([1, 2, 3], [1.5])
     with pytest.raises(DatasetError, match=r"ssar.*'hand-made'.*'return'.*above 6\.0.*best return in the data is 6\b"):
         prepared(SSAR(return_threshold=6.0), data)
-    with pytest.raises(DatasetError, match=r"'success'.*last reward is positive.*best return in the data is 3"):
+    with pytest.raises(DatasetError, match=r"'success'.*episodes that reached the goal.*best return in the data is 3"):
         prepared(SSAR(select="success"), episodes([3.0, 0.0], [1.0, -1.0]))
 
 

@@ -322,7 +322,7 @@ class Agent:
         """
         trained = self._need()
         try:
-            raw = np.asarray(observations, np.float32)
+            raw = np.asarray(observations, trained.preprocessor.observation_type)
         except (TypeError, ValueError) as error:
             raise EvaluationError(f"observations must be an array of numbers, not {observations!r}") from error
         if raw.ndim not in (1, 2) or raw.shape[-1] != trained.spec.observation_dim:

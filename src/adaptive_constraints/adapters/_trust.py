@@ -1,4 +1,7 @@
-"""Which rows of the data deserve trust: whole episodes that went well, or actions better than was to be expected."""
+"""Which rows of the data deserve trust: whole episodes that went well, or actions better than was to be expected.
+
+Episodes are judged by what is known of whole recordings; `DatasetError` says where only pieces of them are.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,19 @@ ROWS_AT_ONCE = 4_096
 
 
 def by_return(data: Dataset, threshold: float) -> Tensor:
-    """[N] bool: rows of episodes whose raw return lies above ``threshold``."""
+    """[N] bool: rows of recordings whose raw return lies above ``threshold``."""
     return _rows(data, data.episode_returns() > threshold)
 
 
 def by_rank(data: Dataset, fraction: float) -> Tensor:
-    """[N] bool: rows of the best ``fraction`` of episodes by raw return, at least one; ties with the last are in."""
+    """[N] bool: rows of the best ``fraction`` of recordings by raw return, at least one; ties with the last are in."""
     returns = data.episode_returns()
     last = np.sort(returns)[-max(1, round(fraction * len(returns)))]
     return _rows(data, returns >= last)
 
 
 def by_success(data: Dataset) -> Tensor:
-    """[N] bool: rows of episodes whose last reward is positive."""
+    """[N] bool: rows of recordings that reached the goal (`Dataset.episode_success`)."""
     return torch.from_numpy(data.column("success") > 0)
 
 

@@ -190,7 +190,7 @@ class ILQ(Adapter):
         """Train or fetch what ``v.frozen`` is to hold, a flat dict (``dynamics.``, ``behavior.``, ...)."""
         if self.off:
             return None
-        models = {"delta": self.delta * preparation.preprocessor.reward_scale.expand(len(preparation.seeds))}
+        models = {"delta": self.delta * preparation.preprocessor.reward_scale.float().expand(len(preparation.seeds))}
         if self.imagination:
             rule = choose_termination(self.termination, preparation.data)  # first: it may refuse
             dynamics = DynamicsFit(self.model_members, self.model_hidden, self.model_epochs, self.model_patience)

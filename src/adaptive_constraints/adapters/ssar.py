@@ -47,9 +47,9 @@ class SSAR(Adapter):
     """Learn where to constrain: a coefficient per state, lower where the policy already covers trusted data."""
 
     select: Literal["all", "return", "success", "advantage"] = "return"
-    """The trusted subset D^. return: episodes of a high return. success: episodes whose last reward is positive
-    (sparse rewards). advantage: rows with min Q(s, a) >= V(s) under critics of implicit Q-learning, trained before tick
-    1, per seed, and kept. all: everything; switches selection off."""
+    """The trusted subset D^. return: episodes of a high return. success: episodes that reached the goal, as
+    `Dataset.episode_success` says (sparse rewards). advantage: rows with min Q(s, a) >= V(s) under critics of implicit
+    Q-learning, trained before tick 1, per seed, and kept. all: everything; switches selection off."""
     return_threshold: float | None = None
     """For "return": the raw episode return that must be exceeded; None: ``trusted_fraction`` says."""
     trusted_fraction: float = 0.3
@@ -206,7 +206,7 @@ class SSAR(Adapter):
         above = f"episodes of a return above {self.return_threshold}"
         rule = {
             "return": best if self.return_threshold is None else above,
-            "success": "episodes whose last reward is positive",
+            "success": "episodes that reached the goal (a positive reward at their end or at a terminal row)",
             "advantage": f"rows with min Q(s, a) >= V(s) at expectile {self.selection_expectile}",
         }[self.select]
         if share == 0:

@@ -1,7 +1,8 @@
-"""The one container of offline data: whole episodes of transitions, with terminal and timeout kept apart."""
+"""The one container of offline data: recordings of transitions, with terminal and timeout kept apart."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,28 +13,42 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints._arguments import checked
+from adaptive_constraints.data import _columns
 from adaptive_constraints.data.environments import plain_env_spec
+from adaptive_constraints.data.recordings import (
+    Facts,
+    derive_next_observations,
+    facts_of,
+    ids_from_marks,
+    starts_of,
+)
 from adaptive_constraints.errors import DatasetError
 
 Array = NDArray[Any]
 
 #: Columns that every data set can compute, beside its own extras.
 DERIVED_COLUMNS = ("next_action", "next_action_mask", "return", "success")
+#: Episodes of at most so many steps without a true end are taken for pieces of recordings, if most are so short.
+_PIECE = 2
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """N transitions in E episodes; the rows of an episode lie together and in order of time.
 
-    A *terminal* row is a true end (the value of what follows is 0); a *timeout* row is where recording stopped (the
-    episode would have gone on, so a learner bootstraps from `next_observations`). All arrays are read-only. Make one
-    with `Dataset.from_arrays` or `load_dataset`; the bare constructor checks nothing.
+    An episode is a recording. A *terminal* row is a true end (the value of what follows is 0); recording may go on
+    after it, as at a goal where the robot stays. A *timeout* row is where recording stopped (the episode would have
+    gone on, so a learner bootstraps from `next_observations`); a row that is both is an end. All arrays are read-only.
+    Make one with `Dataset.from_arrays` or `load_dataset`; the bare constructor checks nothing.
+
+    Observations, or rewards, are float64 where float32 would lose more than 1e-3 of the spread of a column, such as
+    time in seconds since 1970; `Preprocessor` centres them before they become float32.
     """
 
-    observations: Array  # [N, D] float32
+    observations: Array  # [N, D] float32, or float64
     actions: Array  # [N, A] float32
-    rewards: Array  # [N] float32
-    next_observations: Array  # [N, D] float32
+    rewards: Array  # [N] float32, or float64
+    next_observations: Array  # [N, D] of the observations' dtype
     terminals: Array  # [N] bool
     timeouts: Array  # [N] bool
     episode_ids: Array  # [N] int64
@@ -45,6 +60,10 @@ class Dataset:
     extra: Mapping[str, Array] = field(default_factory=dict)  # further columns, each [N, ...]
     provenance: Mapping[str, str] = field(default_factory=dict)
     env_spec: Mapping[str, Any] | None = None  # how env_id is made (`plain_env_spec`); None: as it is registered
+    # Of the recordings that the rows come from, where the rows alone do not say it:
+    recorded_returns: Array | None = None  # [E] float64 sums of all their rewards; NaN: not known
+    recorded_lengths: Array | None = None  # [E] int64 steps
+    recorded_success: Array | None = None  # [E] bool
 
     @classmethod
     @checked(DatasetError)
@@ -66,66 +85,104 @@ class Dataset:
         extra: Mapping[str, ArrayLike] | None = None,
         provenance: Mapping[str, str] | None = None,
         env_spec: Any = None,
+        recorded_returns: ArrayLike | None = None,
+        recorded_lengths: ArrayLike | None = None,
+        recorded_success: ArrayLike | None = None,
     ) -> Dataset:
         """Copy, convert and check arrays with N rows each; see the class for shapes and dtypes.
 
         What is absent is derived:
 
         - `timeouts`: none.
-        - `episode_ids`: an episode ends at every terminal or timeout row.
+        - `episode_ids`: an episode ends at every timeout row, and at every terminal row unless the rows show that the
+          same recording goes on there: the next observation is the following row's (and not merely because the whole
+          column was shifted) by a step of ordinary length; or, where none are given, terminal rows follow each other
+          by ordinary steps. `doctor` says how many such rows there are.
         - `next_observations`: the following row's observation. The last row of an episode has no following row: if it
           is terminal its next observation is never used and its own observation stands in; otherwise the row is
-          dropped rather than invented, and its timeout mark moves to the row before it.
+          dropped rather than invented, and its timeout mark moves to the row before it. What it was rewarded, and that
+          it was a step, stays known: see `episode_returns`.
+        - `recorded_returns`, `recorded_lengths`, `recorded_success`: what the rows say.
 
-        Scalar action bounds hold for every dimension. `env_spec` is Gymnasium's EnvSpec (`env.spec`), or its fields as
-        plain values: what `env_id` is made with, its time limit included. Raises `DatasetError` for wrong shapes,
-        values that are not numbers, bounds that are not finite or not ordered, and an empty set.
+        Scalar action bounds hold for every dimension; infinite ones load, but cannot be trained on. `env_spec` is
+        Gymnasium's EnvSpec (`env.spec`), or its fields as plain values: what `env_id` is made with, its time limit
+        included. Raises `DatasetError` for wrong shapes, values that are not numbers, bounds that are not ordered, and
+        an empty set.
         """
-        columns = {
-            "observations": _matrix("observations", observations),
-            "actions": _matrix("actions", actions),
-            "rewards": _flat("rewards", rewards, np.float32),
-            "terminals": _flat("terminals", terminals, np.bool_),
-        }
-        rows = len(columns["observations"])
-        columns["timeouts"] = np.zeros(rows, bool) if timeouts is None else _flat("timeouts", timeouts, np.bool_)
+        raw = {"observations": _columns.matrix("observations", observations)}
         if next_observations is not None:
-            columns["next_observations"] = _matrix("next_observations", next_observations)
+            raw["next_observations"] = _columns.matrix("next_observations", next_observations)
+        wide = any(_columns.needs_float64(array) for array in raw.values())
+        columns = {key: _columns.floats(array, wide) for key, array in raw.items()}
+        columns["actions"] = _columns.floats(_columns.matrix("actions", actions), wide=False)
+        rewarded = _columns.flat("rewards", rewards)
+        columns["rewards"] = _columns.floats(rewarded, _columns.needs_float64(rewarded))
+        columns["terminals"] = _columns.whole("terminals", terminals, np.bool_)
+        rows = len(columns["observations"])
+        columns["timeouts"] = (
+            np.zeros(rows, bool) if timeouts is None else _columns.whole("timeouts", timeouts, np.bool_)
+        )
         if episode_ids is not None:
-            columns["episode_ids"] = _flat("episode_ids", episode_ids, np.int64)
-        extras = {key: np.array(_numbers(f"extra column {key!r}", value)) for key, value in (extra or {}).items()}
-        _check_rows(columns, extras)
+            columns["episode_ids"] = _columns.whole("episode_ids", episode_ids, np.int64)
+        extras = {key: np.array(_columns.numbers(f"extra column {key!r}", each)) for key, each in (extra or {}).items()}
+        _columns.check_rows(columns, extras)
         if episode_ids is None:
-            columns["episode_ids"] = _ids_from_marks(columns["terminals"] | columns["timeouts"])
+            columns["episode_ids"] = ids_from_marks(columns)
+        facts = _given_facts(recorded_returns, recorded_lengths, recorded_success)
         if next_observations is None:
-            keep = _derive_next_observations(columns)
-            columns = {key: column[keep] for key, column in columns.items()}
-            extras = {key: column[keep] for key, column in extras.items()}
-        low, high = _bounds(action_low, action_high, columns["actions"].shape[1])
+            whole = facts or facts_of(columns["rewards"], columns["terminals"], columns["episode_ids"])
+            keep = derive_next_observations(columns)
+            facts = whole.of(_surviving(columns["episode_ids"], keep))
+            if not keep.all():
+                for key in columns:  # one at a time, so that little stands twice
+                    columns[key] = columns[key][keep]
+                extras = {key: column[keep] for key, column in extras.items()}
+        low, high = _columns.bounds(action_low, action_high, columns["actions"].shape[1])
         env_id, env_spec = _environment(env_id, env_spec)
-        arrays = {key: _read_only(value) for key, value in columns.items()}
         return cls(
-            **arrays,
-            action_low=_read_only(low),
-            action_high=_read_only(high),
+            **{key: _columns.read_only(value) for key, value in columns.items()},
+            action_low=_columns.read_only(low),
+            action_high=_columns.read_only(high),
             env_id=env_id,
             task=task,
             name=name,
-            extra={key: _read_only(value) for key, value in extras.items()},
+            extra={key: _columns.read_only(value) for key, value in extras.items()},
             provenance=dict(provenance or {}),
             env_spec=env_spec,
-        )
+        ).with_recorded(facts)
+
+    def with_recorded(self, facts: Facts | None) -> Dataset:
+        """The same rows, with what is known of their recordings where the rows do not say it."""
+        if facts is not None and len(facts.returns) != self.episodes:
+            raise DatasetError(
+                f"recorded_returns and its like need one entry for each of the {self.episodes} episodes, but have "
+                f"{len(facts.returns)}"
+            )
+        if facts is None or facts.equal(facts_of(self.rewards, self.terminals, self.episode_ids)):
+            facts = None
+        kept: dict[str, Any] = {f"recorded_{name}": None for name in Facts._fields}
+        if facts is not None:
+            kept = {f"recorded_{name}": _columns.read_only(each) for name, each in facts._asdict().items()}
+        return dataclasses.replace(self, **kept)
+
+    @property
+    def recorded(self) -> Facts:
+        """What is known of the recordings that the rows come from, whether they are all here or not."""
+        if self.recorded_returns is None or self.recorded_lengths is None or self.recorded_success is None:
+            return facts_of(self.rewards, self.terminals, self.episode_ids)
+        return Facts(self.recorded_returns, self.recorded_lengths, self.recorded_success)
 
     def __len__(self) -> int:
         """Number of transitions N."""
         return len(self.rewards)
 
     def __repr__(self) -> str:
-        returns = self.episode_returns()
         place = f", env_id={self.env_id!r}" if self.env_id else ""
+        returns = self.recorded.returns
+        known = "returns not known" if self.pieces else f"return {returns.mean():.1f} +- {returns.std():.1f}"
         return (
             f"Dataset({self.name!r}: {len(self)} rows, {self.episodes} episodes, {self.observation_dim} observation "
-            f"and {self.action_dim} action dimensions, return {returns.mean():.1f} +- {returns.std():.1f}{place})"
+            f"and {self.action_dim} action dimensions, {known}{place})"
         )
 
     @property
@@ -141,8 +198,7 @@ class Dataset:
     @cached_property
     def episode_starts(self) -> Array:
         """[E] first row of each episode: an episode is a run of rows with the same id."""
-        changed = self.episode_ids[1:] != self.episode_ids[:-1]
-        return np.concatenate([[0], np.flatnonzero(changed) + 1]).astype(np.int64)
+        return starts_of(self.episode_ids)
 
     @property
     def episodes(self) -> int:
@@ -161,8 +217,43 @@ class Dataset:
         return np.diff(np.append(self.episode_starts, len(self)))
 
     def episode_returns(self) -> Array:
-        """[E] float64 undiscounted sums of the raw rewards."""
-        return np.add.reduceat(self.rewards.astype(np.float64), self.episode_starts)
+        """[E] float64 undiscounted sums of the raw rewards of whole recordings, rows that are not here included.
+
+        Raises `DatasetError` where only pieces of recordings are known.
+        """
+        self._refuse_pieces("return")
+        return self.recorded.returns
+
+    def episode_success(self) -> Array:
+        """[E] bool: the last reward of the recording is positive, or that of a terminal row in it.
+
+        So a recording that reached the goal, left it and came to rest elsewhere counts as one that reached it. Rows
+        that are not here count as in `episode_returns`; raises `DatasetError` as that does.
+        """
+        self._refuse_pieces("success")
+        return self.recorded.success
+
+    @cached_property
+    def pieces(self) -> int:
+        """How many episodes are pieces of recordings of which no more is known; 0 where all are whole.
+
+        Where nothing is known beyond the rows, most episodes being one or two steps without a true end says so.
+        """
+        if self.recorded_returns is not None:
+            return int(np.isnan(self.recorded_returns).sum())
+        last = np.append(self.episode_starts[1:], len(self)) - 1
+        short = int(((self.episode_lengths() <= _PIECE) & ~self.terminals[last]).sum())
+        return short if 2 * short > self.episodes else 0
+
+    def _refuse_pieces(self, what: str) -> None:
+        if self.pieces:
+            raise DatasetError(
+                f"the {what} of an episode is not known in {self.name!r}: {self.pieces} of its {self.episodes} "
+                f"episodes are pieces of recordings (1 or 2 rows without a true end, or cut where rows are missing), "
+                f"whose rewards do not sum to a return. Use the whole recordings (Python: Dataset.subset keeps their "
+                f"returns; command line: give the complete file), or settings that read no returns, such as a number "
+                f"for reward_scale"
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -170,11 +261,12 @@ class Dataset:
         digest = hashlib.sha256()
         for key, array in self.arrays().items():
             digest.update(f"{key}:{array.dtype.str}:{array.shape};".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
     def arrays(self) -> dict[str, Array]:
-        """Every array under its name; extra columns as `extra/NAME`."""
+        """Every array under its name; extra columns as `extra/NAME`, recorded facts only where rows do not say them."""
+        recorded = {f"recorded_{name}": getattr(self, f"recorded_{name}") for name in Facts._fields}
         return {
             "observations": self.observations,
             "actions": self.actions,
@@ -186,6 +278,7 @@ class Dataset:
             "action_low": self.action_low,
             "action_high": self.action_high,
             **{f"extra/{key}": self.extra[key] for key in sorted(self.extra)},
+            **{key: array for key, array in recorded.items() if array is not None},
         }
 
     def column(self, name: str) -> Array:
@@ -193,11 +286,11 @@ class Dataset:
 
         - "next_action" [N, A]: the following action of the same episode; 0 at an episode's end.
         - "next_action_mask" [N] float32: 1 where "next_action" is real, 0 at an episode's end.
-        - "return" [N] float32: undiscounted return of the whole episode that the row belongs to.
-        - "success" [N] float32: 1 where the last reward of the row's episode is positive (sparse-reward tasks).
+        - "return" [N] float32: undiscounted return of the whole episode that the row belongs to; see `episode_returns`.
+        - "success" [N] float32: 1 where the row's episode reached the goal; see `episode_success`.
         - any name in `extra`.
 
-        Raises `DatasetError` for another name.
+        Raises `DatasetError` for another name, and for the last two where only pieces of recordings are known.
         """
         if name == "next_action":
             following = np.concatenate([self.actions[1:], self.actions[:1]])
@@ -207,113 +300,54 @@ class Dataset:
         if name == "return":
             return np.repeat(self.episode_returns(), self.episode_lengths()).astype(np.float32)
         if name == "success":
-            last = self.rewards[np.append(self.episode_starts[1:], len(self)) - 1]
-            return np.repeat(last > 0, self.episode_lengths()).astype(np.float32)
+            return np.repeat(self.episode_success(), self.episode_lengths()).astype(np.float32)
         if name in self.extra:
             return self.extra[name]
         known = ", ".join([*DERIVED_COLUMNS, *sorted(self.extra)])
         raise DatasetError(f"data set {self.name!r} has no column {name!r}; it has: {known}")
 
     def subset(self, rows: ArrayLike, *, name: str | None = None) -> Dataset:
-        """The given rows (a mask or ascending indices) as a new set; take whole episodes to keep returns meaningful."""
+        """The given rows (a mask or ascending indices) as a new set.
+
+        It knows the returns of the recordings that its rows come from, whether it takes whole episodes or not.
+        """
         try:
             index = np.arange(len(self))[np.asarray(rows)]
         except IndexError as error:
             raise DatasetError(f"subset needs a mask of {len(self)} rows or row indices ({error})") from error
         if len(index) and (np.diff(index) <= 0).any():
             raise DatasetError("subset needs ascending row indices, so that episodes keep their order of time")
-        return Dataset.from_arrays(
-            observations=self.observations[index],
-            actions=self.actions[index],
-            rewards=self.rewards[index],
-            next_observations=self.next_observations[index],
-            terminals=self.terminals[index],
-            timeouts=self.timeouts[index],
-            episode_ids=self.episode_ids[index],
-            action_low=self.action_low,
-            action_high=self.action_high,
-            env_id=self.env_id,
-            task=self.task,
+        if not len(index):
+            raise DatasetError(f"subset of {self.name!r} has no rows; take at least one")
+        ids = self.episode_ids[index]
+        origin = np.searchsorted(self.episode_starts, index[starts_of(ids)], side="right") - 1
+        columns: dict[str, Any] = {key: _columns.read_only(getattr(self, key)[index]) for key in ROW_COLUMNS}
+        return dataclasses.replace(
+            self,
+            **columns,
             name=name or f"{self.name}[{len(index)} rows]",
-            extra={key: value[index] for key, value in self.extra.items()},
-            provenance=self.provenance,
-            env_spec=self.env_spec,
-        )
+            extra={key: _columns.read_only(value[index]) for key, value in self.extra.items()},
+        ).with_recorded(self.recorded.of(origin))
 
 
-def _numbers(name: str, value: ArrayLike) -> Array:
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # lists of several lengths
-        raise DatasetError(f"{name} cannot be made an array ({error}); give every row the same length") from error
-    if array.dtype.kind not in "biuf":
-        raise DatasetError(f"{name} must hold numbers, but its dtype is {array.dtype}; convert it first")
-    return array
+#: The arrays [N, ...] that every data set has.
+ROW_COLUMNS = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts", "episode_ids")
 
 
-def _matrix(name: str, value: ArrayLike) -> Array:
-    """[N, D] float32, its own copy."""
-    array = _numbers(name, value)
-    if array.ndim != 2:
-        raise DatasetError(f"{name} must have shape [N, dimensions], but has {list(array.shape)}")
-    return np.array(array, np.float32, order="C")
-
-
-def _flat(name: str, value: ArrayLike, dtype: type[np.generic]) -> Array:
-    """[N] of `dtype`, its own copy; a column vector [N, 1] is accepted."""
-    array = _numbers(name, value)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise DatasetError(f"{name} must have shape [N], but has {list(array.shape)}")
-    converted = np.array(array, dtype)
-    if dtype is not np.float32 and (converted != array).any():
-        kind = "0 or 1" if dtype is np.bool_ else "integers"
-        raise DatasetError(f"{name} must hold {kind}, but row {int(np.argmax(converted != array))} does not")
-    return converted
-
-
-def _check_rows(columns: Mapping[str, Array], extras: Mapping[str, Array]) -> None:
-    """All columns have the same number of rows, at least one, and matching widths."""
-    lengths = {key: len(value) for key, value in columns.items()}
-    lengths |= {f"extra column {key!r}": len(value) if value.ndim else 0 for key, value in extras.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{key} {count}" for key, count in lengths.items())
-        raise DatasetError(f"all columns need the same number of rows, but they have: {listed}")
-    if not len(columns["rewards"]):
-        raise DatasetError("the data set is empty: it has no rows; record or load at least one episode")
-    for key in ("observations", "actions"):
-        if not columns[key].shape[1]:
-            raise DatasetError(f"{key} has no dimensions (shape {list(columns[key].shape)})")
-    following = columns.get("next_observations", columns["observations"])
-    if following.shape != columns["observations"].shape:
-        raise DatasetError(
-            f"next_observations has shape {list(following.shape)}, "
-            f"but observations has {list(columns['observations'].shape)}"
-        )
-
-
-def _ids_from_marks(ends: Array) -> Array:
-    """[N] ids 0, 1, ...: a new episode begins after every marked row."""
-    return np.concatenate([[0], np.cumsum(ends[:-1])]).astype(np.int64)
-
-
-def _derive_next_observations(columns: dict[str, Array]) -> Array:
-    """Fill in `next_observations`, move the timeout marks of rows without one; return the mask of rows to keep."""
-    ids, terminals, timeouts = columns["episode_ids"], columns["terminals"], columns["timeouts"]
-    last = np.append(ids[1:] != ids[:-1], True)
-    following = np.concatenate([columns["observations"][1:], columns["observations"][-1:]])
-    columns["next_observations"] = np.where((last | terminals)[:, None], columns["observations"], following)
-    keep = ~last | terminals
-    dropped = np.flatnonzero(~keep & timeouts)
-    has_previous = (dropped > 0) & (ids[dropped - 1] == ids[dropped])
-    timeouts[dropped[has_previous] - 1] = True
-    if not keep.any():
-        raise DatasetError(
-            "no row is left: every episode has one row, is not terminal, and no next observation was given; "
-            "pass next_observations"
-        )
-    return keep
+def _given_facts(returns: ArrayLike | None, lengths: ArrayLike | None, success: ArrayLike | None) -> Facts | None:
+    """Facts of recordings as `from_arrays` takes them: all or none."""
+    if returns is None and lengths is None and success is None:
+        return None
+    if returns is None or lengths is None or success is None:
+        raise DatasetError("recorded_returns, recorded_lengths and recorded_success go together; give all or none")
+    facts = Facts(
+        _columns.floats(_columns.flat("recorded_returns", returns), wide=True),
+        _columns.whole("recorded_lengths", lengths, np.int64),
+        _columns.whole("recorded_success", success, np.bool_),
+    )
+    if len({len(each) for each in facts}) > 1:
+        raise DatasetError("recorded_returns, recorded_lengths and recorded_success need the same length")
+    return facts
 
 
 def _environment(env_id: str | None, env_spec: Any) -> tuple[str | None, dict[str, Any] | None]:
@@ -326,23 +360,6 @@ def _environment(env_id: str | None, env_spec: Any) -> tuple[str | None, dict[st
     return env_id or spec["id"], spec
 
 
-def _bounds(low: ArrayLike, high: ArrayLike, dimensions: int) -> tuple[Array, Array]:
-    """Action bounds as two [A] float32 arrays, finite and ordered."""
-    ends = []
-    for name, value in (("action_low", low), ("action_high", high)):
-        array = _numbers(name, value)
-        if array.shape not in ((), (dimensions,)):
-            raise DatasetError(f"{name} must be one number or have shape [{dimensions}], but has {list(array.shape)}")
-        ends.append(np.array(np.broadcast_to(array, (dimensions,)), np.float32))
-    if not (ends[0] < ends[1]).all():
-        raise DatasetError(
-            f"action bounds must be numbers with low < high, but they are {ends[0].tolist()} and {ends[1].tolist()}; "
-            "pass action_low and action_high"
-        )
-    return ends[0], ends[1]
-
-
-def _read_only(array: Array) -> Array:
-    array = np.ascontiguousarray(array)
-    array.flags.writeable = False
-    return array
+def _surviving(ids: Array, keep: Array) -> Array:
+    """Numbers of the episodes of which some row is kept."""
+    return np.flatnonzero(np.logical_or.reduceat(keep, starts_of(ids)))

@@ -2,73 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints._arguments import checked
-from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data import values
+from adaptive_constraints.data._columns import chunks
+from adaptive_constraints.data.dataset import ROW_COLUMNS, Dataset
+from adaptive_constraints.data.findings import Diagnosis, Finding, Severity, at, at_rows, remedy
+from adaptive_constraints.data.recordings import differ
+from adaptive_constraints.data.repairs import ends_at_limit, relabel_timeouts, split_at_joins
+from adaptive_constraints.data.transitions import impossible_steps, is_last_row, joins, last_rows, repeated_ends
 from adaptive_constraints.errors import DatasetError
 
 Array = NDArray[Any]
-Severity = Literal["error", "warning", "note"]
 
 #: How far outside the bounds an action may lie, relative to the width of the bounds: room for rounding.
 ACTION_TOLERANCE = 1e-4
 #: Shortest common episode length that looks like a time limit.
 _TIME_LIMIT = 100
-#: How far a next observation may lie from the following row's observation, absolute and relative: room for rounding.
-_JOIN_TOLERANCE = 1e-4
-#: Share of repeated rows above which they are worth a warning.
-_MANY_DUPLICATES = 0.01
-_ROWS_SHOWN = 5
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One kind of trouble. An error makes training wrong or impossible, a warning makes it doubtful."""
-
-    severity: Severity
-    code: str
-    message: str
-    remedy: str
-    count: int = 0  # rows concerned; 0: the set as a whole
-    rows: tuple[int, ...] = ()  # the first of them
-
-    def __str__(self) -> str:
-        more = ", ..." if self.count > len(self.rows) else ""
-        where = f" (rows {', '.join(map(str, self.rows))}{more})" if self.rows else ""
-        return f"{self.message}{where}: {self.remedy}"
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Everything `doctor` found, errors first."""
-
-    name: str
-    rows: int
-    findings: tuple[Finding, ...]
-
-    @property
-    def errors(self) -> tuple[Finding, ...]:
-        """The findings for which training is refused."""
-        return tuple(finding for finding in self.findings if finding.severity == "error")
-
-    @property
-    def codes(self) -> tuple[str, ...]:
-        """The codes of all findings, in order."""
-        return tuple(finding.code for finding in self.findings)
-
-    def __str__(self) -> str:
-        head = f"{self.name}: {self.rows} rows, "
-        if not self.findings:
-            return head + "nothing to report"
-        lines = [f"  {finding.severity:<7} {finding.code:<22} {finding}" for finding in self.findings]
-        return "\n".join([f"{head}{len(self.errors)} errors among {len(self.findings)} findings", *lines])
+_SPLIT = remedy("split_at_joins(dataset)", "--split-at-joins")
+_BOUNDS = remedy("load_dataset(..., action_low=, action_high=)", "--action-low .. --action-high ..")
 
 
 @checked(DatasetError)
@@ -80,36 +38,28 @@ def doctor(dataset: Dataset) -> Diagnosis:
     return Diagnosis(dataset.name, len(dataset), tuple(findings))
 
 
+@checked(DatasetError)
+def advise(
+    dataset: Dataset,
+    *,
+    reward_scale: float | str = 1.0,
+    reward_shift: float | str = 0.0,
+    normalize_observations: bool = False,
+) -> tuple[Finding, ...]:
+    """What `doctor` warns of, and what is doubtful when a learner reads the data with these settings of its own."""
+    warnings = [finding for finding in doctor(dataset).findings if finding.severity == "warning"]
+    if len(dataset):
+        warnings += values.check_scaling(dataset, reward_scale, reward_shift)
+        warnings += values.check_precision(dataset, normalize_observations, reward_shift)
+    return tuple(warnings)
+
+
 def check_trainable(dataset: Dataset) -> None:
     """Raise `DatasetError` with every error-level finding, its rows and its remedy; pass in silence otherwise."""
     errors = [finding for finding in _examine(dataset, _ERROR_CHECKS) if finding.severity == "error"]
     if errors:
         listed = "\n".join(f"  - {finding}" for finding in errors)
         raise DatasetError(f"the data set {dataset.name!r} cannot be trained on:\n{listed}")
-
-
-def relabel_timeouts(dataset: Dataset) -> Dataset:
-    """Turn terminals that a time limit made into timeouts: those at the greatest episode length, or already timeouts.
-
-    A true end that falls on the very last allowed step becomes a timeout too: its value is then bootstrapped.
-    """
-    at_limit = np.zeros(len(dataset), bool)
-    at_limit[_last_rows(dataset)[dataset.episode_lengths() == dataset.episode_lengths().max()]] = True
-    cut = dataset.terminals & (at_limit | dataset.timeouts)
-    return _replace(dataset, terminals=dataset.terminals & ~cut, timeouts=dataset.timeouts | cut)
-
-
-def split_at_joins(dataset: Dataset) -> Dataset:
-    """End an episode, by a timeout, wherever the next observation is not the one that the following row starts from."""
-    joins = _joins(dataset)
-    ids = np.cumsum(np.append(False, (joins | _is_last_row(dataset))[:-1]))
-    return _replace(dataset, timeouts=dataset.timeouts | joins, episode_ids=ids.astype(np.int64))
-
-
-def _replace(dataset: Dataset, **arrays: Any) -> Dataset:
-    for array in arrays.values():
-        array.flags.writeable = False
-    return dataclasses.replace(dataset, **arrays)
 
 
 def _examine(dataset: Dataset, checks: tuple[Check, ...]) -> Iterator[Finding]:
@@ -120,34 +70,44 @@ def _examine(dataset: Dataset, checks: tuple[Check, ...]) -> Iterator[Finding]:
         yield from check(dataset)
 
 
-def _at(mask: Array, severity: Severity, code: str, message: str, remedy: str) -> Iterator[Finding]:
-    """One finding if any row of the mask [N] is set; "{n}" in the message becomes their number."""
-    rows = np.flatnonzero(mask)
-    if len(rows):
-        first = tuple(int(row) for row in rows[:_ROWS_SHOWN])
-        yield Finding(severity, code, message.replace("{n}", str(len(rows))), remedy, len(rows), first)
-
-
 def _check_finite(dataset: Dataset) -> Iterator[Finding]:
-    for name, array in dataset.arrays().items():
-        if array.dtype.kind == "f" and not name.startswith("action_"):
-            bad = np.any(~np.isfinite(array).reshape(len(array), -1), axis=1)
-            yield from _at(
-                bad, "error", "not_finite", f"{name} has NaN or infinity in {{n}} rows", "repair or drop them"
-            )
+    for name in (*ROW_COLUMNS, *sorted(f"extra/{key}" for key in dataset.extra)):
+        array = dataset.extra[name[6:]] if name.startswith("extra/") else getattr(dataset, name)
+        if array.dtype.kind == "f":
+            bad = np.zeros(len(array), bool)
+            for part in chunks(len(array)):
+                bad[part] = ~np.isfinite(array[part]).reshape(len(array[part]), -1).all(axis=1)
+            way_out = remedy("repair or drop them: dataset.subset(rows)", "--drop-bad-rows")
+            yield from at(bad, "error", "not_finite", f"{name} has NaN or infinity in {{n}} rows", way_out)
 
 
 def _check_action_bounds(dataset: Dataset) -> Iterator[Finding]:
-    slack = ACTION_TOLERANCE * (dataset.action_high - dataset.action_low)
-    outside = (dataset.actions < dataset.action_low - slack) | (dataset.actions > dataset.action_high + slack)
+    low, high = dataset.action_low, dataset.action_high
+    known = np.isfinite(low) & np.isfinite(high)
+    slack = np.where(known, ACTION_TOLERANCE * (np.where(known, high, 1) - np.where(known, low, 0)), 0)
+    outside = np.zeros(len(dataset), bool)
+    for part in chunks(len(dataset)):
+        actions = dataset.actions[part]
+        outside[part] = ((actions < low - slack) | (actions > high + slack)).any(axis=1)
     if outside.any():
-        low, high = float(np.nanmin(dataset.actions)), float(np.nanmax(dataset.actions))
+        message = f"actions of {{n}} rows lie outside {low.tolist()} .. {high.tolist()} ({_reach(dataset)})"
+        way_out = f"clip them ({remedy('np.clip', '--clip-actions')}), or give the true bounds: {_BOUNDS}"
+        yield from at(outside, "error", "action_bounds", message, way_out)
+    if not known.all():
         message = (
-            f"actions of {{n}} rows lie outside {dataset.action_low.tolist()} .. {dataset.action_high.tolist()} "
-            f"(they reach {low:g} .. {high:g})"
+            f"action bounds are infinite in dimensions {np.flatnonzero(~known).tolist()}, and policies need finite "
+            f"ones ({_reach(dataset)})"
         )
-        remedy = "clip them, or give the true bounds as action_low and action_high"
-        yield from _at(np.any(outside, axis=1), "error", "action_bounds", message, remedy)
+        yield Finding("error", "infinite_bounds", message, f"give the true bounds: {_BOUNDS}")
+
+
+def _reach(dataset: Dataset) -> str:
+    """The range of each action dimension in words; NaN and infinity are reported elsewhere."""
+    known = np.where(np.isfinite(dataset.actions), dataset.actions, 0)
+    pairs = [f"{low:g} .. {high:g}" for low, high in zip(known.min(axis=0), known.max(axis=0), strict=True)]
+    return (
+        f"in the data they reach {pairs[0]}" if len(set(pairs)) == 1 else f"in the data they reach {', '.join(pairs)}"
+    )
 
 
 def _check_episode_ids(dataset: Dataset) -> Iterator[Finding]:
@@ -155,56 +115,107 @@ def _check_episode_ids(dataset: Dataset) -> Iterator[Finding]:
     _, first = np.unique(ids, return_index=True)
     again = np.ones(len(ids), bool)
     again[first] = False
-    mask = np.zeros(len(dataset), bool)
-    mask[dataset.episode_starts[again]] = True
     message = "{n} episode ids come back after another episode"
-    yield from _at(mask, "error", "episode_ids", message, "sort the rows by episode, or renumber the episodes")
+    way_out = "sort the rows by episode, renumber the episodes, or leave out episode_ids (they then follow the marks)"
+    yield from at_rows(dataset.episode_starts[again], "error", "episode_ids", message, way_out)
 
 
 def _check_marks_inside(dataset: Dataset) -> Iterator[Finding]:
-    inside = (dataset.terminals | dataset.timeouts) & ~_is_last_row(dataset)
+    """Ends inside an episode: a timeout is none, a terminal row must lead to the following one."""
+    inner = ~is_last_row(dataset)
+    goals = np.flatnonzero(dataset.terminals & ~dataset.timeouts & inner)
+    apart = differ(dataset.next_observations, dataset.observations, goals, goals + 1)
+    wrong = dataset.timeouts & inner
+    wrong[goals[apart]] = True
     message = "{n} rows are marked terminal or timeout though their episode goes on"
-    remedy = "leave out episode_ids (they then follow the marks), or clear the marks"
-    yield from _at(inside, "error", "mark_inside_episode", message, remedy)
+    way_out = "leave out episode_ids (they then follow the marks), or clear the marks"
+    yield from at(wrong, "error", "mark_inside_episode", message, way_out)
+    message = "recording goes on after {n} terminal rows, which stay inside their episodes"
+    way_out = "nothing to do: nothing is read across them, and returns are those of whole recordings"
+    yield from at_rows(goals[~apart], "note", "terminal_inside_episode", message, way_out)
 
 
 def _check_joins(dataset: Dataset) -> Iterator[Finding]:
     message = "{n} next observations are not the observation of the following row in the same episode"
-    remedy = "different recordings were joined: mark these rows as timeouts, or use split_at_joins(dataset)"
-    yield from _at(_joins(dataset), "error", "segment_join", message, remedy)
+    way_out = f"different recordings were joined, or rows are missing: mark these rows as timeouts, or use {_SPLIT}"
+    yield from at(joins(dataset), "error", "segment_join", message, way_out)
 
 
 def _check_cut_into_next(dataset: Dataset) -> Iterator[Finding]:
     """Next observations made by shifting the whole column: at a timeout a value is read from them."""
-    here, start = dataset.next_observations[:-1], dataset.observations[1:]
-    cut = np.append((here == start).all(axis=1), False) & _is_last_row(dataset) & ~dataset.terminals
     message = "{n} episodes are cut where the next observation is the first of the following episode"
-    remedy = "fine if the environment was not reset there; otherwise leave next_observations out: they are derived"
-    yield from _at(cut, "warning", "next_episode", message, remedy)
+    way_out = (
+        "fine if the environment was not reset there; otherwise leave next_observations out: they are derived, on the "
+        f"command line {_SPLIT.rpartition('command line ')[2]}"
+    )
+    yield from at_rows(_cut_into_next(dataset), "warning", "next_episode", message, way_out)
+
+
+def _cut_into_next(dataset: Dataset) -> Array:
+    """Numbers of the rows that end an episode without a true end and lead to the first row of the following one."""
+    last = last_rows(dataset)[:-1]
+    last = last[~dataset.terminals[last]]
+    return last[(dataset.next_observations[last] == dataset.observations[last + 1]).all(axis=1)]
+
+
+def _check_steps(dataset: Dataset) -> Iterator[Finding]:
+    """Transitions that never happened, though next observations are what the following row says."""
+    rows = np.setdiff1d(impossible_steps(dataset), _cut_into_next(dataset))
+    message = "{n} next observations lie farther away than any other step leads: other recordings begin there, unmarked"
+    way_out = f"mark the rows before them as ends, or use {_SPLIT}, which takes these rows out"
+    yield from at_rows(rows, "warning", "outlying_step", message, way_out)
+    message = "{n} rows that end an episode without a true end have their own observation as next observation"
+    way_out = (
+        "where they led was not recorded: leave next_observations out, so that they are derived and these rows "
+        f"dropped, or use {_SPLIT}, which takes these rows out"
+    )
+    yield from at_rows(repeated_ends(dataset), "warning", "repeated_observation", message, way_out)
+
+
+def _check_pieces(dataset: Dataset) -> Iterator[Finding]:
+    if dataset.pieces:
+        message = (
+            f"{dataset.pieces} of {dataset.episodes} episodes are pieces of recordings, whose returns are not known"
+        )
+        way_out = (
+            "settings that read returns are refused; use whole recordings (Dataset.subset keeps their returns; on the "
+            "command line, give the complete file)"
+        )
+        yield Finding("warning", "pieces", message, way_out)
 
 
 def _check_time_limit(dataset: Dataset) -> Iterator[Finding]:
     """Terminals that are a time limit in truth: every bootstrap at them would be wrong."""
-    lengths = dataset.episode_lengths()
-    longest = int(lengths.max())
-    last = _last_rows(dataset)
-    at_limit = np.zeros(len(dataset), bool)
-    at_limit[last[lengths == longest]] = True
-    ended = dataset.terminals & at_limit
-    both = dataset.terminals & dataset.timeouts
-    remedy = "use relabel_timeouts(dataset), so that learners bootstrap there"
+    terminals, both, alone = _kinds(dataset)
+    at_limit = ends_at_limit(dataset)
+    longest = int(dataset.recorded.lengths.max())
+    ended = terminals & at_limit
+    others = bool((terminals & ~ended).any())
+    way_out = f"use {remedy('relabel_timeouts(dataset)', '--relabel-timeouts')}, so that learners bootstrap there"
     if both.any():
-        every = bool((both == dataset.timeouts).all())
-        message = "{n} rows are marked both terminal and timeout" + (", as every timeout is" if every else "")
-        yield from _at(both, "error" if every else "warning", "terminal_and_timeout", message, remedy)
-    if longest < _TIME_LIMIT or ended.sum() < 2 or (dataset.timeouts & at_limit).any():
+        fall = not (both & ~at_limit).any() and (alone.any() or (both.sum() == 1 and others))
+        severity: Severity = "note" if fall else "warning" if alone.any() else "error"
+        message = "{n} rows are marked both terminal and timeout" + (
+            "" if alone.any() or fall else ", as every timeout is"
+        )
+        as_end = "they count as true ends, as falls on the last allowed step do; if they are none, "
+        yield from at(both, severity, "terminal_and_timeout", message, f"{as_end if fall else ''}{way_out}")
+        if severity == "error":
+            return
+    if longest < _TIME_LIMIT or ended.sum() < 2 or (alone & at_limit).any():
         return
-    if (ended == dataset.terminals).all():
+    if not others:
         message = f"timeout-only set marked terminal: all {{n}} terminals come after exactly {longest} steps"
-        yield from _at(ended, "error", "timeouts_as_terminals", message, remedy)
+        yield from at(ended, "error", "timeouts_as_terminals", message, way_out)
     else:
         message = f"{{n}} episodes end terminal at the greatest length, {longest} steps: a time limit?"
-        yield from _at(ended, "warning", "terminals_at_limit", message, f"if so, {remedy}")
+        yield from at(ended, "warning", "terminals_at_limit", message, f"if so, {way_out}")
+
+
+def _kinds(dataset: Dataset) -> tuple[Array, Array, Array]:
+    """[N] bool each: terminal; terminal and timeout; timeout alone."""
+    both = dataset.terminals & dataset.timeouts
+    return dataset.terminals, both, dataset.timeouts & ~both
 
 
 def _check_marks(dataset: Dataset) -> Iterator[Finding]:
@@ -212,59 +223,17 @@ def _check_marks(dataset: Dataset) -> Iterator[Finding]:
         return
     message = "no row is marked terminal or timeout"
     if dataset.episodes == 1:
-        remedy = "mark where episodes end (if it is one recording: its last row as a timeout)"
-        yield Finding("error", "no_marks", message + " and all rows are one episode", remedy)
+        way_out = "mark where episodes end (if it is one recording: its last row as a timeout)"
+        yield Finding("error", "no_marks", message + " and all rows are one episode", way_out)
     else:
-        remedy = "fine if no episode ever ended by itself; otherwise mark the terminal rows"
-        yield Finding("warning", "no_marks", message, remedy)
-
-
-def _check_duplicates(dataset: Dataset) -> Iterator[Finding]:
-    columns = (dataset.observations, dataset.actions, dataset.rewards[:, None], dataset.next_observations)
-    packed = np.ascontiguousarray(np.concatenate(columns, axis=1))
-    rows = packed.view(np.dtype((np.void, packed.itemsize * packed.shape[1]))).ravel()
-    _, first = np.unique(rows, return_index=True)
-    repeated = np.ones(len(dataset), bool)
-    repeated[first] = False
-    severity: Severity = "warning" if repeated.mean() > _MANY_DUPLICATES else "note"
-    remedy = "harmless if the task repeats itself; otherwise drop the copies"
-    yield from _at(repeated, severity, "duplicates", "{n} rows repeat an earlier transition exactly", remedy)
-
-
-def _check_constants(dataset: Dataset) -> Iterator[Finding]:
-    constant = np.flatnonzero((dataset.observations == dataset.observations[0]).all(axis=0))
-    if len(constant):
-        message = f"observation dimensions {constant.tolist()} never change"
-        yield Finding("warning", "constant_dimensions", message, "drop them if evaluation does not change them either")
-    if (dataset.rewards == dataset.rewards[0]).all():
-        message = f"every reward is {dataset.rewards[0]:g}"
-        yield Finding("warning", "constant_rewards", message, "there is little to learn from; check the reward column")
+        way_out = "fine if no episode ever ended by itself; otherwise mark the terminal rows"
+        yield Finding("warning", "no_marks", message, way_out)
 
 
 def _check_single_episode(dataset: Dataset) -> Iterator[Finding]:
     if dataset.episodes == 1:
-        remedy = "returns cannot be compared; use more episodes if a method needs to"
-        yield Finding("note", "single_episode", "there is only one episode", remedy)
-
-
-def _last_rows(dataset: Dataset) -> Array:
-    """[E] last row of each episode."""
-    return np.append(dataset.episode_starts[1:], len(dataset)) - 1
-
-
-def _is_last_row(dataset: Dataset) -> Array:
-    """[N] bool."""
-    mask = np.zeros(len(dataset), bool)
-    mask[_last_rows(dataset)] = True
-    return mask
-
-
-def _joins(dataset: Dataset) -> Array:
-    """[N] bool: an unmarked row whose next observation is not where the following row of its episode starts."""
-    following, here = dataset.observations[1:], dataset.next_observations[:-1]
-    with np.errstate(invalid="ignore"):  # infinite minus infinite: reported by _check_finite
-        apart = np.abs(following - here) > _JOIN_TOLERANCE * (1 + np.abs(here))
-    return np.append(apart.any(axis=1), False) & ~dataset.episode_ends
+        way_out = "returns cannot be compared; use more episodes if a method needs to"
+        yield Finding("note", "single_episode", "there is only one episode", way_out)
 
 
 Check = Callable[[Dataset], Iterator[Finding]]
@@ -277,4 +246,12 @@ _ERROR_CHECKS: tuple[Check, ...] = (
     _check_time_limit,
     _check_marks,
 )
-_ADVICE_CHECKS: tuple[Check, ...] = (_check_cut_into_next, _check_duplicates, _check_constants, _check_single_episode)
+_ADVICE_CHECKS: tuple[Check, ...] = (
+    _check_cut_into_next,
+    _check_steps,
+    _check_pieces,
+    *values.CHECKS,
+    _check_single_episode,
+)
+
+__all__ = ["Diagnosis", "Finding", "advise", "check_trainable", "doctor", "relabel_timeouts", "split_at_joins"]

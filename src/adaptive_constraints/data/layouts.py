@@ -16,7 +16,9 @@ from adaptive_constraints.errors import DatasetError
 Array = NDArray[Any]
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
-OPTIONAL = ("next_observations", "timeouts", "episode_ids", "action_low", "action_high")
+_RECORDED = ("recorded_returns", "recorded_lengths", "recorded_success")
+"""Facts [E] of recordings whose rows are not all there."""
+OPTIONAL = ("next_observations", "timeouts", "episode_ids", "action_low", "action_high", *_RECORDED)
 EXTRA = "extra/"
 """Begins the name of a further column."""
 _OTHER_NAMES = {

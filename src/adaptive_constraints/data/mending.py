@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from adaptive_constraints.data.dataset import Dataset
-from adaptive_constraints.data.doctor import relabel_timeouts, split_at_joins
+from adaptive_constraints.data.dataset import ROW_COLUMNS, Dataset
+from adaptive_constraints.data.repairs import relabel_timeouts, split_at_joins
 from adaptive_constraints.errors import DatasetError
 
 Array = NDArray[Any]
@@ -147,8 +147,9 @@ def _derived(dataset: Dataset) -> tuple[Dataset, str]:
 
 def _cleaned(dataset: Dataset) -> tuple[Dataset, str]:
     bad = np.zeros(len(dataset), bool)
-    for name, array in dataset.arrays().items():
-        if array.dtype.kind == "f" and len(array) == len(bad) and not name.startswith(("action_", "recorded_")):
+    columns = [*(getattr(dataset, name) for name in ROW_COLUMNS), *dataset.extra.values()]
+    for array in columns:
+        if array.dtype.kind == "f":
             bad |= ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
     changed = _without(dataset, bad)
     pieces = f"{dataset.episodes} episodes became {changed.episodes}"
@@ -185,7 +186,8 @@ def _without(dataset: Dataset, dropped: Array) -> Dataset:
     kept = marked.subset(~dropped, name=dataset.name)
     episode = np.cumsum(np.append(False, last[:-1]))[~dropped]  # ids may come back: they do not tell episodes apart
     ends = cut[~dropped] | np.append(episode[1:] != episode[:-1], True)
-    return kept if np.array_equal(ends, _is_last_row(kept)) else _in_episodes(kept, ends)
+    pieces = _in_episodes(kept, ends)
+    return pieces.with_recorded(dataset.recorded.of(episode[pieces.episode_starts]))
 
 
 def _in_episodes(dataset: Dataset, ends: Array) -> Dataset:

@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.files import check_npz
 from adaptive_constraints.errors import DatasetError
@@ -29,22 +31,23 @@ def local_names() -> list[str]:
 def load_single_task(ogbench: Any, name: str, download: bool) -> Dataset:
     """The set of a checked name, from OGBench's own folder of files; fetched there only if ``download``.
 
-    A row whose observation has the task solved is terminal, as for OGBench's reference learners, although the recording
-    went on: the episode ends there and the next row begins another. A recording's own end is a timeout.
+    An episode is a recording. A row whose observation has the task solved is terminal, as for OGBench's reference
+    learners, although the recording goes on. A recording's own end is a timeout, unless the task is solved there.
     """
     words = name.split("-")
     kind = words.index(_WORD) - 1  # of behaviour, such as "play", which the environment's name does not have
     env_name = "-".join(words[:kind] + words[kind + 1 :])
     arrays = _read(ogbench, _file(ogbench, name, "-".join([*words[: kind + 1], words[-1]]), download))
     spec = _add_rewards(ogbench, name, env_name, arrays)
-    terminals = arrays["masks"] == 0
+    terminals, ends = arrays["masks"] == 0, arrays["terminals"] == 1
     return Dataset.from_arrays(
         observations=arrays["observations"],
         actions=arrays["actions"],
         rewards=arrays["rewards"],
         next_observations=arrays["next_observations"],
         terminals=terminals,
-        timeouts=(arrays["terminals"] == 1) & ~terminals,
+        timeouts=ends & ~terminals,
+        episode_ids=np.cumsum(np.append(False, ends[:-1])),
         env_id=f"ogbench:{env_name}",
         env_spec=spec,
         name=f"ogbench:{name}",

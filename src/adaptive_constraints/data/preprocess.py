@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data._columns import chunks
+from adaptive_constraints.data.dataset import DERIVED_COLUMNS, Dataset
+from adaptive_constraints.data.values import constant_dimensions
 from adaptive_constraints.errors import DatasetError
 
 #: Added to the standard deviation when observations are normalised, as in TD3+BC.
@@ -23,6 +28,8 @@ class Preprocessor:
     observation  z = (x - mean) / std
     action       u = (a - center) / half_range, so that [low, high] becomes [-1, 1]; then clipped to +-action_limit
     reward       r' = reward_scale * r + reward_shift
+
+    Constants are float64 where the data is, so that it is centred before it becomes float32; learner space is float32.
     """
 
     observation_mean: Tensor  # [D]
@@ -45,19 +52,25 @@ class Preprocessor:
     ) -> Preprocessor:
         """Read the constants off a data set.
 
-        `normalize_observations` uses mean and std + 1e-3 of the observations; off, it is the exact identity.
+        `normalize_observations` uses mean and std + 1e-3 of the observations; off, it is the exact identity. A
+        dimension that never changes in the data is centred and not scaled: evaluation may change it, by an amount that
+        no standard deviation is known for.
         `reward_scale` "return_range" is 1000 / (largest - smallest episode return); "dataset_std" is 1 / the standard
         deviation of the rewards.
         `reward_shift` "dataset_mean" makes the mean preprocessed reward 0; a number is added after scaling.
         `action_margin` m > 0 clips data actions to +-(1 - m), away from where a tanh policy has infinite density.
-        Raises `DatasetError` for an unknown rule or one that this data cannot answer.
+        Raises `DatasetError` for an unknown rule, one that this data cannot answer, and infinite action bounds.
         """
         if not 0.0 <= action_margin < 1.0:
             raise DatasetError(f"action_margin must lie in [0, 1), but is {action_margin}")
+        if not (np.isfinite(dataset.action_low).all() and np.isfinite(dataset.action_high).all()):
+            raise DatasetError(
+                f"the action bounds of {dataset.name!r} are infinite: give action_low and action_high, which "
+                "load_dataset and, on the command line, --action-low and --action-high take"
+            )
         mean, std = _float32([0.0] * dataset.observation_dim), _float32([1.0] * dataset.observation_dim)
         if normalize_observations:
-            mean = _float32(dataset.observations.mean(0, dtype="float64"))
-            std = _float32(dataset.observations.std(0, dtype="float64") + STD_OFFSET)
+            mean, std = (_like(dataset.observations, values) for values in _scaling(dataset.observations))
         low, high = _float32(dataset.action_low).double(), _float32(dataset.action_high).double()
         scale = _reward_scale(dataset, reward_scale)
         return cls(
@@ -66,13 +79,18 @@ class Preprocessor:
             action_center=((high + low) / 2).float(),
             action_half_range=((high - low) / 2).float(),
             action_limit=_float32(1.0 - action_margin if action_margin else math.inf),
-            reward_scale=_float32(scale),
-            reward_shift=_float32(_reward_shift(dataset, reward_shift, scale)),
+            reward_scale=_like(dataset.rewards, scale),
+            reward_shift=_like(dataset.rewards, _reward_shift(dataset, reward_shift, scale)),
         )
+
+    @property
+    def observation_type(self) -> type[np.floating[Any]]:
+        """How raw observations must be given so that nothing of them is lost: float32, or float64."""
+        return np.float64 if self.observation_mean.dtype == torch.float64 else np.float32
 
     def observations(self, raw: Tensor) -> Tensor:
         """[..., D] raw -> learner space."""
-        return (raw - self.observation_mean) / self.observation_std
+        return _narrow((raw - self.observation_mean) / self.observation_std, self.observation_mean)
 
     def raw_observations(self, observations: Tensor) -> Tensor:
         """[..., D] learner space -> raw."""
@@ -89,7 +107,7 @@ class Preprocessor:
 
     def rewards(self, raw: Tensor) -> Tensor:
         """[...] raw -> learner space."""
-        return self.reward_scale * raw + self.reward_shift
+        return _narrow(self.reward_scale * raw + self.reward_shift, self.reward_scale)
 
     def raw_rewards(self, rewards: Tensor) -> Tensor:
         """[...] learner space -> raw."""
@@ -102,19 +120,42 @@ class Preprocessor:
         and the ``columns`` of `Dataset.column`: actions in learner space, all others as they are.
         """
         device = self.observation_mean.device
-        raw = {key: torch.tensor(array, device=device) for key, array in dataset.arrays().items() if "/" not in key}
-        return {
-            "observation": self.observations(raw["observations"]),
-            "action": self.actions(raw["actions"]),
-            "reward": self.rewards(raw["rewards"]),
-            "next_observation": self.observations(raw["next_observations"]),
-            "terminal": raw["terminals"].float(),
-            **{name: self._column(dataset, name) for name in columns},
-        }
+        shapes = _shapes(dataset, columns)
+        table = {name: torch.empty(len(dataset), *shape, device=device) for name, shape in shapes.items()}
+        self._fill(table, dataset, columns)
+        return table
 
-    def _column(self, dataset: Dataset, name: str) -> Tensor:
-        column = torch.tensor(dataset.column(name), dtype=torch.float32, device=self.observation_mean.device)
-        return self.actions(column) if name == "next_action" else column
+    def packed_table(
+        self, dataset: Dataset, columns: Sequence[str] = (), more: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The same, and ``more`` columns [N, ...], as parts of one tensor [N, W], which minibatches are drawn from."""
+        more = more or {}
+        shapes = _shapes(dataset, columns) | {name: tuple(column.shape[1:]) for name, column in more.items()}
+        widths = [math.prod(shape) for shape in shapes.values()]
+        packed = torch.empty(len(dataset), sum(widths), device=self.observation_mean.device)
+        parts = zip(torch.split(packed, widths, 1), shapes.items(), strict=True)
+        table = {
+            name: part.view(len(dataset), *shape) if len(shape) < 2 else part.unflatten(1, shape)  # type: ignore[no-untyped-call]
+            for part, (name, shape) in parts
+        }
+        self._fill(table, dataset, columns)
+        for name, column in more.items():
+            table[name].copy_(column)
+        return table
+
+    def _fill(self, table: Mapping[str, Tensor], dataset: Dataset, columns: Sequence[str]) -> None:
+        """Write the transitions and ``columns`` into a table, some rows at once, so that they are nowhere else."""
+        maps = {
+            "observation": (dataset.observations, self.observations),
+            "action": (dataset.actions, self.actions),
+            "reward": (dataset.rewards, self.rewards),
+            "next_observation": (dataset.next_observations, self.observations),
+            "terminal": (dataset.terminals, _as_it_is),
+        }
+        maps |= {name: (dataset.column(name), self.actions if name == "next_action" else _as_it_is) for name in columns}
+        for name, (array, mapped) in maps.items():
+            for part in chunks(len(dataset)):
+                table[name][part] = mapped(torch.tensor(array[part], device=table[name].device))
 
     def to(self, device: torch.device | str) -> Preprocessor:
         """The same maps on another device."""
@@ -135,6 +176,55 @@ class Preprocessor:
 
 def _float32(values: object) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)
+
+
+def _like(array: NDArray[Any], values: object) -> Tensor:
+    """Constants as wide as the data that they are of."""
+    return torch.tensor(values, dtype=torch.float64 if array.dtype == np.float64 else torch.float32)
+
+
+def _narrow(values: Tensor, constant: Tensor) -> Tensor:
+    """What was computed with constants in float64, as float32."""
+    return values.float() if constant.dtype == torch.float64 else values
+
+
+def _as_it_is(values: Tensor) -> Tensor:
+    return values
+
+
+def _shapes(dataset: Dataset, columns: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shape of one row of every column of a table."""
+    state, action = (dataset.observation_dim,), (dataset.action_dim,)
+    shapes = {"observation": state, "action": action, "reward": (), "next_observation": state, "terminal": ()}
+    return shapes | {name: _shape_of(dataset, name) for name in columns}
+
+
+def _shape_of(dataset: Dataset, name: str) -> tuple[int, ...]:
+    if name in DERIVED_COLUMNS:
+        return (dataset.action_dim,) if name == "next_action" else ()
+    return dataset.column(name).shape[1:]
+
+
+def _scaling(observations: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation + 1e-3 of each dimension of [N, D]; 1 for one that never changes."""
+    mean = _sums(observations, _as_float64) / len(observations)
+    std = np.sqrt(_sums(observations, lambda part: np.square(part - mean)) / len(observations)) + STD_OFFSET
+    std[constant_dimensions(observations)] = 1.0
+    return mean, std
+
+
+def _sums(array: NDArray[Any], term: Callable[[NDArray[Any]], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """[D] sums over rows of a ``term`` in float64, row after row, as numpy adds them, without a copy of the array."""
+    if array.shape[1] == 1:  # numpy adds a single column pairwise
+        return term(array).sum(0)
+    total = np.zeros((1, array.shape[1]))
+    for part in chunks(len(array)):
+        total = np.concatenate([total, term(array[part])]).sum(0, keepdims=True)
+    return total[0]
+
+
+def _as_float64(array: NDArray[Any]) -> NDArray[np.float64]:
+    return array.astype(np.float64)
 
 
 def _reward_scale(dataset: Dataset, rule: float | str) -> float:

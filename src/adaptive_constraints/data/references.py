@@ -90,10 +90,12 @@ _TASK_OF_ENV = {
 # How D4RL names its files, and the task each belongs to.
 _TASK_OF_FILE = (
     (re.compile(r"(hopper|halfcheetah|walker2d|ant)[_-](random|medium|expert|mixed|full)"), "{0}"),
+    (re.compile(r"walker[_-](random|medium|expert|mixed|full)"), "walker2d"),
     (re.compile(r"maze2d[_-](umaze|medium|large)[_-]dense"), "maze2d-{0}-dense"),
     (re.compile(r"maze2d[_-](umaze|medium|large)"), "maze2d-{0}"),
     (re.compile(r"ant[_-]?maze"), "antmaze"),
     (re.compile(r"(pen|door|hammer|relocate)[_-]"), "{0}"),
+    (re.compile(r"(mini[_-])?kitchen[_-]"), "kitchen"),
 )
 
 # D4RL recorded in version 2 of these; Gymnasium's version 4 keeps its observations and rewards, version 5 does not.

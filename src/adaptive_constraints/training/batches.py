@@ -37,7 +37,7 @@ def batches_of(
     """
     rows = next(iter(table.values())).shape[0]
     shapes = {name: tensor.shape[1:] for name, tensor in table.items()}
-    packed = torch.cat([each.reshape(rows, shapes[name].numel()).to(dtype) for name, each in table.items()], 1)
+    packed = _packed(table, rows, dtype)
     own = {name: column.to(dtype if column.is_floating_point() else column.dtype) for name, column in columns.items()}
     needed = sum(each.numel() * each.element_size() for each in (packed, *own.values()))
     free = room(device)
@@ -49,6 +49,24 @@ def batches_of(
         if growth is None
         else Replay(packed, shapes, own, noise, size, growth)
     )
+
+
+def _packed(table: Mapping[str, Tensor], rows: int, dtype: torch.dtype) -> Tensor:
+    """All columns side by side, [N, W]; the tensor that they are parts of already, if they are (`packed_table`)."""
+    whole = next(iter(table.values()))._base
+    widths = [each[:1].numel() if rows else each.shape[1:].numel() for each in table.values()]
+    starts = [sum(widths[:number]) for number in range(len(widths))]
+    if whole is not None and whole.dtype == dtype and whole.shape == (rows, sum(widths)) and whole.is_contiguous():
+        placed = zip(table.values(), starts, strict=True)
+        if all(
+            each._base is whole and each.storage_offset() == start and each.stride(0) == sum(widths)
+            for each, start in placed
+        ):
+            return whole
+    packed = torch.empty(rows, sum(widths), dtype=dtype, device=next(iter(table.values())).device)
+    for each, part in zip(table.values(), torch.split(packed, widths, 1), strict=True):
+        part.copy_(each.reshape(rows, part.shape[1]))
+    return packed
 
 
 def room(device: torch.device) -> int | None:

@@ -153,7 +153,8 @@ class Engine:
         self._acting_noise = NoiseTables(self.seeds, device, dtype, namespace)
         self._batches: Batches | None = None
         if table is not None:
-            columns, size = {**table, **initial.columns}, resolved.learner.batch_size
+            more = {name: column for name, column in initial.columns.items() if name not in table}
+            columns, size = {**table, **more}, resolved.learner.batch_size
             self._batches = batches_of(columns, initial.seed_columns, self._noise, size, device, dtype, growth)
         self._batch: dict[str, Tensor] = {}
         self._stages = [_Running(stage, number) for number, stage in enumerate(resolved.stages, start=1)]

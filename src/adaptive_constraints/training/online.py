@@ -155,13 +155,13 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 class Step(NamedTuple):
     """One step of every seed's environment, in the environments' own units."""
 
-    observation: NDArray[np.float32]
+    observation: NDArray[np.floating[Any]]
     """[S, D]"""
     action: NDArray[np.float32]
     """[S, A]"""
     reward: NDArray[np.float32]
     """[S]"""
-    next_observation: NDArray[np.float32]
+    next_observation: NDArray[np.floating[Any]]
     """[S, D]"""
     terminal: NDArray[np.bool_]
     """[S] True where the episode truly ended, never at a time limit."""
@@ -176,7 +176,7 @@ class _Episode:
     number: int = 0
     actions: list[NDArray[Any]] = field(default_factory=list)
     """As the environment got them."""
-    observation: NDArray[np.float32] | None = None
+    observation: NDArray[np.floating[Any]] | None = None
     """The newest; None before the first step."""
     total: float = 0.0
     """Return so far."""
@@ -188,6 +188,8 @@ class Collector:
     def __init__(self, seeds: Sequence[int]) -> None:
         self.steps = 0
         """Steps taken by each seed."""
+        self.observation_type: type[np.floating[Any]] = np.float32
+        """float64 where float32 would lose too much of what is observed."""
         self._seeds = tuple(seeds)
         self._episodes = [_Episode() for _ in seeds]
         self._ended = [0] * len(seeds)
@@ -240,7 +242,7 @@ class Collector:
 
     def _one(
         self, position: int, wanted: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], np.float32, NDArray[np.float32], np.bool_]:
+    ) -> tuple[NDArray[np.float32], np.float32, NDArray[np.floating[Any]], np.bool_]:
         """Action, reward, next observation and true end of one seed's step; a new episode begins where one ends."""
         env, episode = self._environments[position], self._episodes[position]
         if not np.isfinite(wanted).all():
@@ -257,13 +259,13 @@ class Collector:
 
     def _begin(self, position: int, number: int) -> None:
         observation, _ = self._environments[position].reset(seed=_reset_seed(self._seeds[position], number))
-        self._episodes[position] = _Episode(number, observation=np.array(observation, np.float32))
+        self._episodes[position] = _Episode(number, observation=np.array(observation, self.observation_type))
 
     def _play(self, position: int, action: NDArray[Any]) -> tuple[float, bool, bool]:
         episode = self._episodes[position]
         observation, reward, terminal, truncated, _ = self._environments[position].step(action)
         episode.actions.append(action)
-        episode.observation = np.array(observation, np.float32)
+        episode.observation = np.array(observation, self.observation_type)
         episode.total += reward
         return reward, terminal, truncated
 
@@ -311,7 +313,7 @@ class Collector:
         return collector
 
 
-def _known(observation: NDArray[np.float32] | None) -> NDArray[np.float32]:
+def _known(observation: NDArray[np.floating[Any]] | None) -> NDArray[np.floating[Any]]:
     assert observation is not None, "the environments are not open"
     return observation
 
@@ -388,7 +390,10 @@ def empty_table(
 
 
 def offline_rows(settings: OnlineSettings, data: Dataset) -> Tensor:
-    """Numbers of the rows of the data that stay: all, or those of the episodes of highest return."""
+    """Numbers of the rows of the data that stay: all, or those of the episodes of highest return.
+
+    Raises `DatasetError` where returns of whole recordings are not known.
+    """
     if settings.part_episodes is None:
         return torch.arange(len(data))
     best = np.argsort(-data.episode_returns(), kind="stable")[: settings.part_episodes]

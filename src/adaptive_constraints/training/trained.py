@@ -216,7 +216,7 @@ class Trained:
         resolved = stack.resolve()
         prepared = prepare(resolved, dataset, preprocessor, seeds, device, progress, kept or {})
         initial = initial_state(resolved, spec, seeds, prepared)
-        table = preprocessor.table(dataset, stack.learner.columns())
+        table = preprocessor.packed_table(dataset, stack.learner.columns(), initial.columns)
         engine = Engine(resolved, initial, table, horizon=steps, device=device, **execution._asdict())
         return Trained(
             stack,
@@ -389,7 +389,10 @@ class Trained:
 
     def environments(self) -> AbstractContextManager[list[str]]:
         """What must be open while it runs; inside, what should be known about it, in words."""
-        return nullcontext([]) if self.online is None else self.online.environments(self.expected)
+        if self.online is None:
+            return nullcontext([])
+        self.online.collector.observation_type = self.preprocessor.observation_type
+        return self.online.environments(self.expected)
 
     def _collect(self, collector: Collector) -> None:
         """One more row of every seed, in learner space."""
@@ -420,7 +423,7 @@ class Trained:
 
     def act(self, observations: NDArray[Any], step: int, way: Literal["act", "explore"] = "act") -> NDArray[np.float32]:
         """Raw actions [S, N, A] of all seeds at raw observations [S, N, D]; ``step`` keys a random policy's noise."""
-        raw = torch.as_tensor(np.asarray(observations, np.float32), device=self.device)
+        raw = torch.as_tensor(np.asarray(observations, self.preprocessor.observation_type), device=self.device)
         actions = self.engine.act(self.preprocessor.observations(raw), step, way)
         found: NDArray[np.float32] = self.preprocessor.raw_actions(actions).cpu().numpy()
         return found
