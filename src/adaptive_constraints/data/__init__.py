@@ -4,6 +4,7 @@ from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.doctor import (
     Diagnosis,
     Finding,
+    advise,
     check_trainable,
     doctor,
     relabel_timeouts,
@@ -19,6 +20,7 @@ __all__ = [
     "Finding",
     "Preprocessor",
     "ReferenceScore",
+    "advise",
     "check_trainable",
     "doctor",
     "list_datasets",

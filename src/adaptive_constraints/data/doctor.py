@@ -80,6 +80,17 @@ def doctor(dataset: Dataset) -> Diagnosis:
     return Diagnosis(dataset.name, len(dataset), tuple(findings))
 
 
+def advise(
+    dataset: Dataset,
+    *,
+    reward_scale: float | str = 1.0,
+    reward_shift: float | str = 0.0,
+    normalize_observations: bool = False,
+) -> tuple[Finding, ...]:
+    """What is doubtful about data that a learner with these settings is to train on; errors are not among it."""
+    return tuple(finding for finding in doctor(dataset).findings if finding.severity == "warning")
+
+
 def check_trainable(dataset: Dataset) -> None:
     """Raise `DatasetError` with every error-level finding, its rows and its remedy; pass in silence otherwise."""
     errors = [finding for finding in _examine(dataset, _ERROR_CHECKS) if finding.severity == "error"]

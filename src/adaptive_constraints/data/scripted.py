@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from adaptive_constraints._files import cache_folder
+from adaptive_constraints._files import cache_folder, locked
 from adaptive_constraints.data.collect import collect, default_size, versions
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.loaders import load_dataset
@@ -23,16 +23,26 @@ _DECIDING = ("adaptive-constraints", "numpy", "gymnasium", "gymnasium-robotics",
 def load_scripted(source: str) -> Dataset:
     """What `adaptive-constraints collect` makes of a source (pointmaze/umaze) by default, from the cache where it can.
 
-    The same versions give the same rows. A damaged file is made anew. Raises `DatasetError` for an unknown source and
+    The same versions give the same rows. A damaged file is made anew; of two processes, the second waits. Raises `DatasetError` for an unknown source and
     `DependencyError` where the extra `robotics` is missing.
     """
     find_maze(source)
     file = _file(source)
+    data = _kept(file)
+    if data is None:
+        with locked(file.parent, lambda _: None, name=f".{file.stem}.lock"):
+            data = _kept(file) or _collect(source, file)  # another process may have collected it meanwhile
+    return dataclasses.replace(data, name=f"scripted:{source}")
+
+
+def _kept(file: Path) -> Dataset | None:
+    """What the cache holds; None where it is nothing, or not what its manifest says."""
     try:
         data = load_dataset(f"npz:{file}")
-    except DatasetError:
-        data = _collect(source, file)
-    return dataclasses.replace(data, name=f"scripted:{source}")
+        manifest = json.loads(file.with_suffix(".json").read_bytes())
+        return data if data.fingerprint == manifest["fingerprint"] else None
+    except (DatasetError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _collect(source: str, file: Path) -> Dataset:
