@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typedd
 from adaptive_constraints._arguments import alternatives, words
 from adaptive_constraints.errors import AdaptiveConstraintsError
 
-
 _LARGEST = 1e100
 """Beyond it, a number is a sign of damage."""
 

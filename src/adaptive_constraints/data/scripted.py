@@ -23,15 +23,16 @@ _DECIDING = ("adaptive-constraints", "numpy", "gymnasium", "gymnasium-robotics",
 def load_scripted(source: str) -> Dataset:
     """What `adaptive-constraints collect` makes of a source (pointmaze/umaze) by default, from the cache where it can.
 
-    The same versions give the same rows. A damaged file is made anew; of two processes, the second waits. Raises `DatasetError` for an unknown source and
-    `DependencyError` where the extra `robotics` is missing.
+    The same versions give the same rows. A damaged file is made anew; of two processes, the second waits. Raises
+    `DatasetError` for an unknown source and `DependencyError` where the extra `robotics` is missing.
     """
     find_maze(source)
     file = _file(source)
     data = _kept(file)
     if data is None:
         with locked(file.parent, lambda _: None, name=f".{file.stem}.lock"):
-            data = _kept(file) or _collect(source, file)  # another process may have collected it meanwhile
+            data = _kept(file)  # another process may have collected it meanwhile
+            data = _collect(source, file) if data is None else data
     return dataclasses.replace(data, name=f"scripted:{source}")
 
 
