@@ -1,4 +1,4 @@
-"""Every kind of file that is read, made once, with what reading it comes to, so that both can be compared after damage."""
+"""Every kind of file that is read: how it is made, and what reading it comes to, to be compared after damage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from adaptive_constraints.learner import Facts, Spec, Stage, Update
 from adaptive_constraints.networks import init_mlp, mlp
 from adaptive_constraints.preparation import Preparation
 from adaptive_constraints.training import checkpoint, fitting, pretraining
-from adaptive_constraints.training.records import read_metrics, write_record
+from adaptive_constraints.training.records import read_metrics
 
 from . import faults
 from .benching import tiny_suite
@@ -67,6 +67,12 @@ SMALL = {"hidden": 4, "batch_size": 4}
 QUIET = {"progress": False, "traced": False, "seeds": 2, "steps": 6, "log_every": 2}
 
 
+def data() -> Dataset:
+    """Sixty rows in three episodes, as they would be recorded."""
+    random, names = random_data(63), ("observations", "actions", "rewards", "terminals", "timeouts")
+    return Dataset.from_arrays(**{name: getattr(random, name) for name in names}, name="few")
+
+
 def stack():
     return wrap(TD3BC(**SMALL), ASPC(interval=1))
 
@@ -93,22 +99,24 @@ def learned(agent) -> Any:
     tree = agent.history.to_json() | {"seconds": 0, "rates": len(agent.history.rates)}
     tensors = {name: (str(t.dtype), t.tolist()) for name, t in agent._trained.engine.state().items()}
     space = {name: t.tolist() for name, t in agent._trained.preprocessor.state().items()}
-    return repr((agent.tick, agent.seeds, repr(agent), sorted(tensors.items()), sorted(space.items()), sorted(tree.items())))
+    return repr(
+        (agent.tick, agent.seeds, repr(agent), sorted(tensors.items()), sorted(space.items()), sorted(tree.items()))
+    )
 
 
 def make_agent(folder: Path) -> None:
     agent = stack()
-    agent.fit(random_data(60), stop_after=3, **QUIET)
+    agent.fit(data(), stop_after=3, **QUIET)
     agent.save(folder / "agent.npz")
 
 
 def make_run(folder: Path) -> None:
-    stack().fit(random_data(60), stop_after=3, out=folder / "run", **QUIET)
+    stack().fit(data(), stop_after=3, out=folder / "run", **QUIET)
 
 
 def go_on(folder: Path) -> Any:
     agent = stack()
-    agent.fit(random_data(60), out=folder / "run", **QUIET)
+    agent.fit(data(), out=folder / "run", **QUIET)
     return learned(agent), files(folder / "run")
 
 
@@ -117,14 +125,14 @@ ONLINE = {"steps": 9, "warm_up": 3, "buffer": "all", "eval_env": None, "progress
 
 def make_online(folder: Path) -> None:
     agent = stack()
-    agent.fit(random_data(60), stop_after=2, **QUIET)
+    agent.fit(data(), stop_after=2, **QUIET)
     agent.save(folder / "agent.npz")
     agent.finetune(Drift, out=folder / "run", stop_after=6, log_every=2, **ONLINE)
 
 
 def go_on_online(folder: Path) -> Any:
     agent = load_agent(folder / "agent.npz", "cpu")
-    agent.finetune(Drift, dataset=random_data(60), out=folder / "run", log_every=2, **ONLINE)
+    agent.finetune(Drift, dataset=data(), out=folder / "run", log_every=2, **ONLINE)
     return learned(agent), files(folder / "run")
 
 
@@ -139,7 +147,9 @@ def files(run: Path) -> Any:
 
 
 def make_results(folder: Path) -> None:
-    made = [row("TD3BC", adapters, data, seed) for adapters in ([], ["ASPC"]) for data in (HOPPER, MAZE) for seed in (0, 1)]
+    made = [
+        row("TD3BC", adapters, data, seed) for adapters in ([], ["ASPC"]) for data in (HOPPER, MAZE) for seed in (0, 1)
+    ]
     results_folder(folder, made)
 
 
@@ -162,32 +172,32 @@ def whole(data: Dataset) -> Any:
 
 
 def make_npz(folder: Path) -> None:
-    save_npz(random_data(60), folder / "data.npz")
+    save_npz(data(), folder / "data.npz")
 
 
 def make_foreign_npz(folder: Path) -> None:
-    data = random_data(60)
-    np.savez(folder / "data.npz", **{n: getattr(data, n) for n in ("observations", "actions", "rewards", "terminals")})
+    rows = data()
+    np.savez(folder / "data.npz", **{n: getattr(rows, n) for n in ("observations", "actions", "rewards", "terminals")})
 
 
 def make_hdf5(folder: Path) -> None:
     import h5py
 
-    data = random_data(60)
+    rows = data()
     with h5py.File(folder / "data.hdf5", "w") as file:
         for name in ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations"):
-            file[name] = getattr(data, name)
+            file[name] = getattr(rows, name)
 
 
 def make_scripted(folder: Path) -> None:
-    data = random_data(60)
-    save_npz(data, folder / "kept.npz")
-    (folder / "kept.json").write_text(json.dumps({"fingerprint": data.fingerprint, "rows": 60}))
+    rows = data()
+    save_npz(rows, folder / "kept.npz")
+    (folder / "kept.json").write_text(json.dumps({"fingerprint": rows.fingerprint, "rows": 60}))
 
 
 def read_scripted(folder: Path) -> Any:
     found = scripted._kept(folder / "kept.npz")
-    return whole(random_data(60) if found is None else found)  # which is what would be collected
+    return whole(data() if found is None else found)  # which is what would be collected
 
 
 # -- models trained before tick 1 -------------------------------------------------------------------------------------
@@ -195,9 +205,9 @@ def read_scripted(folder: Path) -> Any:
 
 def model(folder: Path, minibatches: int) -> Any:
     """A small regression, trained or taken from a cache in the folder."""
-    data = random_data(60)
+    rows = data()
     one = Preparation(
-        data, Preprocessor.fit(data), Facts("actor", frozenset(), None), Spec(3, 2), (0, 1), discount=0.99
+        rows, Preprocessor.fit(rows), Facts("actor", frozenset(), None), Spec(3, 2), (0,), discount=0.99
     )  # fmt: skip
 
     def train(seeds, half):
@@ -235,13 +245,12 @@ def cache(folder: Path) -> Iterator[None]:
 
 def make_model(folder: Path) -> None:
     model(folder, 6)
-    first, second = sorted((folder / "cache").glob("test.model-*.npz"))
-    first.rename(folder / "cache" / "damaged"), second.unlink()
-    (folder / "cache" / "name").write_text(first.name)
+    (file,) = (folder / "cache").glob("test.model-*.npz")
+    file.rename(folder / "cache" / "damaged")
+    (folder / "cache" / "name").write_text(file.name)
 
 
 def read_model(folder: Path) -> Any:
-    """One of two seeds is kept, in the file that was damaged."""
     kept = folder / "cache"
     shutil.copy(kept / "damaged", kept / (kept / "name").read_text())
     return model(folder, 6)
@@ -278,14 +287,19 @@ def read_half(folder: Path) -> Any:
     return model(folder, 9)
 
 
-# -- files of ours, with a seal that is right again ---------------------------------------------------------------------
+# -- files of ours, with a seal that is right again -----------------------------------------------------------------
 
 
-def resealed(kinds: tuple[str, ...]) -> Way:
-    """Arrays of a sealed file changed, and the file written anew by our own function: what another program may do."""
+def resealed(kinds: tuple[str, ...], said: bool = False) -> Way:
+    """Arrays of a sealed file changed, and the file written anew by our own function: what another program may do.
+
+    said: the header goes on to say which arrays there were.
+    """
 
     def way(draw: random.Random, whole: bytes) -> faults.Fault:
         header, arrays = _opened(whole)
+        if not said:
+            header.pop("arrays")
         what, damaged = faults.in_arrays(draw, arrays, kinds)
         return f"resealed: {what}", _closed(header, damaged)
 
@@ -295,6 +309,7 @@ def resealed(kinds: tuple[str, ...]) -> Way:
 def resealed_header(draw: random.Random, whole: bytes) -> faults.Fault:
     """The same of its header."""
     header, arrays = _opened(whole)
+    header.pop("arrays")
     what, damaged = faults.in_tree(draw, header)
     return f"resealed header: {what}", _closed(damaged if isinstance(damaged, dict) else {"x": damaged}, arrays)
 
@@ -302,7 +317,6 @@ def resealed_header(draw: random.Random, whole: bytes) -> faults.Fault:
 def _opened(whole: bytes) -> tuple[dict[str, Any], faults.Arrays]:
     with np.load(io.BytesIO(whole), allow_pickle=False) as archive:
         header = json.loads(archive["header.json"].tobytes())
-        header.pop("arrays")
         return header, {name: archive[name] for name in archive.files if name != "header.json"}
 
 
@@ -333,34 +347,64 @@ class Unsafe:
 
 STRUCTURE = resealed(faults.STRUCTURE[:4])
 """Changes that a reader must see by what it knows of a stack."""
+KEPT = resealed(faults.STRUCTURE, said=True)
 SEALED = (faults.in_bytes, faults.in_npz)
 TEXT = (faults.in_bytes, faults.in_json)
 RESEALED = (STRUCTURE, resealed((*faults.STRUCTURE, "values")), resealed_header)
 CONTENT = ("resealed header", "resealed: values", "resealed: added", "resealed: exchanged", "resealed: type")
 """Changes that make another valid file, which no reader can tell from a true one."""
 
+
+def read_agent(folder: Path) -> Any:
+    return learned(load_agent(folder / "agent.npz", "cpu"))
+
+
+def read_npz(folder: Path) -> Any:
+    return whole(load_dataset(f"npz:{folder / 'data.npz'}"))
+
+
+def read_hdf5(folder: Path) -> Any:
+    return whole(load_dataset(f"d4rl:{folder / 'data.hdf5'}"))
+
+
+def read_rows_of(folder: Path) -> Any:
+    return repr(results.read_rows(folder))
+
+
+def read_metrics_of(folder: Path) -> Any:
+    return repr(read_metrics(folder / "run" / "metrics.jsonl"))
+
+
+def read_toml(folder: Path) -> Any:
+    return repr(load_suite(folder / "tiny.toml"))
+
+
+STATE, BYTES, BOTH = (*SEALED, *SEALED, *RESEALED), (faults.in_bytes,), (faults.in_bytes, faults.in_npz)
+GOING_ON = {"make": make_run, "read": go_on, "ways": TEXT, "cost": 80}
+MODEL = {"ways": (*SEALED, *SEALED, KEPT), "anew": True, "cost": 40}
+
 KINDS = (
-    Kind("saved agent", "agent.npz", make_agent, lambda f: learned(load_agent(f / "agent.npz", "cpu")), (*SEALED, *SEALED, *RESEALED), CONTENT, cost=15),
-    Kind("checkpoint of a run", "run/checkpoint.npz", make_run, go_on, (*SEALED, *SEALED, *RESEALED), CONTENT, cost=80),
-    Kind("checkpoint of an online run", "run/checkpoint.npz", make_online, go_on_online, (*SEALED, *SEALED, *RESEALED), CONTENT, cost=120),
-    Kind("config.json", "run/config.json", make_run, go_on, TEXT, cost=80),
-    Kind("metrics.jsonl of a run that goes on", "run/metrics.jsonl", make_run, go_on, TEXT, cost=80),
-    Kind("result.json of a run that goes on", "run/result.json", make_run, go_on, TEXT, cost=80),
-    Kind("metrics.jsonl, read", "run/metrics.jsonl", make_run, lambda f: repr(read_metrics(f / "run/metrics.jsonl")), TEXT, NEVER_NOTICED),
-    Kind("rows.jsonl", "rows.jsonl", make_results, lambda f: repr(results.read_rows(f)), TEXT, cost=5),
+    Kind("saved agent", "agent.npz", make_agent, read_agent, STATE, CONTENT, cost=15),
+    Kind("checkpoint of a run", "run/checkpoint.npz", make_run, go_on, STATE, CONTENT, cost=80),
+    Kind("checkpoint of an online run", "run/checkpoint.npz", make_online, go_on_online, STATE, CONTENT, cost=120),
+    Kind("config.json", "run/config.json", **GOING_ON),
+    Kind("metrics.jsonl of a run that goes on", "run/metrics.jsonl", **GOING_ON),
+    Kind("result.json of a run that goes on", "run/result.json", **GOING_ON),
+    Kind("metrics.jsonl, read", "run/metrics.jsonl", make_run, read_metrics_of, TEXT, NEVER_NOTICED),
+    Kind("rows.jsonl", "rows.jsonl", make_results, read_rows_of, TEXT, cost=5),
     Kind("rows.jsonl, reported", "rows.jsonl", make_results, read_grid_of, TEXT, cost=10),
     Kind("suite.json", "suite.json", make_results, lambda f: repr(results.read_suite(f)), TEXT),
     Kind("cell.json", "cell.json", make_cell, lambda f: repr(Cell.read(f)), TEXT),
     Kind("failed.json", "failed.json", make_cell, lambda f: repr(results.read_failure(f)), TEXT),
-    Kind("suite in TOML", "tiny.toml", tiny_suite, lambda f: repr(load_suite(f / "tiny.toml")), (faults.in_bytes,), NEVER_NOTICED, cost=5),
-    Kind("data, npz", "data.npz", make_npz, lambda f: whole(load_dataset(f"npz:{f / 'data.npz'}")), (faults.in_bytes,), cost=3),
-    Kind("data, npz with right sums", "data.npz", make_foreign_npz, lambda f: whole(load_dataset(f"npz:{f / 'data.npz'}")), (faults.in_npz,), NEVER_NOTICED, cost=3),
-    Kind("data, HDF5", "data.hdf5", make_hdf5, lambda f: whole(load_dataset(f"d4rl:{f / 'data.hdf5'}")), (faults.in_bytes,), NEVER_NOTICED, cost=5),
-    Kind("scripted data, kept", "kept.npz", make_scripted, read_scripted, (faults.in_bytes, faults.in_npz), anew=True, cost=3),
+    Kind("suite in TOML", "tiny.toml", tiny_suite, read_toml, BYTES, NEVER_NOTICED, cost=5),
+    Kind("data, npz", "data.npz", make_npz, read_npz, BYTES, cost=3),
+    Kind("data, npz with right sums", "data.npz", make_foreign_npz, read_npz, (faults.in_npz,), NEVER_NOTICED, cost=3),
+    Kind("data, HDF5", "data.hdf5", make_hdf5, read_hdf5, BYTES, NEVER_NOTICED, cost=5),
+    Kind("scripted data, kept", "kept.npz", make_scripted, read_scripted, BOTH, anew=True, cost=3),
     Kind("manifest of scripted data", "kept.json", make_scripted, read_scripted, TEXT, anew=True, cost=3),
-    Kind("trained model", "cache/damaged", make_model, read_model, (*SEALED, *SEALED, STRUCTURE), anew=True, cost=40),
-    Kind("half-trained model", "cache/damaged", make_half, read_half, (*SEALED, *SEALED, STRUCTURE), anew=True, cost=40),
-)  # fmt: skip
+    Kind("trained model", "cache/damaged", make_model, read_model, **MODEL),
+    Kind("half-trained model", "cache/damaged", make_half, read_half, **MODEL),
+)
 
 
 def no_commit(*_: object) -> None:

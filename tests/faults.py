@@ -21,7 +21,7 @@ Fault = tuple[str, bytes]
 
 
 def in_bytes(draw: random.Random, whole: bytes) -> Fault:
-    """One of: flipped bits, changed bytes, a cut, a hole, zeros, a block twice or elsewhere, rubbish at an end, nothing."""
+    """Flipped bits, changed bytes, a cut, a hole, zeros, a block twice or elsewhere, rubbish at an end, or nothing."""
     damaged, size = bytearray(whole), len(whole)
     at = draw.randrange(size)
     if draw.random() < 0.3:  # where archives have their directories

@@ -26,7 +26,7 @@ SECONDS = 2.0
 
 
 def outcome(kind: Kind, folder: Path, intact: object, whole: bytes, number: int) -> str:
-    """What came of one fault: "equal", "refused", "content" where nobody could tell, or words that say what is wrong."""
+    """What came of a fault: "equal", "refused", "content" where nobody can tell, or words that say what is wrong."""
     draw = random.Random(f"{kind.name}/{number}")
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)

@@ -17,9 +17,8 @@ from adaptive_constraints.experiments.grid import read_grid
 from adaptive_constraints.experiments.markup import embedded, tag
 from adaptive_constraints.experiments.report import write_report
 from adaptive_constraints.experiments.report_html import page
-from adaptive_constraints.experiments.rows import write_rows
+from adaptive_constraints.experiments.rows import write_failure, write_rows
 from adaptive_constraints.experiments.statistics import interquartile_mean
-from adaptive_constraints.training.records import write_json
 
 from .synthetic_rows import HOPPER, MAZE, folder, grid, in_returns, lost, row
 
@@ -69,7 +68,7 @@ def test_a_cell_that_failed_is_named_with_its_reason(tmp_path):
     folder(tmp_path, rows)
     (gone,) = {each["cell"] for each in rows if (each["stack"], each["data"]["reference"]) == ("TD3BC + ASPC", MAZE)}
     write_rows(tmp_path, [each for each in rows if each["cell"] != gone])
-    write_json(tmp_path / "cells" / gone / "failed.json", {"cell": gone, "reason": "no <such> file", "command": ""})
+    write_failure(tmp_path / "cells" / gone, gone, "no <such> file", "")
     report = write_report([tmp_path])
     assert (
         "not finished: TD3BC + ASPC on npz:maze/umaze.npz, which failed (no &lt;such&gt; file)."

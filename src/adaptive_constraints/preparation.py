@@ -117,6 +117,8 @@ class Preparation:
                 kept = self._kept(name, settings, seeds)  # somebody else may have made them meanwhile
                 if missing := [seed for seed in seeds if seed not in kept]:
                     kept |= self._made(name, settings, missing, half, train, steps)
+                if not _alike(kept):  # what was kept is of no use
+                    kept = self._made(name, settings, seeds, half, train, steps)
         ordered = [kept[seeds[0] if shared else seed] for seed in self.seeds]
         return {key: torch.stack([each[key] for each in ordered]) for key in ordered[0]}
 
@@ -124,8 +126,7 @@ class Preparation:
         """What the cache holds, by seed."""
         found = {seed: _read(self._file(name, settings, seed), name, seed) for seed in seeds}
         kept = {seed: params for seed, params in found.items() if params is not None}
-        kinds = [{key: (t.shape, t.dtype) for key, t in params.items()} for params in kept.values()]
-        return kept if all(each == kinds[0] for each in kinds) else {}  # who knows which is damaged
+        return kept if _alike(kept) else {}  # who knows which is damaged
 
     def _made(
         self,
@@ -196,6 +197,12 @@ def prepare(
             if count != len(data):
                 raise StackError(f"{name}: its column {column!r} has {count} rows, the data has {len(data)}")
     return prepared
+
+
+def _alike(models: Mapping[int, Params]) -> bool:
+    """Whether the models of all seeds have arrays of the same names, shapes and types."""
+    kinds = [{key: (t.shape, t.dtype) for key, t in params.items()} for params in models.values()]
+    return all(each == kinds[0] for each in kinds)
 
 
 def _read(file: Path, name: str, seed: int) -> Params | None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from adaptive_constraints._files import cache_folder, locked
+from adaptive_constraints._typed import damage
 from adaptive_constraints.data.collect import collect, default_size, versions
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.loaders import load_dataset
@@ -38,12 +39,14 @@ def load_scripted(source: str) -> Dataset:
 
 def _kept(file: Path) -> Dataset | None:
     """What the cache holds; None where it is nothing, or not what its manifest says."""
+    manifest = file.with_suffix(".json")
     try:
         data = load_dataset(f"npz:{file}")
-        manifest = json.loads(file.with_suffix(".json").read_bytes())
-        return data if data.fingerprint == manifest["fingerprint"] else None
-    except (DatasetError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        with damage(DatasetError, f"{manifest} is no manifest", "remove it"):
+            fingerprint = json.loads(manifest.read_bytes())["fingerprint"]
+    except DatasetError:
         return None
+    return data if data.fingerprint == fingerprint else None
 
 
 def _collect(source: str, file: Path) -> Dataset:

@@ -134,7 +134,7 @@ class _Evaluation(TypedDict):
 class _Plain(TypedDict):
     """What `History.to_json` gives."""
 
-    metrics: list[dict[str, Any]]
+    metrics: list[dict[str, float | list[float]]]
     rates: list[float]
     evaluations: list[_Evaluation]
     failures: dict[str, list[int | str]]

@@ -49,28 +49,28 @@ DIGEST = "digest"
 """In what `with_digest` made: the key of the digest of everything else."""
 
 
-def with_digest(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain tree and, last in it, a digest by which `without_digest` knows that nothing in it was changed."""
-    return {**tree, DIGEST: _digest(tree)}
+def with_digest(tree: Mapping[str, Any], place: tuple[int, ...] = ()) -> dict[str, Any]:
+    """A plain tree and, last in it, a digest by which `without_digest` knows that nothing in it was changed.
+
+    place: where it stands among others, of which the digest is too.
+    """
+    return {**tree, DIGEST: _digest(tree, place)}
 
 
-def without_digest(tree: Any, needed: bool = True) -> dict[str, Any]:
-    """What `with_digest` was given; `ValueError` where it is not that any more, or never was and ``needed``."""
-    if not isinstance(tree, dict):
-        raise ValueError("it is no object")
-    if DIGEST not in tree and not needed:
-        return tree
-    if DIGEST not in tree:
+def without_digest(tree: Any, place: tuple[int, ...] = ()) -> dict[str, Any]:
+    """What `with_digest` was given; `ValueError` where it is not that any more, or never was."""
+    if not isinstance(tree, dict) or DIGEST not in tree:
         raise ValueError(f"it has no {DIGEST}")
     rest = {name: value for name, value in tree.items() if name != DIGEST}
-    if tree[DIGEST] != _digest(rest):
+    if tree[DIGEST] != _digest(rest, place):
         raise ValueError(f"its {DIGEST} is of another content: it was changed after it was written")
     return rest
 
 
-def _digest(tree: Mapping[str, Any]) -> str:
+def _digest(tree: Mapping[str, Any], place: tuple[int, ...]) -> str:
     """16 hexadecimal digits; the order of keys does not count."""
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+    text = json.dumps([tree, *place], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_record(path: str | Path, tree: Mapping[str, Any]) -> None:
@@ -78,19 +78,15 @@ def write_record(path: str | Path, tree: Mapping[str, Any]) -> None:
     write_json(path, with_digest(plain(tree)))
 
 
-def read_record(
-    path: Path, kind: Any, error: type[AdaptiveConstraintsError], what: str, remedy: str, *, needed: bool = True
-) -> Any:
+def read_record(path: Path, kind: Any, error: type[AdaptiveConstraintsError], what: str, remedy: str) -> Any:
     """What `write_record` wrote, which is of the type ``kind``; ``error`` names the file, and says ``what`` it is.
-
-    needed: whether it must have a digest; what others wrote has none.
 
     Raises `FileNotFoundError` where there is none.
     """
     if not path.exists():
         raise FileNotFoundError(path)
     with damage(error, f"{path} {what}", remedy):
-        tree = without_digest(parse_json(read_text(path)), needed)
+        tree = without_digest(parse_json(read_text(path)))
         check(tree, kind)
         return tree
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from adaptive_constraints._typed import check, damage
 from adaptive_constraints.adapter import Prepared
 from adaptive_constraints.data import Dataset, Preprocessor, ReferenceScore, reference_of
-from adaptive_constraints.errors import CheckpointError
+from adaptive_constraints.errors import CheckpointError, StackError
 from adaptive_constraints.evaluation.rollout import EnvSource
 from adaptive_constraints.learner import Spec
 from adaptive_constraints.networks import Precision
@@ -228,7 +228,10 @@ class Trained:
         with damage(
             CheckpointError, f"{path}: its parts do not fit together", "use an older checkpoint or train again"
         ):
-            return _read(header, tensors, device)
+            try:
+                return _read(header, tensors, device)
+            except StackError as error:
+                raise StackError(f"{path}: {error}") from error
 
     def with_data(self, dataset: Dataset, traced: bool, progress: bool = False) -> Trained:
         """The same run at the same tick, with its data at hand, so that it can go on."""
