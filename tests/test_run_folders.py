@@ -51,7 +51,9 @@ def test_another_run_s_folder_is_left_as_it_is(tmp_path, missing, begun):
         (tmp_path / name).unlink()
     before = contents(tmp_path)
     agent = at(begun) if begun else stack()
-    with pytest.raises(CheckpointError, match=r"seeds \[5\] there, \[0, 1\] here|neither checkpoint.npz nor config.json"):
+    with pytest.raises(
+        CheckpointError, match=r"seeds \[5\] there, \[0, 1\] here|neither checkpoint.npz nor config.json"
+    ):
         agent.fit(data(), out=tmp_path, **LONG)
     assert contents(tmp_path) == before
     assert agent._trained is None if not begun else agent.tick == begun
@@ -214,10 +216,14 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with pytest.warns(UnlockedWarning, match="cannot be locked .Operation not supported.: make sure"), locked(tmp_path):
-        with replacing(tmp_path / "file") as file:
+
+    def write():
+        with locked(tmp_path), replacing(tmp_path / "file") as file:
             file.write("x")
             sweep(tmp_path)
+
+    with pytest.warns(UnlockedWarning, match="cannot be locked .Operation not supported.: make sure"):
+        write()
     assert (tmp_path / "file").read_text() == "x"
 
 
@@ -259,6 +265,8 @@ def test_advice_is_said_once_and_kept(tmp_path, capsys):
 def test_a_run_lost_to_the_data_says_so(row, value):
     rewards = data().rewards.copy()
     rewards[row] = value
-    with pytest.warns(LostSeedWarning), pytest.raises(TrainingError, match=rf"from the data: rewards reach .* row {row},"):
-        warnings.simplefilter("ignore", DataWarning)
-        wrap(TD3BC(hidden=4)).fit(doubtful(rewards=rewards), **LONG | {"steps": 60, "log_every": 60})
+    agent, options = wrap(TD3BC(hidden=4)), LONG | {"steps": 60, "log_every": 60}
+    warnings.simplefilter("ignore", DataWarning)
+    message = rf"from the data: rewards reach .* row {row},"
+    with pytest.warns(LostSeedWarning), pytest.raises(TrainingError, match=message):
+        agent.fit(doubtful(rewards=rewards), **options)

@@ -197,12 +197,14 @@ class _Loop:
         engine, plan, history = self._trained.engine, self._plan, self._trained.history
         self._make_up()
         while engine.tick < self._last and not asked():
-            target = self._next_stop(engine.tick)
-            started = time.perf_counter()
-            self._ticks(target)
+            before, started = engine.tick, time.perf_counter()
+            self._ticks(self._next_stop(before))
             engine.synchronize()
             history.seconds += time.perf_counter() - started
             history.ticks = engine.tick
+            if engine.tick == before:  # stopped at once, or while it only collects
+                self._save()
+                return
             self._note_failures()
             if self._due(plan.log_every):
                 self._log_metrics()
