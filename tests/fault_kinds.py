@@ -196,7 +196,7 @@ def make_scripted(folder: Path) -> None:
 
 
 def read_scripted(folder: Path) -> Any:
-    found = scripted._kept(folder / "kept.npz")
+    found, _ = scripted._kept(folder / "kept.npz")
     return whole(data() if found is None else found)  # which is what would be collected
 
 

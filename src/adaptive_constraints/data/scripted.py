@@ -29,24 +29,28 @@ def load_scripted(source: str) -> Dataset:
     """
     find_maze(source)
     file = _file(source)
-    data = _kept(file)
+    data, _ = _kept(file)
     if data is None:
         with locked(file.parent, lambda _: None, name=f".{file.stem}.lock"):
-            data = _kept(file)  # another process may have collected it meanwhile
-            data = _collect(source, file) if data is None else data
+            data, reason = _kept(file)  # another process may have collected it meanwhile
+            if data is None:
+                if file.is_file():
+                    print(f"what is kept is damaged and made anew: {reason}", file=sys.stderr, flush=True)
+                data = _collect(source, file)
     return dataclasses.replace(data, name=f"scripted:{source}")
 
 
-def _kept(file: Path) -> Dataset | None:
-    """What the cache holds; None where it is nothing, or not what its manifest says."""
+def _kept(file: Path) -> tuple[Dataset | None, str]:
+    """What the cache holds; None and the reason where it is nothing, or not what its manifest says."""
     manifest = file.with_suffix(".json")
     try:
         data = load_dataset(f"npz:{file}")
-        with damage(DatasetError, f"{manifest} is no manifest", "remove it"):
-            fingerprint = json.loads(manifest.read_bytes())["fingerprint"]
-    except DatasetError:
-        return None
-    return data if data.fingerprint == fingerprint else None
+        with damage(DatasetError, f"{manifest} is not the manifest of {file}", "it was changed"):
+            if json.loads(manifest.read_bytes())["fingerprint"] != data.fingerprint:
+                raise ValueError("another fingerprint")
+    except DatasetError as error:
+        return None, str(error)
+    return data, ""
 
 
 def _collect(source: str, file: Path) -> Dataset:
