@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from adaptive_constraints import ASPC, Dataset, load_agent, load_dataset, wrap
+from adaptive_constraints._files import seal
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import Preprocessor, save_npz, scripted
 from adaptive_constraints.experiments import rows as results
@@ -321,28 +322,11 @@ def _opened(whole: bytes) -> tuple[dict[str, Any], faults.Arrays]:
 
 
 def _closed(header: dict[str, Any], arrays: faults.Arrays) -> bytes:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "file.npz"
-        checkpoint.write(file, header, {name: Unsafe(array) for name, array in arrays.items()})  # type: ignore[misc]
-        return file.read_bytes()
-
-
-class Unsafe:
-    """Stands for a tensor: any array, also of types that torch does not have."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
-
-    def detach(self):
-        return self
-
-    def cpu(self):
-        return self
-
-    def numpy(self):
-        return self._array
+    text = faults.dumps({"arrays": checkpoint._kinds(arrays), **header}).encode()
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **{"header.json": np.frombuffer(text, np.uint8)}, **arrays)
+    seal(file)
+    return file.getvalue()
 
 
 STRUCTURE = resealed(faults.STRUCTURE[:4])

@@ -117,22 +117,22 @@ def in_json(draw: random.Random, text: bytes) -> Fault:
         number = draw.randrange(len(lines))
         tree = json.loads(lines[number])
     what, damaged = in_tree(draw, tree)
-    said = _dumps(damaged)
+    said = dumps(damaged)
     if number is None:
         return what, said.encode()
     return f"line {number + 1}: {what}", ("\n".join([*lines[:number], said, *lines[number + 1 :]]) + "\n").encode()
 
 
-def _dumps(tree: Any) -> str:
+def dumps(tree: Any) -> str:
     """Deeper than Python's own writer goes."""
     if isinstance(tree, list):
         opening = 0
         while isinstance(tree, list) and len(tree) == 1:
             tree, opening = tree[0], opening + 1
-        inside = ", ".join(map(_dumps, tree)) if isinstance(tree, list) else _dumps(tree)
+        inside = ", ".join(map(dumps, tree)) if isinstance(tree, list) else dumps(tree)
         return "[" * opening + (f"[{inside}]" if isinstance(tree, list) else inside) + "]" * opening
     if isinstance(tree, dict):
-        return "{" + ", ".join(f"{json.dumps(name)}: {_dumps(value)}" for name, value in tree.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(name)}: {dumps(value)}" for name, value in tree.items()) + "}"
     return json.dumps(tree)
 
 

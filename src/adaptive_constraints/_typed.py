@@ -68,7 +68,7 @@ def check(value: Any, annotation: Any, where: str = "it", *, finite: bool = True
     kinds = alternatives(annotation)
     problems = [problem for kind in kinds if (problem := _problem(value, kind, where, finite))]
     if len(problems) == len(kinds):
-        inside = [problem for problem in problems if not problem.startswith(f"{where} must")]
+        inside = [problem for problem in problems if len(kinds) == 1 or not problem.startswith(f"{where} must")]
         raise ValueError(inside[0] if inside else f"{where} must be {words(annotation)}, not {_short(value)}")
 
 

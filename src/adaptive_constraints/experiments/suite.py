@@ -241,13 +241,19 @@ class _Reader:
         """References by short name: of a table as it says, of a list from the references themselves."""
         if not isinstance(value, dict):
             listed = self._texts(value, f"{place}, data")
-            value = {short_name(each): each for text in listed for each in expand(text)}
+            value = {short_name(each): each for each in self._expanded(listed, place)}
         for name, reference in value.items():
             try:
                 check_reference(self._text(reference, f"{place}, data"))
             except DatasetError as error:
                 self._fail(f"{place}, data {name}", str(error), error)
         return dict(value)
+
+    def _expanded(self, listed: Sequence[str], place: str) -> list[str]:
+        try:
+            return [each for text in listed for each in expand(text)]
+        except SuiteError as error:
+            self._fail(f"{place}, data", str(error), error)
 
     def _evaluation(self, value: Any, place: str) -> dict[str, Any]:
         self._known(value, tuple(_EVALUATION), f"{place}, evaluation")
@@ -269,7 +275,7 @@ class _Reader:
         place = f"published {number}"
         self._known(table, _PUBLISHED, place)
         source = self._text(table.get("source"), f"{place}, source")
-        listed = [each for text in self._texts(table.get("data"), f"{place}, data") for each in expand(text)]
+        listed = self._expanded(self._texts(table.get("data"), f"{place}, data"), place)
         for each in listed:
             if each not in names:
                 self._fail(f"{place}, data", f"{each!r} is in no grid; those are called {', '.join(names)}")

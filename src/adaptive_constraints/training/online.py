@@ -311,7 +311,8 @@ class Collector:
         for name, tensor in tensors.items():
             fine = tensor.shape == (spec.observation_dim,) and tensor.dtype == torch.float32
             if name.startswith("actions/"):
-                fine = tensor.shape[1:] == (spec.action_dim,) and len(tensor) > 0 and bool(tensor.isfinite().all())
+                fine = tensor.dim() == 2 and tensor.shape[1] == spec.action_dim and len(tensor) > 0
+                fine = fine and tensor.is_floating_point() and bool(tensor.isfinite().all())
             if not fine:
                 raise ValueError(f"collector/{name} has the shape {list(tensor.shape)} and the type {tensor.dtype}")
         for position, number in enumerate(header["episodes"]):

@@ -438,7 +438,7 @@ def _read(header: Any, tensors: Mapping[str, Tensor], device: torch.device) -> T
         settings = OnlineSettings(**online["settings"])
         engine = _online_engine(stack, settings, initial, columns, online["start"], device, execution)
     engine.load(tensors, header["tick"])
-    _check_nothing_else(tensors, engine)
+    _check_nothing_else(tensors, engine, ("preprocessor/",) if online is None else ("preprocessor/", "collector/"))
     _check_finite(engine, history)
     trained = Trained(stack, engine, Preprocessor.from_state(space).to(device), data, header["steps"], history, columns)
     trained.products = header["products"]
@@ -481,7 +481,7 @@ def _check_numbers(header: Mapping[str, Any]) -> None:
         raise ValueError("its seeds must be different numbers, one at least")
     if min(header["spec"].values()) < 1:
         raise ValueError("its dimensions must be at least 1")
-    if not (header["steps"] >= 1 and 0 <= first <= header["tick"] <= last):
+    if not (header["steps"] >= max(1, first) and 0 <= first <= header["tick"] <= last):
         raise ValueError(f"tick {header['tick']} does not lie between {first} and {last}")
 
 
@@ -501,9 +501,9 @@ def _check_space(space: Mapping[str, Tensor], spec: Spec) -> None:
             raise ValueError(f"{name} holds {tensor.tolist()}, which no data gives")
 
 
-def _check_nothing_else(tensors: Mapping[str, Tensor], engine: Engine) -> None:
+def _check_nothing_else(tensors: Mapping[str, Tensor], engine: Engine, beside: tuple[str, ...]) -> None:
+    """Raise `ValueError` for arrays that neither an engine has nor what stands beside it."""
     known = set(engine.state())
-    beside = ("preprocessor/", "collector/")
     if unknown := [name for name in tensors if name not in known and not name.startswith(beside)]:
         raise ValueError(f"it has arrays of unknown meaning: {', '.join(unknown[:5])}")
 
