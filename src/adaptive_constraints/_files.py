@@ -33,6 +33,7 @@ LOCK = ".lock"
 """In a folder that is being written to: names who does."""
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
 """Names of files that `replacing` has not put in their place yet."""
+_WINDOWS = os.name == "nt"
 _POLL = 0.2
 """Seconds between two tries for a lock that another process holds."""
 
@@ -63,7 +64,10 @@ def replacing(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[A
             yield file
             file.flush()
             os.fsync(file.fileno())
-            temporary.replace(path)  # while it is open and so locked: nobody takes it for a leftover
+            if not _WINDOWS:  # while it is open and so locked: nobody takes it for a leftover
+                temporary.replace(path)
+        if _WINDOWS:  # which moves no open file
+            temporary.replace(path)
     except BaseException as error:
         if temporary is not None:
             with suppress(OSError):
@@ -159,7 +163,8 @@ def locked(folder: Path, wait: Callable[[str], None] | None = None, *, name: str
         sweep(folder)
         yield
     finally:
-        file.unlink(missing_ok=True)  # before others can have it
+        with suppress(OSError):  # of Windows, where it is open
+            file.unlink(missing_ok=True)  # before others can have it
         os.close(descriptor)
         if made:
             with suppress(OSError):

@@ -152,7 +152,7 @@ def say_advice(advice: Sequence[str], progress: bool) -> None:
         for text in advice:
             print(f"data: {text}", file=sys.stderr, flush=True)
     elif advice:
-        warnings.warn("; ".join(advice), DataWarning, stacklevel=4)
+        warnings.warn(f"doubtful data: {'; '.join(advice)}", DataWarning, stacklevel=4)
 
 
 def begun(folder: Path) -> Identity | None:

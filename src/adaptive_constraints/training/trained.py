@@ -430,6 +430,8 @@ def _read(header: Any, tensors: Mapping[str, Tensor], device: torch.device) -> T
     initial = _initial(stack, spec, tuple(header["seeds"]), _groups("frozen", tensors))
     columns = [PreparedColumn(**each) for each in header["columns"]]
     history = History.from_json(header["history"], initial.seeds, header["tick"])
+    if history.online_from != (online and online["start"]):
+        raise ValueError("its history has another beginning of the online phase")
     execution = Execution(precision=header["precision"], compiled=header["compiled"])
     if online is None:
         options = execution._asdict()
