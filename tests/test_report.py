@@ -55,7 +55,7 @@ def test_the_grid_keeps_the_suites_order(tmp_path):
 def test_cells_that_have_not_finished_are_named(tmp_path):
     folder(tmp_path, grid(**SMALL))
     rows = [each for each in grid(**SMALL) if (each["stack"], each["data"]["reference"]) != ("TD3BC + ASPC", MAZE)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    write_rows(tmp_path, rows)
     found = find(read_grid([tmp_path]), "last_ten")
     assert found.grid.missing == (("TD3BC + ASPC", MAZE, None),)
     assert any("1 planned cell not finished: TD3BC + ASPC on npz:maze" in note for note in text.warnings(found.grid))
