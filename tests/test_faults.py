@@ -81,7 +81,7 @@ def test_damage_is_never_believed(kind, tmp_path, request):
 
 
 def main(total: int, *only: str) -> int:
-    """Try so many faults, each kind as often, or ``only`` those of kinds of these names; a table, and what was wrong."""
+    """Try so many faults, each kind as often (or ``only`` those kinds); a table, and what was wrong."""
     quick()
     each, wrong = -(-total // len(KINDS)), []
     print(f"{'file':<40} {'faults':>7} {'refused':>8} {'equal':>7} {'content':>8} {'wrong':>6} {'s':>6}", flush=True)
