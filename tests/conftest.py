@@ -11,3 +11,8 @@ def cache(tmp_path_factory, request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(common / "cache"))
         yield
+
+
+def pytest_addoption(parser):
+    """``--faults N``: how many faults `test_faults.py` tries for each kind of file, instead of a minute's worth."""
+    parser.addoption("--faults", type=int, default=0)

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adaptive_constraints._files import locked
 from adaptive_constraints.cli import main
 from adaptive_constraints.cli.entry import parse
-from adaptive_constraints.errors import SuiteError, TrainingError
+from adaptive_constraints.errors import FileError, SuiteError, TrainingError
 from adaptive_constraints.experiments import board, cell
-from adaptive_constraints.experiments.results import ResultsFolder, locked
+from adaptive_constraints.experiments.results import ResultsFolder
 from adaptive_constraints.experiments.rows import ROWS, read_rows, read_suite
 from adaptive_constraints.experiments.runner import RETRIES, LocalWorkers, bench
 from adaptive_constraints.experiments.stacks import read_stack
@@ -118,7 +119,9 @@ def test_finished_cells_are_skipped_and_others_join_them(suite, undisturbed, tmp
 
 
 def test_published_figures_of_several_calls_add_up(suite, tmp_path):
-    figures = [{"data": suite.cells[0].data, "stack": name, "score": 1.0, "source": "a paper"} for name in "ab"]
+    figures = [
+        {"data": suite.cells[0].data, "stack": name, "score": 1.0, "spread": None, "source": "a paper"} for name in "ab"
+    ]
     for published in ([figures[0]], figures, []):
         bench(replace(suite, published=tuple(published)), suite.cells[:1], tmp_path, InlineWorkers(), progress=False)
     assert sorted(each["stack"] for each in read_suite(tmp_path)["published"]) == ["a", "b"]
@@ -129,7 +132,7 @@ def test_other_settings_in_the_same_folder_are_refused(suite, undisturbed):
     with pytest.raises(SuiteError, match=r"seeds \[0, 1\] there, \[3\] here; ticks 60 there, 80 here\) \(and 1 more\)"):
         bench(suite, cells, undisturbed.folder, workers, progress=False)
     assert workers.closed
-    with locked(undisturbed.folder), pytest.raises(SuiteError, match="another bench is at work"):
+    with locked(undisturbed.folder), pytest.raises(FileError, match="is in use: process"):
         bench(suite, suite.cells, undisturbed.folder, InlineWorkers(), progress=False)
 
 

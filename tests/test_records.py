@@ -70,7 +70,7 @@ def test_a_resumed_run_doubles_nothing_and_drops_a_torn_line(tmp_path: Path) -> 
     with log.path.open("a") as file:  # a crash in the middle of a line
         file.write('{"tick": 4, "lo')
     assert [row["tick"] for row in read_metrics(log.path)] == [1, 2, 3]
-    with MetricsLog(tmp_path, resumed_tick=2) as resumed:
+    with MetricsLog(tmp_path, before=read_metrics(log.path)[:2], resumed_tick=2) as resumed:
         for tick in (3, 4):
             resumed.append(tick, {"loss": 10 * tick})
     assert [(row["tick"], row["loss"]) for row in read_metrics(log.path)] == [(1, 1), (2, 2), (3, 30), (4, 40)]

@@ -17,9 +17,8 @@ from adaptive_constraints.experiments.grid import read_grid
 from adaptive_constraints.experiments.markup import embedded, tag
 from adaptive_constraints.experiments.report import write_report
 from adaptive_constraints.experiments.report_html import page
-from adaptive_constraints.experiments.rows import write_rows
+from adaptive_constraints.experiments.rows import write_failure, write_rows
 from adaptive_constraints.experiments.statistics import interquartile_mean
-from adaptive_constraints.training.records import write_json
 
 from .synthetic_rows import HOPPER, MAZE, folder, grid, in_returns, lost, row
 
@@ -56,7 +55,7 @@ def test_the_grid_keeps_the_suites_order(tmp_path):
 def test_cells_that_have_not_finished_are_named(tmp_path):
     folder(tmp_path, grid(**SMALL))
     rows = [each for each in grid(**SMALL) if (each["stack"], each["data"]["reference"]) != ("TD3BC + ASPC", MAZE)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    write_rows(tmp_path, rows)
     found = find(read_grid([tmp_path]), "last_ten")
     assert found.grid.missing == (("TD3BC + ASPC", MAZE, None),)
     assert any("1 planned cell not finished: TD3BC + ASPC on npz:maze" in note for note in text.warnings(found.grid))
@@ -69,7 +68,7 @@ def test_a_cell_that_failed_is_named_with_its_reason(tmp_path):
     folder(tmp_path, rows)
     (gone,) = {each["cell"] for each in rows if (each["stack"], each["data"]["reference"]) == ("TD3BC + ASPC", MAZE)}
     write_rows(tmp_path, [each for each in rows if each["cell"] != gone])
-    write_json(tmp_path / "cells" / gone / "failed.json", {"cell": gone, "reason": "no <such> file", "command": ""})
+    write_failure(tmp_path / "cells" / gone, gone, "no <such> file", "")
     report = write_report([tmp_path])
     assert (
         "not finished: TD3BC + ASPC on npz:maze/umaze.npz, which failed (no &lt;such&gt; file)."

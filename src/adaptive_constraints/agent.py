@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints._arguments import checked
 from adaptive_constraints.adapter import Adapter
-from adaptive_constraints.data import Dataset, check_trainable, load_dataset
+from adaptive_constraints.data import Dataset, Finding, advise, check_trainable, load_dataset
 from adaptive_constraints.data.environments import RecordedEnv
 from adaptive_constraints.errors import CheckpointError, EvaluationError, StackError, TrainingError
 from adaptive_constraints.evaluation import Evaluation
@@ -138,7 +138,8 @@ class Agent:
             limit, after as many as the data's longest episode has.
         stop_after: stop at this tick of ``steps``.
         out: a run folder for configuration, logs, checkpoints and curves. If it already holds this run, training goes
-            on from its checkpoint, bit for bit; if it holds another, that is an error.
+            on from its checkpoint, bit for bit, or from this agent's own state where that is further; if it holds
+            another, or another process is writing to it, that is an error.
         traced: trace each stage once and replay it, on CUDA as graphs of whole ticks (faster); False runs everything as
             written (for a debugger).
         precision: of matrix products; "bf16" rounds their factors to bfloat16, which pays on hardware with such
@@ -146,8 +147,15 @@ class Agent:
         compiled: compile the traced stages, which takes about a minute at the start and makes long runs faster; needs a
             C++ compiler, on CUDA Triton. Part of what the run is, since it rounds differently.
 
-        Returns the history. Raises `DatasetError` for data that cannot be trained on, `TrainingError` where this
-        agent or folder already holds another training or when all seeds are lost.
+        Ctrl-C, and SIGTERM where there is a run folder, end it at the next safe point with a checkpoint and with this
+        agent at the tick reached; the same call goes on from there. A second one does not wait.
+
+        What is doubtful about the data is said once, where a run begins: with the progress, or as a `DataWarning`
+        where that is off.
+
+        Returns the history. Raises `DatasetError` for data that cannot be trained on, `CheckpointError` where this
+        agent or folder already holds another training, `FileError` where another run is writing to the folder, and
+        `TrainingError` when all seeds are lost or another thread of this process is training.
         """
         data = load_dataset(dataset) if isinstance(dataset, str) else dataset
         check_trainable(data)
@@ -170,22 +178,26 @@ class Agent:
         wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint, precision, compiled)
         if device is not None and self._trained is not None:
             _refuse_move(self._trained.device, where)
-        before = self._started(wanted, plan.out, where)
-        if before is None:
-            trained = Trained.fresh(
-                self._stack,
-                data,
-                steps=steps,
-                seeds=chosen,
-                device=where,
-                execution=execution,
-                progress=progress,
-            )
-        else:
-            trained = before.with_data(data, traced, progress)
-        fitting.fit(trained, plan)
-        self._trained = trained
-        return trained.history
+        with fitting.at_work(plan):
+            before, kept = self._started(wanted, plan.out, where)
+            if before is None:
+                advice = [str(finding) for finding in _advice(data, self.learner)]
+                fitting.say_advice(advice, progress)
+                trained = Trained.fresh(
+                    self._stack,
+                    data,
+                    steps=steps,
+                    seeds=chosen,
+                    device=where,
+                    execution=execution,
+                    progress=progress,
+                )
+                trained.history.advice = advice
+            else:
+                trained = before.with_data(data, traced, progress)
+            fitting.fit(trained, plan, kept)
+            self._trained = trained
+        return self.history
 
     @checked(TrainingError)
     def finetune(
@@ -260,26 +272,29 @@ class Agent:
             progress=progress,
         )
         data = None if buffer == "none" else _trained_on(trained, dataset)
-        online = self._began(trained, settings, plan.out).go_online(settings, source, data, traced, progress)
-        fitting.fit(online, plan)
-        self._trained = online
-        return online.history
+        with fitting.at_work(plan):
+            before, kept = self._began(trained, settings, plan.out)
+            online = before.go_online(settings, source, data, traced, progress)
+            fitting.fit(online, plan, kept)
+            self._trained = online
+        return self.history
 
-    def _began(self, trained: Trained, settings: OnlineSettings, folder: Path | None) -> Trained:
-        """The online phase to go on with, or the run that begins one now."""
+    def _began(self, trained: Trained, settings: OnlineSettings, folder: Path | None) -> tuple[Trained, bool]:
+        """The online phase to go on with, or the run that begins one now; and whether it is what the folder holds."""
         wanted = replace(trained.identity, online=settings.identity(trained.origin))
-        if trained.online is not None:
+        own = trained if trained.online is not None else None
+        if own is not None:
             remedy = "fine-tune a copy of the agent from before: load_agent(path)"
-            _refuse_other(trained.identity, wanted, "this agent", remedy)
-            return trained
-        return _kept(folder, wanted, trained.device) or trained
+            _refuse_other(own.identity, wanted, "this agent", remedy)
+        further, kept = _further(own, _kept(folder, wanted, trained.device))
+        return further or trained, kept
 
-    def _started(self, wanted: Identity, folder: Path | None, device: torch.device) -> Trained | None:
-        """The training to go on with, if there is one; it must be the wanted one."""
-        if self._trained is not None:
-            _refuse_other(self._trained.identity, wanted, "this agent", "train a twin: agent.untrained().fit(...)")
-            return self._trained
-        return _kept(folder, wanted, device)
+    def _started(self, wanted: Identity, folder: Path | None, device: torch.device) -> tuple[Trained | None, bool]:
+        """The training to go on with, if there is one, and whether it is what the folder holds."""
+        own = self._trained
+        if own is not None:
+            _refuse_other(own.identity, wanted, "this agent", "train a twin: agent.untrained().fit(...)")
+        return _further(own, _kept(folder, wanted, device if own is None else own.device))
 
     # -- use ------------------------------------------------------------------------------------------------------
 
@@ -377,18 +392,35 @@ class Agent:
 
 
 def _kept(folder: Path | None, wanted: Identity, device: torch.device) -> Trained | None:
-    """The run that a folder holds, if it holds one; it must be the wanted one."""
+    """The run that a folder holds, if it holds one; it must be the wanted one, whatever part of it is there."""
     if folder is None:
         return None
     remedy = "use another folder, or remove this one"
+    if (begun := fitting.begun(folder)) is not None:
+        _refuse_other(begun, wanted, str(folder), remedy)
     file = folder / fitting.CHECKPOINT
-    if not file.is_file():
-        if (begun := fitting.begun(folder)) is not None:  # and ended before its first checkpoint: it begins anew
-            _refuse_other(begun, wanted, str(folder), remedy)
+    if not file.is_file():  # it ended before its first checkpoint: it begins anew
         return None
     found = Trained.read(file, device)
     _refuse_other(found.identity, wanted, str(file), remedy)
     return found
+
+
+def _further(own: Trained | None, kept: Trained | None) -> tuple[Trained | None, bool]:
+    """Of one run as an agent and as a folder has it, the one that is further; and whether that is the folder's."""
+    if kept is None or (own is not None and own.progress > kept.progress):
+        return own, False
+    return kept, True
+
+
+def _advice(data: Dataset, learner: Learner) -> Sequence[Finding]:
+    """What is doubtful about data that this learner is to train on."""
+    return advise(
+        data,
+        reward_scale=learner.reward_scale,
+        reward_shift=learner.reward_shift,
+        normalize_observations=learner.normalize_observations,
+    )
 
 
 def _refuse_other(identity: Identity, wanted: Identity, where: str, remedy: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptive_constraints._files import cache_folder
+from adaptive_constraints._files import cache_folder, locked
 from adaptive_constraints._version import __version__
 from adaptive_constraints.adapter import Prepared
 from adaptive_constraints.data import Dataset, Preprocessor
@@ -26,6 +27,7 @@ from adaptive_constraints.training.cpu import tuned
 from adaptive_constraints.training.model_fit import ModelFit
 from adaptive_constraints.training.pretraining import Pretraining
 from adaptive_constraints.training.progress import Progress
+from adaptive_constraints.training.stopping import asked, stop
 
 CPU = torch.device("cpu")
 
@@ -104,23 +106,61 @@ class Preparation:
 
         ``train`` makes a model by `fit` and runs it by ``pretraining.run``, which shows a bar and keeps the state once
         a minute: an interrupted training goes on there. The cache is keyed by the data in learner space, name,
-        settings, seed, device type and version. Damaged files are made anew.
+        settings, seed, device type and version. Damaged files are made anew. Of two processes
+        that need the same model at the same time, the second waits until the first has trained it.
         """
         seeds = self.seeds[:1] if shared else self.seeds
-        files = {seed: self._file(name, settings, seed) for seed in seeds}
-        kept = {seed: found for seed, file in files.items() if (found := _read(file)) is not None}
-        missing = [seed for seed in seeds if seed not in kept]
-        if missing:
-            pretraining = Pretraining(self._file(f"{name}.half-trained", settings, missing), self.device)
-            bar = Progress(name, steps, pretraining.done, self.progress)
-            with bar as pretraining.progress, tuned(self.device, pretraining.products):
-                made = train(missing, pretraining)
-            for position, seed in enumerate(missing):
-                kept[seed] = {key: tensor[position].cpu() for key, tensor in made.items()}
-                checkpoint.write(files[seed], {"name": name, "seed": seed, "settings": dict(settings)}, kept[seed])
-            pretraining.finish()
+        kept = self._kept(name, settings, seeds)
+        if missing := [seed for seed in seeds if seed not in kept]:
+            half = self._file(f"{name}.half-trained", settings, missing)
+            with locked(half.parent, self._waiting(), name=f".{half.stem}.lock"):
+                kept = self._kept(name, settings, seeds)  # somebody else may have made them meanwhile
+                if missing := [seed for seed in seeds if seed not in kept]:
+                    kept |= self._made(name, settings, missing, half, train, steps)
+                if not _alike(kept):  # what was kept is of no use
+                    kept = self._made(name, settings, seeds, half, train, steps)
         ordered = [kept[seeds[0] if shared else seed] for seed in self.seeds]
         return {key: torch.stack([each[key] for each in ordered]) for key in ordered[0]}
+
+    def _kept(self, name: str, settings: Mapping[str, Any], seeds: Sequence[int]) -> dict[int, Params]:
+        """What the cache holds, by seed."""
+        found = {seed: _read(self._file(name, settings, seed), name, seed) for seed in seeds}
+        kept = {seed: params for seed, params in found.items() if params is not None}
+        return kept if _alike(kept) else {}  # who knows which is damaged
+
+    def _made(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        seeds: Sequence[int],
+        half: Path,
+        train: Callable[[Sequence[int], Pretraining], Params],
+        steps: int,
+    ) -> dict[int, Params]:
+        """What was trained now, by seed, and put into the cache."""
+        pretraining = Pretraining(half, self.device)
+        bar = Progress(name, steps, pretraining.done, self.progress)
+        with bar as pretraining.progress, tuned(self.device, pretraining.products):
+            trained = train(seeds, pretraining)
+        made = {seed: {key: t[place].cpu() for key, t in trained.items()} for place, seed in enumerate(seeds)}
+        for seed, params in made.items():
+            header = {"name": name, "seed": seed, "settings": dict(settings)}
+            checkpoint.write(self._file(name, settings, seed), header, params)
+        pretraining.finish()
+        return made
+
+    def _waiting(self) -> Callable[[str], None]:
+        """Say once that another process trains the same; wait until it has, or a stop is asked for."""
+        said: list[str] = []
+
+        def wait(text: str) -> None:
+            if self.progress and not said:
+                print(f"{text}: waiting, it trains the same model", file=sys.stderr, flush=True)
+                said.append(text)
+            if asked():
+                stop("stopped before tick 1: another process trains a model; the same call or command goes on")
+
+        return wait
 
     def _file(self, name: str, settings: Mapping[str, Any], seed: int | Sequence[int]) -> Path:
         key = {
@@ -159,11 +199,19 @@ def prepare(
     return prepared
 
 
-def _read(file: Path) -> Params | None:
+def _alike(models: Mapping[int, Params]) -> bool:
+    """Whether the models of all seeds have arrays of the same names, shapes and types."""
+    kinds = [{key: (t.shape, t.dtype) for key, t in params.items()} for params in models.values()]
+    return all(each == kinds[0] for each in kinds)
+
+
+def _read(file: Path, name: str, seed: int) -> Params | None:
+    """The model of one seed; None where there is none, or a damaged one."""
     if not file.is_file():
         return None
     try:
-        _, tensors = checkpoint.read(file)
+        header, tensors = checkpoint.read(file)
     except CheckpointError:
         return None
-    return tensors
+    whole = all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
+    return tensors if whole and (header.get("name"), header.get("seed")) == (name, seed) else None

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptive_constraints.cli.command import FAILED, INTERRUPTED, Command, Common
+from adaptive_constraints.cli.command import FAILED, INTERRUPTED, TERMINATED, Command, Common
 from adaptive_constraints.cli.show import table
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import SuiteError
+from adaptive_constraints.training.stopping import Terminated
 
 if TYPE_CHECKING:
     from adaptive_constraints.experiments.cell import Cell
@@ -77,9 +78,9 @@ class Bench(Command):
             print(f"{suite.name}: {suite.about}\n{len(cells)} cells; results folder {out}", flush=True)
         try:
             outcome = bench(suite, cells, out, self._workers(), command=self._command(), progress=not self.quiet)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated) as end:
             print(f"interrupted: the same command goes on with what is in {out}", file=sys.stderr)
-            return INTERRUPTED
+            return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
         _show_outcome(outcome)
         return FAILED if outcome.failed else 0
 

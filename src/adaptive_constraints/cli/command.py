@@ -11,8 +11,8 @@ import torch
 from adaptive_constraints.agent import AUTO
 from adaptive_constraints.errors import TrainingError
 
-FOUND_ERRORS, FAILED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
-"""Exit codes: the doctor found errors, a command failed, Ctrl-C ended it."""
+FOUND_ERRORS, FAILED, INTERRUPTED, PIPE_CLOSED, TERMINATED = 1, 2, 130, 141, 143
+"""Exit codes: the doctor found errors, a command failed, Ctrl-C ended it, its reader has gone, SIGTERM ended it."""
 
 
 class Command(ABC):
@@ -96,4 +96,4 @@ class RunOptions:
         }
 
 
-__all__ = ["FAILED", "FOUND_ERRORS", "INTERRUPTED", "PIPE_CLOSED", "Command", "Common", "RunOptions"]
+__all__ = ["FAILED", "FOUND_ERRORS", "INTERRUPTED", "PIPE_CLOSED", "TERMINATED", "Command", "Common", "RunOptions"]

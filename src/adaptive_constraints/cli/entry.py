@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union
 import torch
 
 from adaptive_constraints.cli.bench import Bench
-from adaptive_constraints.cli.command import FAILED, INTERRUPTED, PIPE_CLOSED, Command
+from adaptive_constraints.cli.command import FAILED, INTERRUPTED, PIPE_CLOSED, TERMINATED, Command
 from adaptive_constraints.cli.data import Collect, Doctor
 from adaptive_constraints.cli.evaluate import Evaluate
 from adaptive_constraints.cli.explain import Explain, List
@@ -22,6 +22,7 @@ from adaptive_constraints.cli.report import Report
 from adaptive_constraints.cli.runs import Finetune, Train
 from adaptive_constraints.errors import AdaptiveConstraintsError, DependencyError, TrainingError
 from adaptive_constraints.training.fitting import LostSeedWarning
+from adaptive_constraints.training.stopping import Terminated, terminable
 
 COMMANDS: dict[str, type[Command]] = {
     "train": Train,
@@ -49,15 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AdaptiveConstraintsError as error:
         return _failed(error, debug=False)
     try:
-        with warnings.catch_warnings():
+        with terminable(), warnings.catch_warnings():
             warnings.simplefilter("ignore", LostSeedWarning)  # said by the progress display and by the final table
             _import(command.common.imports)
             code = command.run()
             sys.stdout.flush()  # here, where a reader that has gone is known
             return code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Terminated as error:
+        print(error, file=sys.stderr)
+        return TERMINATED
     except BrokenPipeError:  # such as head, which has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED

@@ -134,8 +134,8 @@ def _run(agent: Agent, out: Path, train: Callable[[], History]) -> int:
     before = agent.tick
     try:
         history = train()
-    except KeyboardInterrupt:
-        print(interrupted(out), file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or interrupted(out), file=sys.stderr)
         return INTERRUPTED
     if agent.tick == before:
         print(f"it was complete at tick {before}: there was nothing to train")

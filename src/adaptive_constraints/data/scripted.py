@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from adaptive_constraints._files import cache_folder
+from adaptive_constraints._files import cache_folder, locked
+from adaptive_constraints._typed import damage
 from adaptive_constraints.data.collect import collect, default_size, versions
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.loaders import load_dataset
@@ -24,18 +25,33 @@ _DECIDING = ("adaptive-constraints", "numpy", "gymnasium", "gymnasium-robotics",
 def load_scripted(source: str) -> Dataset:
     """What `adaptive-constraints collect` makes of a source (pointmaze/umaze) by default, from the cache where it can.
 
-    The same versions give the same rows. A damaged file is made anew. Raises `DatasetError` for an unknown source and
-    `DependencyError` where the extra `robotics` is missing.
+    The same versions give the same rows. A damaged file is made anew; of two processes, the second waits. Raises
+    `DatasetError` for an unknown source and `DependencyError` where the extra `robotics` is missing.
     """
     find_maze(source)
     file = _file(source)
+    data, _ = _kept(file)
+    if data is None:
+        with locked(file.parent, lambda _: None, name=f".{file.stem}.lock"):
+            data, reason = _kept(file)  # another process may have collected it meanwhile
+            if data is None:
+                if os.path.isfile(file):  # False, not an error, where the folder may not be looked at
+                    print(f"what is kept is damaged and made anew: {reason}", file=sys.stderr, flush=True)
+                data = _collect(source, file)
+    return dataclasses.replace(data, name=f"scripted:{source}")
+
+
+def _kept(file: Path) -> tuple[Dataset | None, str]:
+    """What the cache holds; None and the reason where it is nothing, or not what its manifest says."""
+    manifest = file.with_suffix(".json")
     try:
         data = load_dataset(f"npz:{file}")
+        with damage(DatasetError, f"{manifest} is not the manifest of {file}", "it was changed"):
+            if json.loads(manifest.read_bytes())["fingerprint"] != data.fingerprint:
+                raise ValueError("another fingerprint")
     except DatasetError as error:
-        if os.path.isfile(file):  # False, not an error, where the folder may not be looked at
-            print(f"what is kept is damaged and made anew: {error}", file=sys.stderr, flush=True)
-        data = _collect(source, file)
-    return dataclasses.replace(data, name=f"scripted:{source}")
+        return None, str(error)
+    return data, ""
 
 
 def _collect(source: str, file: Path) -> Dataset:

@@ -8,7 +8,6 @@ scheduler starts.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 import resource
@@ -21,19 +20,19 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
 
 from adaptive_constraints.agent import Agent
 from adaptive_constraints.data import load_dataset
-from adaptive_constraints.errors import AdaptiveConstraintsError, SuiteError
-from adaptive_constraints.experiments.rows import FAILED, ResultRow, write_rows
+from adaptive_constraints.errors import AdaptiveConstraintsError, SuiteError, TrainingError
+from adaptive_constraints.experiments.rows import FAILED, ResultRow, write_failure, write_rows
 from adaptive_constraints.stack import Stack
-from adaptive_constraints.training.fitting import CHECKPOINT
+from adaptive_constraints.training.fitting import CHECKPOINT, CONFIG
 from adaptive_constraints.training.history import History
-from adaptive_constraints.training.records import plain, write_json
+from adaptive_constraints.training.records import plain, read_record, write_record
 
 CELL, SESSION, LOG = "cell.json", "session.json", "log.txt"
 FINISHED_EXIT, FAILED_EXIT = 0, 3
@@ -89,13 +88,14 @@ class Cell:
 
     def write(self, folder: Path) -> None:
         """Into its run folder, for the process that trains it."""
-        write_json(folder / CELL, asdict(self))
+        write_record(folder / CELL, asdict(self))
 
     @staticmethod
     def read(folder: Path) -> Cell:
         """The cell of a run folder."""
+        remedy = "remove its folder, or use another --out"
         try:
-            stored: dict[str, Any] = json.loads((folder / CELL).read_text(encoding="utf-8"))
+            stored: dict[str, Any] = read_record(folder / CELL, Cell, SuiteError, "does not say what to train", remedy)
         except FileNotFoundError as error:
             raise SuiteError(
                 f"{folder} is not there on this machine: --out must be a folder that every machine at work sees"
@@ -116,15 +116,14 @@ def run_cell(folder: str | Path, device: str | None = None, threads: int = 1) ->
     cell = Cell.read(folder)
     torch.set_num_threads(threads)
     with (folder / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        _sweep(folder)
-        before = _open_session(folder)
         started = time.monotonic()
         try:
+            before = _open_session(folder)
             agent = _train(cell, folder, device)
             write_rows(folder, _rows(cell, agent, folder, before + time.monotonic() - started, threads))
         except Exception as error:
             traceback.print_exc()
-            write_json(folder / FAILED, {"cell": cell.id, "reason": _reason(error), "command": cell.command()})
+            write_failure(folder, cell.id, _reason(error), cell.command())
             return False
         (folder / FAILED).unlink(missing_ok=True)
         return True
@@ -151,19 +150,20 @@ def _train(cell: Cell, folder: Path, device: str | None) -> Agent:
     return agent
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what a killed process had only half written."""
-    for path in folder.glob(".*.*"):
-        path.unlink()
+class _Session(TypedDict):
+    before: float
+    """Seconds that earlier sessions spent on what is kept of them."""
+    began: float
 
 
 def _open_session(folder: Path) -> float:
     """Note that the cell is at work from now on; seconds that earlier sessions spent on what is kept of them."""
     file, checkpoint, before = folder / SESSION, folder / CHECKPOINT, 0.0
     if file.is_file() and checkpoint.is_file():
-        last = json.loads(file.read_text(encoding="utf-8"))
+        remedy = "remove that file: what it says of earlier seconds is then left out of wall_seconds"
+        last: _Session = read_record(file, _Session, TrainingError, "does not say when the cell began", remedy)
         before = last["before"] + max(0.0, checkpoint.stat().st_mtime - last["began"])
-    write_json(file, {"before": before, "began": time.time()})
+    write_record(file, {"before": before, "began": time.time()})
     return before
 
 
@@ -176,7 +176,8 @@ def _reason(error: Exception) -> str:
 
 def _rows(cell: Cell, agent: Agent, folder: Path, wall_seconds: float, threads: int) -> list[ResultRow]:
     """One per seed."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    remedy = "run the same bench command again"
+    config = read_record(folder / CONFIG, dict[str, Any], TrainingError, "is not of a run of this library", remedy)
     history = agent.history
     reference = history.evaluations[-1].reference
     common = {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -44,7 +42,7 @@ class Status(NamedTuple):
 
 
 class ResultsFolder:
-    """The folder of one suite. Make one inside ``with locked(folder)``."""
+    """The folder of one suite. Make one inside ``with locked(folder)`` of `_files`."""
 
     def __init__(self, folder: Path, suite: Suite, cells: Sequence[Cell], command: str) -> None:
         """Plan these cells of a suite, beside those that the folder has already.
@@ -112,18 +110,6 @@ class ResultsFolder:
         return f"{cell.id} ({'; '.join(each)})" if names else ""
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """While this is open, nobody else works on the results folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SuiteError(f"another bench is at work on {folder}: wait for it, or use another --out") from error
-        yield
-
-
 def _planned(cell: Cell) -> PlannedCell:
     return {
         "cell": cell.id,
@@ -163,4 +149,4 @@ def _begun(folder: Path) -> Status:
     return found
 
 
-__all__ = ["CELLS", "ResultsFolder", "Status", "locked"]
+__all__ = ["CELLS", "ResultsFolder", "Status"]

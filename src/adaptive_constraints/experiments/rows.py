@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from adaptive_constraints._files import replacing
+from adaptive_constraints._typed import check, damage, parse_json
 from adaptive_constraints.errors import TrainingError
-from adaptive_constraints.training.records import write_json
+from adaptive_constraints.training.records import read_record, with_digest, without_digest, write_record
 
 ROWS, SUITE, CELLS, FAILED = "rows.jsonl", "suite.json", "cells", "failed.json"
 
@@ -143,66 +144,90 @@ class SuiteRecord(TypedDict):
 
 
 def write_rows(folder: str | Path, rows: Iterable[ResultRow]) -> None:
-    """Write ``rows.jsonl`` in one step, sorted by (data reference, stack, seed)."""
+    """Write ``rows.jsonl`` in one step, sorted by (data reference, stack, seed).
+
+    Each row ends in a digest of itself, its place and the number of rows, so that none can be changed, added or lost
+    unnoticed. Without rows, the file is one empty line.
+    """
+    ordered = sorted(rows, key=_order)
     with replacing(Path(folder) / ROWS) as file:
-        for row in sorted(rows, key=_order):
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        for number, row in enumerate(ordered, start=1):
+            file.write(json.dumps(with_digest(row, (number, len(ordered))), allow_nan=False) + "\n")
+        if not ordered:
+            file.write("\n")
 
 
 def read_rows(folder: str | Path) -> list[ResultRow]:
     """The rows of a results folder, in the order in which they stand; none if no cell has finished.
 
-    Raises `TrainingError` for a folder that is no results folder, and for a line that is no row.
+    Raises `TrainingError` for a folder that is no results folder, and for a line that is no row as it was written.
     """
     path = Path(folder) / ROWS
     if not path.is_file():
         read_suite(folder)
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
+    content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        raise TrainingError(f"{path} is cut short: run the same bench command again")
+    lines = [] if content == b"\n" else content[:-1].split(b"\n")
+    return [_parsed(path, (number, len(lines)), line) for number, line in enumerate(lines, start=1)]
 
 
 def write_suite(folder: str | Path, record: SuiteRecord) -> None:
     """Write ``suite.json`` in one step."""
-    write_json(Path(folder) / SUITE, record)
+    write_record(Path(folder) / SUITE, record)
 
 
 def read_suite(folder: str | Path) -> SuiteRecord:
     """What the results folder was planned to hold."""
     path = Path(folder) / SUITE
+    remedy = "the same bench command writes it anew once that file is gone"
     try:
-        record: SuiteRecord = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        record: SuiteRecord = read_record(path, SuiteRecord, TrainingError, "is not the plan of a bench run", remedy)
+    except FileNotFoundError as error:
         raise TrainingError(
             f"{folder} is no folder of bench results ({SUITE} is not there): name what `bench` wrote to with --out"
         ) from error
-    except ValueError as error:
-        raise TrainingError(f"{path} is not JSON ({error}); the same bench command writes it anew") from error
     return record
+
+
+class Failed(TypedDict):
+    """What ``failed.json`` holds."""
+
+    cell: str
+    reason: str
+    command: str
+
+
+def write_failure(run: str | Path, cell: str, reason: str, command: str) -> None:
+    """Write why the cell of a run folder failed."""
+    write_record(Path(run) / FAILED, Failed(cell=cell, reason=reason, command=command))
 
 
 def read_failure(run: str | Path) -> str | None:
     """Why the cell of a run folder failed when it was last tried; None if it did not."""
-    path = Path(run) / FAILED
-    if not path.is_file():
+    path, what = Path(run) / FAILED, "does not say why a cell failed"
+    try:
+        found: Failed = read_record(path, Failed, TrainingError, what, "remove that file")
+    except FileNotFoundError:
         return None
-    reason: str = json.loads(path.read_text(encoding="utf-8"))["reason"]
-    return reason
+    return found["reason"]
 
 
 def _order(row: ResultRow) -> tuple[str, str, int]:
     return row["data"]["reference"], row["stack"], row["seed"]
 
 
-def _parsed(path: Path, number: int, line: str) -> ResultRow:
-    try:
-        row: ResultRow = json.loads(line)
-        _order(row)
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            f"{path}, line {number} is no row of results ({error!r}): remove it, or run the same bench command again"
-        ) from error
-    return row
+def _parsed(path: Path, place: tuple[int, int], line: bytes) -> ResultRow:
+    remedy = "remove it, or run the same bench command again"
+    with damage(TrainingError, f"{path}, line {place[0]} is no row of results", remedy):
+        row: Any = without_digest(parse_json(line.decode("utf-8")), place)
+        check(row, ResultRow)
+        for name, pair in row["series"].items():
+            if len(pair) != 2 or len(pair[0]) != len(pair[1]):
+                raise ValueError(f"series.{name} must be ticks and as many values")
+        found: ResultRow = row
+    return found
 
 
 __all__ = [
@@ -214,6 +239,7 @@ __all__ = [
     "read_failure",
     "read_rows",
     "read_suite",
+    "write_failure",
     "write_rows",
     "write_suite",
 ]

@@ -8,21 +8,23 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from adaptive_constraints._files import locked
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.experiments.board import Board
 from adaptive_constraints.experiments.cell import FAILED_EXIT, FINISHED_EXIT, LOG, Cell
-from adaptive_constraints.experiments.results import ResultsFolder, locked
-from adaptive_constraints.experiments.rows import FAILED, ResultRow
+from adaptive_constraints.experiments.results import ResultsFolder
+from adaptive_constraints.experiments.rows import FAILED, ResultRow, write_failure
 from adaptive_constraints.experiments.suite import Suite
-from adaptive_constraints.training.records import write_json
 
 RETRIES = 2
 """How often a cell whose worker was lost is begun again, from its checkpoint."""
+GRACE = 30.0
+"""Seconds in which a worker that is to end may save what it has."""
 _POLL = 0.05
 
 
@@ -70,7 +72,8 @@ def bench(
     """Run those cells of a suite that are not finished yet, and go on with those that are half so.
 
     A cell that fails is recorded with its reason and stops no other; it is tried again the next time. Interrupted
-    (Ctrl-C, or killed at any point), the same call goes on.
+    (Ctrl-C, SIGTERM, or killed at any point), the same call goes on. Raises `FileError` where another bench is at work
+    in the folder.
     """
     folder = Path(folder)
     with locked(folder), closing(workers):
@@ -96,8 +99,7 @@ def _run(results: ResultsFolder, workers: Workers, board: Board) -> None:
                 board.started(cell)
             for cell, lost in workers.ended(0.5):
                 if lost:
-                    reason = {"cell": cell.id, "reason": lost, "command": cell.command()}
-                    write_json(results.of(cell) / FAILED, reason)
+                    write_failure(results.of(cell), cell.id, lost, cell.command())
                 results.collect()
                 board.ended(cell)
             board.update()
@@ -146,12 +148,19 @@ class LocalWorkers:
         return found
 
     def close(self) -> None:
-        """End everything that runs."""
-        for worker in self._running:
-            worker.process.kill()
-        for worker in self._running:
-            worker.process.communicate()
-        self._running.clear()
+        """End everything that runs: each saves a checkpoint first, for which it has `GRACE` seconds."""
+        try:
+            for worker in self._running:
+                worker.process.terminate()
+            until = time.monotonic() + GRACE
+            for worker in self._running:
+                with suppress(subprocess.TimeoutExpired):
+                    worker.process.wait(max(0.0, until - time.monotonic()))
+        finally:  # a second Ctrl-C does not wait
+            for worker in self._running:
+                worker.process.kill()
+                worker.process.communicate()
+            self._running.clear()
 
     def _end_of(self, worker: _Worker) -> str | None:
         """None while it runs; then "" or how it was lost."""

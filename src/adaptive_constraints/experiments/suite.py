@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from adaptive_constraints._typed import damage, read_text
 from adaptive_constraints.data.loaders import check_reference
 from adaptive_constraints.errors import AdaptiveConstraintsError, DatasetError, StackError, SuiteError
 from adaptive_constraints.experiments.cell import Cell
@@ -24,6 +26,8 @@ _GRID = ("stacks", "learners", "adapters", "every_subset_of", "data", "family", 
 _EVALUATION = {"every": 5_000, "episodes": 10, "env": "auto", "max_steps": None}
 _PUBLISHED = ("source", "data", "scores", "spreads")
 _LONGEST_ID = 150
+_MOST = 10_000
+"""More seeds, stacks or data sets than that are a slip."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,10 @@ def load_suite(name: str | Path, imports: Sequence[str] = ()) -> Suite:
     imports: modules that define learners and adapters of the suite; the caller has imported them.
     """
     path = _find(name)
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise SuiteError(f"{path} is no readable TOML: {error}") from error
-    return _Reader(path, tuple(imports)).suite(tree)
+    with damage(SuiteError, f"{path} is no readable TOML", "mend it"):
+        tree = tomllib.loads(read_text(path))
+    with damage(SuiteError, f"{path} is no suite", "docs/benchmarks.md says what may stand where"):
+        return _Reader(path, tuple(imports)).suite(tree)
 
 
 def list_suites() -> dict[str, Path]:
@@ -63,10 +66,12 @@ def short_name(reference: str) -> str:
 
 
 def expand(text: str) -> list[str]:
-    """``a{b,c}`` as a shell would write it out: ``ab``, ``ac``."""
+    """``a{b,c}`` as a shell would write it out: ``ab``, ``ac``; raises `SuiteError` beyond `_MOST` texts."""
     found = re.search(r"\{([^{}]*)\}", text)
     if found is None:
         return [text]
+    if math.prod(len(group.split(",")) for group in re.findall(r"\{([^{}]*)\}", text)) > _MOST:
+        raise SuiteError(f"{text[:60]!r} stands for more than {_MOST} texts: write fewer alternatives")
     options = found[1].split(",")
     return [each for option in options for each in expand(text[: found.start()] + option.strip() + text[found.end() :])]
 
@@ -176,7 +181,11 @@ class _Reader:
         for place, grid in placed:
             self._known(grid, _GRID, place)
             whole = {**tree, **grid}
-            whole["evaluation"] = {**tree.get("evaluation", {}), **grid.get("evaluation", {})}
+            whole["evaluation"] = {
+                name: value
+                for each, where in ((tree, "the top"), (grid, place))
+                for name, value in self._evaluation(each.get("evaluation", {}), where).items()
+            }
             names |= self._data(whole.get("data"), place)
             for cell in self._cells(whole, place):
                 if cells.setdefault(cell.id, cell) != cell:
@@ -189,7 +198,7 @@ class _Reader:
     def _cells(self, grid: Mapping[str, Any], place: str) -> Iterable[Cell]:
         lines, data = self._lines(grid, place), self._data(grid.get("data"), place)
         family = self._text(grid.get("family", ""), f"{place}, family")
-        evaluation = self._evaluation(grid["evaluation"], place)
+        evaluation = {**_EVALUATION, **grid["evaluation"]}
         seeds, ticks = self._seeds(grid.get("seeds"), place), self._count(grid.get("ticks"), f"{place}, ticks")
         stack_of, limit = cache(partial(self._stack, place)), evaluation["max_steps"]
         for name, reference in data.items():
@@ -219,7 +228,10 @@ class _Reader:
         """Every stack of a grid, as a line."""
         learners = self._texts(grid.get("learners", []), f"{place}, learners")
         adapters = self._texts(grid.get("adapters", []), f"{place}, adapters")
-        adapters += subsets(every) if (every := self._texts(grid.get("every_subset_of", []), place)) else []
+        every = self._texts(grid.get("every_subset_of", []), place)
+        if 2 ** len(every) > _MOST:
+            self._fail(f"{place}, every_subset_of", f"{len(every)} adapters have more than {_MOST} subsets")
+        adapters += subsets(every) if every else []
         lines = self._texts(grid.get("stacks", []), f"{place}, stacks")
         lines += [joined(learner, added) for learner in learners for added in adapters or [BARE]]
         if not lines:
@@ -236,7 +248,7 @@ class _Reader:
         """References by short name: of a table as it says, of a list from the references themselves."""
         if not isinstance(value, dict):
             listed = self._texts(value, f"{place}, data")
-            value = {short_name(each): each for text in listed for each in expand(text)}
+            value = {short_name(each): each for each in self._expanded(listed, place)}
         for name, reference in value.items():
             try:
                 check_reference(self._text(reference, f"{place}, data"))
@@ -244,9 +256,15 @@ class _Reader:
                 self._fail(f"{place}, data {name}", str(error), error)
         return dict(value)
 
+    def _expanded(self, listed: Sequence[str], place: str) -> list[str]:
+        try:
+            return [each for text in listed for each in expand(text)]
+        except SuiteError as error:
+            self._fail(f"{place}, data", str(error), error)
+
     def _evaluation(self, value: Any, place: str) -> dict[str, Any]:
         self._known(value, tuple(_EVALUATION), f"{place}, evaluation")
-        return {**_EVALUATION, **value}
+        return dict(value)
 
     def _environment(self, value: Any, place: str) -> str:
         """A Gymnasium id. Its module is imported only if the user named it: a suite is a file, and may be anybody's."""
@@ -260,7 +278,10 @@ class _Reader:
             if len(set(value)) == len(value):
                 return tuple(value)
             self._fail(f"{place}, seeds", "the same seed stands there twice")
-        return tuple(range(self._count(value, f"{place}, seeds")))
+        count = self._count(value, f"{place}, seeds")
+        if count > _MOST:
+            self._fail(f"{place}, seeds", f"{count} are more than {_MOST}")
+        return tuple(range(count))
 
     # -- published figures
 
@@ -268,17 +289,22 @@ class _Reader:
         place = f"published {number}"
         self._known(table, _PUBLISHED, place)
         source = self._text(table.get("source"), f"{place}, source")
-        listed = [each for text in self._texts(table.get("data"), f"{place}, data") for each in expand(text)]
+        listed = self._expanded(self._texts(table.get("data"), f"{place}, data"), place)
         for each in listed:
             if each not in names:
                 self._fail(f"{place}, data", f"{each!r} is in no grid; those are called {', '.join(names)}")
-        data, spreads = [names[each] for each in listed], table.get("spreads", {})
+        data, scored, spreads = [names[each] for each in listed], table.get("scores", {}), table.get("spreads", {})
+        for name, value in (("scores", scored), ("spreads", spreads)):
+            if not isinstance(value, dict):
+                self._fail(f"{place}, {name}", "lists of numbers by method are needed")
         found: list[Published] = []
-        for method, scores in table.get("scores", {}).items():
+        for method, scores in scored.items():
             columns = {"scores": scores, "spreads": spreads.get(method, [None] * len(data))}
             for name, values in columns.items():
                 if not isinstance(values, list) or len(values) != len(data):
                     self._fail(f"{place}, {name}.{method!r}", f"{len(data)} numbers are needed, one per data set")
+                if not all(type(each) in (int, float) or (each is None and name == "spreads") for each in values):
+                    self._fail(f"{place}, {name}.{method!r}", "numbers are needed")
             for reference, score, spread in zip(data, *columns.values(), strict=True):
                 if score == score:  # nan: the paper does not say
                     found.append(

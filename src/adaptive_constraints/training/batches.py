@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints.training.noise import NoiseTables
+from adaptive_constraints.training.state import check_like
 
 Columns = dict[str, Tensor]
 ROOM = 0.8
@@ -97,6 +98,11 @@ class Batches:
     def __len__(self) -> int:
         """Rows of one seed that may be drawn."""
         return self.rows
+
+    @property
+    def collected(self) -> int:
+        """Rows that each seed has added so far."""
+        return 0
 
     def at(self, tick: int) -> Columns:
         """Columns [S, B, ...] of this tick's minibatches."""
@@ -217,6 +223,10 @@ class Replay(Batches):
         return self.rows + self._filled
 
     @property
+    def collected(self) -> int:
+        return self.count
+
+    @property
     def _filled(self) -> int:
         """Collected rows of a seed that may be drawn."""
         return min(self.count, self._growth.capacity)
@@ -256,11 +266,20 @@ class Replay(Batches):
         return self._unpack(self._collected[:, : self._filled]) | {"count": torch.tensor(self.count)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the collected rows of a saved state."""
-        self.count = int(state["count"])
-        self._kept.fill_(self._filled)
+        """Take over the collected rows of a saved state; raises `ValueError`, with everything as it was, for others."""
+        check_like({"count": torch.tensor(0)}, state)
+        count = int(state["count"])
+        if count < 0:
+            raise ValueError(f"the number of collected rows cannot be {count}")
+        filled = min(count, self._growth.capacity)
+        rows = self._unpack(self._collected[:, :filled])
+        check_like(rows, state)
+        if unknown := sorted(set(state) - set(rows) - {"count"}):
+            raise ValueError(f"collected columns of unknown meaning: {', '.join(unknown)}")
         packed = [state[name].flatten(2) if shape else state[name][..., None] for name, shape in self._shapes.items()]
-        self._collected[:, : self._filled] = torch.cat([each.to(self._packed) for each in packed], -1)
+        self.count = count
+        self._kept.fill_(filled)
+        self._collected[:, :filled] = torch.cat([each.to(self._packed) for each in packed], -1)
 
 
 def _padded(column: Tensor, value: float) -> Tensor:

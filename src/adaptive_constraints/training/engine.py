@@ -31,6 +31,7 @@ from adaptive_constraints.training.initial import InitialState
 from adaptive_constraints.training.losses import MIXED, Draw, Found, Losses, MissingDraw, Scalars
 from adaptive_constraints.training.metrics import Metrics
 from adaptive_constraints.training.noise import NoiseTables
+from adaptive_constraints.training.state import check_like
 from adaptive_constraints.training.tracing import trace
 from adaptive_constraints.view import Inputs, View
 
@@ -507,11 +508,17 @@ class Engine:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], tick: int) -> None:
-        """Take over a saved state of the same stack, seeds and data."""
+        """Take over a saved state of the same stack, seeds and data.
+
+        Raises `ValueError`, with everything as it was, where one of its arrays is missing, or has another shape or
+        dtype.
+        """
+        entries = dict(self._entries())
+        check_like(entries, state)
         self.metrics.load({name[8:]: tensor for name, tensor in state.items() if name.startswith("metrics.")})
         if isinstance(self._batches, Replay):
             self._batches.load({name[7:]: tensor for name, tensor in state.items() if name.startswith("replay.")})
-        for name, tensor in self._entries():
+        for name, tensor in entries.items():
             tensor.copy_(state[name])
         self._recorded.clear()  # the sums of metrics are new tensors
         self._set_tick(tick)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from adaptive_constraints.data.environments import EnvSource, RecordedEnv, alterations, plain_env_spec
 from adaptive_constraints.data.references import ReferenceScore, reference_score, task_of_env
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.evaluation.expected import OPTION
+from adaptive_constraints.training.stopping import Stopped
 from adaptive_constraints.training.trained import DataFacts, Trained
 
 ACTING_STEPS_PER_TICK = 1 << 20
@@ -28,12 +33,19 @@ def evaluator_of(
     return evaluator
 
 
-def evaluate(trained: Trained, evaluator: Evaluator) -> Evaluation:
-    """Roll all seeds' policies out, on noise of their own."""
+def evaluate(trained: Trained, evaluator: Evaluator, stopping: Callable[[], bool] = lambda: False) -> Evaluation:
+    """Roll all seeds' policies out, on noise of their own.
+
+    stopping: asked before each step; once it says so, the evaluation is left by `Stopped`.
+    """
     first = trained.engine.tick * ACTING_STEPS_PER_TICK
-    rollout = evaluator.run(
-        lambda observations, step: trained.act(observations, first + step), len(trained.engine.seeds)
-    )
+
+    def policy(observations: NDArray[Any], step: int) -> NDArray[np.float32]:
+        if stopping():
+            raise Stopped
+        return trained.act(observations, first + step)
+
+    rollout = evaluator.run(policy, len(trained.engine.seeds))
     doubt = _score_doubt(trained.data, evaluator)
     reference = None if doubt is not None and doubt.certain else trained.data.reference
     return Evaluation(trained.engine.tick, rollout.returns, reference)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import sys
+import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,20 +16,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints._files import check_folder
+from adaptive_constraints._files import check_folder, locked
+from adaptive_constraints._typed import damage
+from adaptive_constraints.data import Dataset
 from adaptive_constraints.data.environments import EnvSource
 from adaptive_constraints.errors import CheckpointError, TrainingError
 from adaptive_constraints.evaluation import Evaluation, Evaluator, summary
 from adaptive_constraints.training.cpu import tuned
 from adaptive_constraints.training.evaluating import described, evaluate, evaluator_of
 from adaptive_constraints.training.history import History
+from adaptive_constraints.training.metrics import Failure
 from adaptive_constraints.training.progress import Progress
-from adaptive_constraints.training.records import MetricsLog, commit, device_name, versions, write_json
-from adaptive_constraints.training.trained import Identity, Trained
+from adaptive_constraints.training.records import (
+    MetricsLog,
+    commit,
+    device_name,
+    read_record,
+    versions,
+    write_json,
+    write_record,
+)
+from adaptive_constraints.training.stopping import Stopped, asked, explain, stoppable
+from adaptive_constraints.training.trained import Identity, Trained, not_finite
 
-CHECKPOINT, CONFIG = "checkpoint.npz", "config.json"
+CHECKPOINT, CONFIG, RESULT = "checkpoint.npz", "config.json", "result.json"
 AFTER = "after tick"
 """Where an online phase began, in the settings of a run folder."""
+_ABSURD = 1e4
+"""How many times what is usual a number must be for a run that was lost to be put down to it."""
+
+
+class DataWarning(UserWarning):
+    """Something about the data is doubtful; it is trained on all the same."""
 
 
 class LostSeedWarning(UserWarning):
@@ -65,18 +85,46 @@ class Plan:
             check_folder(self.out)
 
 
-def fit(trained: Trained, plan: Plan) -> None:
-    """Run ``trained`` on to where the plan stops, keeping its history and the run folder up to date."""
+_training = threading.RLock()
+"""Held by the thread that trains: the tracer, and what `training.cpu` sets, are one for a whole process."""
+
+
+@contextmanager
+def at_work(plan: Plan) -> Iterator[None]:
+    """Inside, no other thread of this process trains, nobody else writes to the run folder, and signals wait.
+
+    Raises `TrainingError` or `FileError` where somebody does already.
+    """
+    if not _training.acquire(blocking=False):
+        raise TrainingError(
+            "another thread of this process is training: wait until it has ended, train several seeds at once by "
+            "seeds=, or use a process for each run, as `bench` does"
+        )
+    try:
+        with stoppable(saving=plan.out is not None), nullcontext() if plan.out is None else locked(plan.out):
+            yield
+    finally:
+        _training.release()
+
+
+def fit(trained: Trained, plan: Plan, kept: bool) -> None:
+    """Run ``trained`` on to where the plan stops, keeping its history and the run folder up to date.
+
+    kept: it stands as the checkpoint in the run folder has it.
+
+    To be called inside `at_work`. Where a stop is asked for it returns early, with everything saved.
+    """
     evaluator = None
     if plan.eval_env:
         evaluator = evaluator_of(trained, plan.eval_env, plan.eval_episodes, plan.eval_seed, plan.eval_max_steps)
     try:
         log = None
         if plan.out is not None:
-            log = MetricsLog(plan.out, resumed_tick=trained.engine.tick, tensorboard=plan.tensorboard)
-            if log.path.stat().st_size == 0:  # a folder that the run has not been in before
-                _tell(log, trained.history)
-            write_json(plan.out / CONFIG, _config(trained, plan, evaluator))
+            if not kept and trained.begun:
+                trained.write(plan.out / CHECKPOINT)
+            write_record(plan.out / CONFIG, _config(trained, plan, evaluator))
+            before, tick = _told(trained.history), trained.engine.tick
+            log = MetricsLog(plan.out, before=before, resumed_tick=tick, tensorboard=plan.tensorboard)
         progress = Progress(trained.stack.name, trained.engine.horizon, trained.engine.tick, plan.progress)
         try:
             with progress, tuned(trained.device, trained.products), trained.environments() as notes:
@@ -91,26 +139,54 @@ def fit(trained: Trained, plan: Plan) -> None:
         if evaluator is not None:
             evaluator.close()
     if plan.out is not None:
-        if not (plan.out / CHECKPOINT).is_file():  # a run that was complete before it got this folder
-            trained.write(plan.out / CHECKPOINT)
         _results(trained, plan.out)
+    if asked():
+        explain(_stopped(trained, plan.out))
+
+
+def _stopped(trained: Trained, out: Path | None) -> str:
+    where = "in this agent" if out is None else f"in {out / CHECKPOINT}"
+    at = f"tick {trained.engine.tick} of {trained.engine.horizon}"
+    return f"stopped at {at}: all of it is kept {where}, and the same call or command goes on from there"
+
+
+def say_advice(advice: Sequence[str], progress: bool) -> None:
+    """Say what is doubtful about the data: with the progress, or else as one `DataWarning`."""
+    if progress:
+        for text in advice:
+            print(f"data: {text}", file=sys.stderr, flush=True)
+    elif advice:
+        warnings.warn(f"doubtful data: {'; '.join(advice)}", DataWarning, stacklevel=4)
 
 
 def begun(folder: Path) -> Identity | None:
-    """Which run wrote the settings in a folder; None where there are none.
+    """Which run wrote the settings in a folder; None where no run has been.
 
-    Raises `CheckpointError` for a file of that name which no run wrote.
+    Raises `CheckpointError` for a file of that name which no run wrote, or that was changed since, and for what a run
+    leaves without its settings.
     """
-    file = folder / CONFIG
-    if not file.is_file():
-        return None
+    file, remedy = folder / CONFIG, "use another folder, or remove that file if a run wrote it"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_record(file, dict[str, Any], CheckpointError, "is not of a run of this library", remedy)
+    except FileNotFoundError:
+        _refuse_orphans(folder)
+        return None
+    with damage(CheckpointError, f"{file} is not of a run of this library", remedy):
         online = found["online"] and {name: value for name, value in found["online"].items() if name != AFTER}
         stack, seeds, fingerprint = found["stack"], tuple(found["seeds"]), found["data"]["fingerprint"]
         return Identity(stack, found["steps"], seeds, fingerprint, found["precision"], found["compiled"], online)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file} is not of a run of this library: use another folder") from error
+
+
+def _refuse_orphans(folder: Path) -> None:
+    """Raise `CheckpointError` where a folder holds what became of a run, but not which run that was."""
+    if (folder / CHECKPOINT).exists():
+        return
+    for name in (RESULT, "metrics.jsonl", "metrics.csv"):
+        if (folder / name).exists() and (folder / name).stat().st_size:
+            raise CheckpointError(
+                f"{folder} holds {name} of some run, but neither {CHECKPOINT} nor {CONFIG}, which would say of which: "
+                "use another folder, or move that file away"
+            )
 
 
 class _Loop:
@@ -123,20 +199,35 @@ class _Loop:
 
     def run(self) -> None:
         engine, plan, history = self._trained.engine, self._plan, self._trained.history
-        while engine.tick < self._last:
-            target = self._next_stop(engine.tick)
-            started = time.perf_counter()
-            self._ticks(target)
+        self._make_up()
+        while engine.tick < self._last and not asked():
+            before, started = engine.tick, time.perf_counter()
+            self._ticks(self._next_stop(before))
             engine.synchronize()
             history.seconds += time.perf_counter() - started
             history.ticks = engine.tick
+            if engine.tick == before:  # stopped at once, or while it only collects
+                self._save()
+                return
             self._note_failures()
             if self._due(plan.log_every):
                 self._log_metrics()
             if self._evaluator is not None and self._due(plan.eval_every):
                 self._evaluate(self._evaluator)
-            if plan.out is not None and (self._due(plan.checkpoint_every) or engine.tick == self._last):
-                self._trained.write(plan.out / CHECKPOINT)
+            if self._due(plan.checkpoint_every) or engine.tick == self._last or asked():
+                self._save()
+
+    def _save(self) -> None:
+        if self._plan.out is not None:
+            self._trained.write(self._plan.out / CHECKPOINT)
+
+    def _make_up(self) -> None:
+        """The evaluation that was broken off where the run stopped."""
+        history = self._trained.history
+        due, history.unevaluated = history.unevaluated == self._trained.engine.tick, None
+        if due and self._evaluator is not None:
+            self._evaluate(self._evaluator)
+            self._save()
 
     def _next_stop(self, tick: int) -> int:
         """The next tick at which something is due; intervals count from the beginning of the phase."""
@@ -145,10 +236,10 @@ class _Loop:
         return min([self._last, last, *(first + ((tick - first) // i + 1) * i for i in intervals)])
 
     def _ticks(self, target: int) -> None:
-        """Up to ``target``, in portions small enough for a smooth bar."""
+        """Up to ``target`` or to where a stop is asked for, in portions small enough for a smooth bar."""
         engine = self._trained.engine
-        while engine.tick < target:
-            self._trained.run(min(100, target - engine.tick))
+        while engine.tick < target and not asked():
+            self._trained.run(min(100, target - engine.tick), asked)
             self._progress.update(engine.tick)
 
     def _due(self, interval: int) -> bool:
@@ -156,8 +247,11 @@ class _Loop:
         return (engine.tick - engine.phase_start) % interval == 0 or engine.tick == engine.horizon
 
     def _note_failures(self) -> None:
+        """Lost seeds: by what was logged first of all, otherwise by the parameters themselves."""
         engine, history = self._trained.engine, self._trained.history
-        for position, failure in engine.metrics.failures().items():
+        broken = not_finite(engine).items()
+        failures = {place: Failure(engine.tick, name) for name, places in reversed(broken) for place in places}
+        for position, failure in (failures | engine.metrics.failures()).items():
             seed = engine.seeds[position]
             if seed not in history.failures:
                 history.failures[seed] = failure
@@ -172,9 +266,15 @@ class _Loop:
         out = self._plan.out
         kept = out is not None and (out / CHECKPOINT).is_file()
         where = f"the last good checkpoint is {out / CHECKPOINT}" if out and kept else "no checkpoint had been written"
+        absurd = [] if self._trained.dataset is None else absurd_numbers(self._trained.dataset)
+        remedy = (
+            f"This comes from the data: {'; '.join(absurd)}. Repair or drop such rows"
+            if absurd
+            else "Try a smaller learning rate, or a larger weight on the constraint"
+        )
         return (
             f"all seeds of {self._trained.stack.name} are lost, the first at tick {first.tick}, where {first.term} was "
-            f"not finite; {where}. Try a smaller learning rate, or a larger weight on the constraint"
+            f"not finite; {where}. {remedy}"
         )
 
     def _log_metrics(self) -> None:
@@ -185,12 +285,17 @@ class _Loop:
         if self._trained.online is not None:
             row |= self._trained.online.collector.flush()
         history.metrics.append({"tick": engine.tick, **row})
+        history.rates.append(history.ticks_per_second)
         if self._log is not None:
             self._log.append(engine.tick, row | {"ticks_per_second": history.ticks_per_second})
 
     def _evaluate(self, evaluator: Evaluator) -> None:
         trained, tick = self._trained, self._trained.engine.tick
-        evaluation = evaluate(trained, evaluator)
+        try:
+            evaluation = evaluate(trained, evaluator, stopping=asked)
+        except Stopped:  # it changes nothing, so that it can be made up for
+            trained.history.unevaluated = tick
+            return
         trained.history.evaluations.append(evaluation)
         what, values = _measured(evaluation)
         living = [values[i] for i, seed in enumerate(trained.engine.seeds) if seed not in trained.history.failures]
@@ -209,11 +314,24 @@ def _row(evaluation: Evaluation) -> dict[str, list[float]]:
     return {f"eval/{what}": values.tolist(), "eval/returns": evaluation.mean_return.tolist()}
 
 
-def _tell(log: MetricsLog, history: History) -> None:
-    """Write down what happened before."""
-    rows = [*history.metrics, *({"tick": each.tick, **_row(each)} for each in history.evaluations)]
-    for row in sorted(rows, key=lambda row: row["tick"]):
-        log.append(row["tick"], row)
+def _told(history: History) -> list[dict[str, Any]]:
+    """What happened before, as it was logged."""
+    rated = zip(history.metrics, history.rates, strict=True)
+    rows = [row | {"ticks_per_second": rate} for row, rate in rated]
+    rows += [{"tick": each.tick, **_row(each)} for each in history.evaluations]
+    return sorted(rows, key=lambda row: row["tick"])
+
+
+def absurd_numbers(dataset: Dataset) -> list[str]:
+    """In words, by column: the largest number, where it is beyond all measure of the others."""
+    found = []
+    for name in ("rewards", "observations", "next_observations"):
+        sizes = np.abs(getattr(dataset, name)).reshape(len(dataset), -1).max(1)
+        usual = float(np.median(sizes[sizes > 0])) if sizes.any() else 0.0
+        row = int(sizes.argmax())
+        if sizes[row] > _ABSURD * max(1.0, usual):
+            found.append(f"{name} reach {sizes[row]:.3g} in row {row}, where {usual:.3g} is usual")
+    return found
 
 
 def _config(trained: Trained, plan: Plan, evaluator: Evaluator | None) -> dict[str, Any]:
@@ -237,6 +355,7 @@ def _config(trained: Trained, plan: Plan, evaluator: Evaluator | None) -> dict[s
         "products": trained.products,
         "versions": versions(),
         "commit": commit(),
+        "advice": trained.history.advice,
     }
 
 
@@ -258,7 +377,7 @@ def _results(trained: Trained, out: Path) -> None:
         result["measure"] = found.measure
         result |= {name: getattr(found, name).tolist() for name in ("last", "best", "last_ten")}
     result["evaluations"] = history.to_json()["evaluations"]
-    write_json(out / "result.json", result)
+    write_json(out / RESULT, result)
     if len(history.evaluations) > 1:
         picture({trained.stack.name: history}, out / "curves.png")
 

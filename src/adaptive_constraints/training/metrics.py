@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from adaptive_constraints.training.state import check_like
+
 
 class Failure(NamedTuple):
     """Where a seed was lost."""
@@ -25,6 +27,13 @@ class _Group(NamedTuple):
     """[] int64, on the host"""
     first_bad: Tensor
     """[M, S] int64, 0 = none"""
+
+    def arrays(self, group: str) -> dict[str, Tensor]:
+        """The live tensors by the names that a checkpoint has for them."""
+        found = {f"{group}|added|": self.added}
+        for row, name in enumerate(self.names):
+            found |= {f"{group}|sums|{name}": self.sums[row], f"{group}|first_bad|{name}": self.first_bad[row]}
+        return found
 
 
 class Metrics:
@@ -76,22 +85,25 @@ class Metrics:
         """Everything that a checkpoint must hold, by name."""
         found: dict[str, Tensor] = {}
         for group, held in self._groups.items():
-            found[f"{group}|added|"] = held.added
-            for row, name in enumerate(held.names):
-                found |= {f"{group}|sums|{name}": held.sums[row], f"{group}|first_bad|{name}": held.first_bad[row]}
+            found |= held.arrays(group)
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a saved state."""
-        self._groups.clear()
+        """Take over a saved state; raises `ValueError`, with everything as it was, where it is none."""
+        groups: dict[str, _Group] = {}
+        expected: dict[str, Tensor] = {}
         for group in [key.removesuffix("|added|") for key in state if key.endswith("|added|")]:
             start = f"{group}|sums|"
-            held = self._new(tuple(key.removeprefix(start) for key in state if key.startswith(start)))
-            held.added.copy_(state[f"{group}|added|"])
-            for row, name in enumerate(held.names):
-                held.sums[row] = state[f"{group}|sums|{name}"]
-                held.first_bad[row] = state[f"{group}|first_bad|{name}"]
-            self._groups[group] = held
+            groups[group] = self._new(tuple(key.removeprefix(start) for key in state if key.startswith(start)))
+            expected |= groups[group].arrays(group)
+        check_like(expected, state)
+        if unknown := sorted(set(state) - set(expected)):
+            raise ValueError(f"metrics of unknown meaning: {', '.join(unknown)}")
+        for name, tensor in expected.items():
+            tensor.copy_(state[name])
+        if any(int(held.added) < 0 for held in groups.values()):
+            raise ValueError("a sum of metrics has a negative number of terms")
+        self._groups = groups
 
     def _new(self, names: tuple[str, ...]) -> _Group:
         size = (len(names), self._seeds)

@@ -72,6 +72,11 @@ class ModelFit:
         """Minibatches done."""
         return self._engine.tick
 
+    @property
+    def steps(self) -> int:
+        """Minibatches planned."""
+        return self._engine.horizon
+
     def run(self, ticks: int) -> dict[str, list[float]]:
         """Run this many minibatches; the mean of each logged quantity over them, one number per seed."""
         self._engine.run(ticks)
@@ -82,7 +87,10 @@ class ModelFit:
         return self._engine.state()
 
     def load(self, state: Mapping[str, Tensor], tick: int) -> None:
-        """Take over a state of the same model, seeds and table after this many minibatches."""
+        """Take over a state of the same model, seeds and table after this many minibatches.
+
+        Raises `ValueError`, with everything as it was, where it is of another model.
+        """
         self._engine.load(state, tick)
 
     def ask(self, name: str, answer: Callable[[View], Mapping[str, Tensor]]) -> dict[str, Tensor]:

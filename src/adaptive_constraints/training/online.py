@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -169,6 +169,18 @@ class Step(NamedTuple):
     """[S] True where the step before it belongs to the same episode."""
 
 
+class CollectorHeader(TypedDict):
+    """A `Collector` less its arrays."""
+
+    steps: int
+    episodes: list[int]
+    """Number of each seed's unfinished episode."""
+    ended: list[int]
+    """Episodes of each seed that ended since the last log point."""
+    returns: list[float]
+    """Sum of their returns."""
+
+
 @dataclass
 class _Episode:
     """One seed's episode as far as it has come."""
@@ -279,7 +291,7 @@ class Collector:
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> CollectorHeader:
         """What of it is plain numbers."""
         return {
             "steps": self.steps,
@@ -299,12 +311,26 @@ class Collector:
         return found
 
     @staticmethod
-    def read(seeds: Sequence[int], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Collector:
-        """As `header` and `tensors` described it."""
+    def read(seeds: Sequence[int], header: CollectorHeader, tensors: Mapping[str, Tensor], spec: Spec) -> Collector:
+        """As `header` and `tensors` described it; `ValueError` where they cannot have."""
         collector = Collector(seeds)
         collector.steps, collector._ended, collector._returns = header["steps"], header["ended"], header["returns"]
+        numbers = [header["steps"], *header["ended"], *header["episodes"]]
+        if any(len(header[name]) != len(seeds) for name in ("episodes", "ended", "returns")) or min(numbers) < 0:
+            raise ValueError("its episodes are not those of its seeds")
+        if unknown := set(tensors) - {f"{kind}/{n}" for kind in ("observation", "actions") for n in range(len(seeds))}:
+            raise ValueError(f"it has arrays of unknown meaning: {', '.join(sorted(unknown))}")
+        for name, tensor in tensors.items():
+            fine = tensor.shape == (spec.observation_dim,) and tensor.dtype == torch.float32
+            if name.startswith("actions/"):
+                fine = tensor.dim() == 2 and tensor.shape[1] == spec.action_dim and len(tensor) > 0
+                fine = fine and tensor.is_floating_point() and bool(tensor.isfinite().all())
+            if not fine:
+                raise ValueError(f"collector/{name} has the shape {list(tensor.shape)} and the type {tensor.dtype}")
         for position, number in enumerate(header["episodes"]):
             actions, observation = tensors.get(f"actions/{position}"), tensors.get(f"observation/{position}")
+            if observation is None and (header["steps"] or actions is not None):
+                raise ValueError(f"the unfinished episode of seed {seeds[position]} is not whole")
             collector._episodes[position] = _Episode(
                 number,
                 actions=[] if actions is None else list(actions.numpy()),

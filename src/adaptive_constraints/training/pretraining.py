@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from adaptive_constraints.training import checkpoint
 from adaptive_constraints.training.cpu import Products, fastest_products
 from adaptive_constraints.training.model_fit import ModelFit
 from adaptive_constraints.training.progress import Progress
+from adaptive_constraints.training.state import check_like
+from adaptive_constraints.training.stopping import asked, stop
 
-PORTION = 250
-"""Minibatches between two looks at the clock."""
+PORTION = 50
+"""Minibatches between two looks at the clock, and for a stop that was asked for."""
 SAVE_EVERY = 60.0
 """Seconds between two writes; most models are trained in less and never written half-trained."""
 
@@ -42,12 +44,20 @@ class Pretraining:
         know where it goes on.
         """
         if self._saved and fit.tick == 0:
-            tensors = self._saved[1]
-            fit.load({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("fit.")}, self.done)
-            for name, tensor in (beside or {}).items():
-                tensor.copy_(tensors[f"beside.{name}"])
+            try:
+                self._load(self._saved[1], fit, beside or {})
+            except ValueError:  # of another model, so that it begins anew
+                self.done = 0
             self._saved = None
         return fit.tick
+
+    def _load(self, tensors: Mapping[str, Tensor], fit: ModelFit, beside: Mapping[str, Tensor]) -> None:
+        check_like({f"beside.{name}": tensor for name, tensor in beside.items()}, tensors)
+        if self.done > fit.steps:
+            raise ValueError("more minibatches are done than there are")
+        fit.load({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("fit.")}, self.done)
+        for name, tensor in beside.items():
+            tensor.copy_(tensors[f"beside.{name}"])
 
     def run(self, fit: ModelFit, until: int, beside: Mapping[str, Tensor] | None = None) -> None:
         """Run ``fit`` until it has seen this many minibatches in all.
@@ -57,6 +67,12 @@ class Pretraining:
         """
         self.resume(fit, beside)
         while fit.tick < until:
+            if asked() and fit.tick:
+                self._write(fit, beside or {})
+                stop(
+                    f"stopped before tick 1, while a model was trained: {self._file} keeps it, and the same call or "
+                    "command goes on from there"
+                )
             losses = fit.run(min(PORTION, until - fit.tick))
             self._show(fit.tick, losses)
             # Not at the end of a call: the caller's tensors are about to change with it.
@@ -82,7 +98,10 @@ class Pretraining:
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Header and arrays of a half-trained model; None where there is none, or a damaged one, which begins anew."""
     try:
-        return checkpoint.read(file)
+        header, tensors = checkpoint.read(file)
     except CheckpointError:
         return None
+    fine = type(header.get("done")) is int and header["done"] > 0 and header.get("products") in get_args(Products)
+    return (header, tensors) if fine else None

@@ -59,11 +59,11 @@ class Progress:
             self._bar.update(self._task, note=self._note)
 
     def say(self, text: str) -> None:
-        """A line of its own, for what must not be missed."""
+        """A line of its own on standard error, for what must not be missed."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False)
         elif self._shown:
-            print(text, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
 
 def _bar(title: str, total: int, done: int) -> tuple[Any, Any]:

@@ -7,26 +7,29 @@ and the same metrics as CSV once the run closes.
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from adaptive_constraints._files import replacing
+from adaptive_constraints._typed import check, damage, parse_json, read_text
 from adaptive_constraints._version import __version__
-from adaptive_constraints.errors import DependencyError, TrainingError
+from adaptive_constraints.errors import AdaptiveConstraintsError, DependencyError, TrainingError
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.tensorboard import SummaryWriter
 
 Row: TypeAlias = dict[str, Any]
+_Value: TypeAlias = float | str | list[float | str | None] | None
 
 _ALWAYS = ("torch", "numpy")
 _IF_INSTALLED = ("gymnasium", "mujoco", "minari")
@@ -42,31 +45,85 @@ def write_json(path: str | Path, obj: object) -> None:
         file.write("\n")
 
 
+DIGEST = "digest"
+"""In what `with_digest` made: the key of the digest of everything else."""
+
+
+def with_digest(tree: Mapping[str, Any], place: tuple[int, ...] = ()) -> dict[str, Any]:
+    """A plain tree and, last in it, a digest by which `without_digest` knows that nothing in it was changed.
+
+    place: where it stands among others, of which the digest is too.
+    """
+    return {**tree, DIGEST: _digest(tree, place)}
+
+
+def without_digest(tree: Any, place: tuple[int, ...] = ()) -> dict[str, Any]:
+    """What `with_digest` was given; `ValueError` where it is not that any more, or never was."""
+    if not isinstance(tree, dict) or DIGEST not in tree:
+        raise ValueError(f"it has no {DIGEST}")
+    rest = {name: value for name, value in tree.items() if name != DIGEST}
+    if tree[DIGEST] != _digest(rest, place):
+        raise ValueError(f"its {DIGEST} is of another content: it was changed after it was written")
+    return rest
+
+
+def _digest(tree: Mapping[str, Any], place: tuple[int, ...]) -> str:
+    """16 hexadecimal digits; the order of keys does not count."""
+    text = json.dumps([tree, *place], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_record(path: str | Path, tree: Mapping[str, Any]) -> None:
+    """`write_json` with a digest, for what this package reads again."""
+    write_json(path, with_digest(plain(tree)))
+
+
+def read_record(path: Path, kind: Any, error: type[AdaptiveConstraintsError], what: str, remedy: str) -> Any:
+    """What `write_record` wrote, which is of the type ``kind``; ``error`` names the file, and says ``what`` it is.
+
+    Raises `FileNotFoundError` where there is none.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    with damage(error, f"{path} {what}", remedy):
+        tree = without_digest(parse_json(read_text(path)))
+        check(tree, kind)
+        return tree
+
+
 class MetricsLog:
     """Metrics over ticks: rows appended to ``metrics.jsonl`` as they come, and ``metrics.csv`` written on close.
 
-    Each row is in the file before ``append`` returns, so a crash costs at most a torn last line, which a resumed run
-    drops. A value is a number, a string, or a flat list with one entry per seed; in the CSV and in TensorBoard such a
-    list ``name`` is spread over the columns ``name/0``, ``name/1``, ...
+    Each row is in the file before ``append`` returns, so a crash costs at most a torn last line. A value is a number,
+    a string, or a flat list with one entry per seed; in the CSV and in TensorBoard such a list ``name`` is spread over
+    the columns ``name/0``, ``name/1``, ...
 
     folder: made if missing.
-    resumed_tick: None begins afresh, discarding metrics that an earlier run left in the folder; a tick keeps the rows
-        up to and including that tick, so that nothing is recorded twice.
+    before: rows that the file begins with, those of the run so far; whatever else it held is gone.
+    resumed_tick: the tick up to which TensorBoard's events of an earlier part count; None: there was none.
     tensorboard: also write TensorBoard events to the folder (extra ``logging``).
     """
 
-    def __init__(self, folder: str | Path, *, resumed_tick: int | None = None, tensorboard: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        before: Iterable[Row] = (),
+        resumed_tick: int | None = None,
+        tensorboard: bool = False,
+    ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "metrics.jsonl"
+        self._rows: list[Row] = [plain(row) for row in before]
         self._writer = _tensorboard_writer(self.folder, resumed_tick) if tensorboard else None
-        kept = [] if resumed_tick is None else [row for row in read_metrics(self.path) if row["tick"] <= resumed_tick]
         with replacing(self.path) as file:
-            file.writelines(_line(row) for row in kept)
+            file.writelines(map(_line, self._rows))
 
     def append(self, tick: int, values: Mapping[str, Any]) -> None:
         """Record ``values`` by name at ``tick``."""
         row = plain({"tick": tick, **values})
+        self._rows.append(row)
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_line(row))
         if self._writer is not None:
@@ -78,7 +135,7 @@ class MetricsLog:
         """Write ``metrics.csv`` anew from all rows, and the last TensorBoard events."""
         if self._writer is not None:
             self._writer.close()
-        rows = [_columns(row) for row in read_metrics(self.path)]
+        rows = [_columns(row) for row in self._rows]
         with replacing(self.folder / "metrics.csv") as file:
             names = list(dict.fromkeys(["tick", *(name for row in rows for name in row)]))
             writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
@@ -95,8 +152,7 @@ class MetricsLog:
 def read_metrics(path: str | Path) -> list[Row]:
     """The rows of a ``metrics.jsonl``, oldest first; a torn last line is left out, a missing file has no rows."""
     path = Path(path)
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
-    whole = lines[:-1]  # every whole line ends in a newline: what follows the last one is empty or torn
+    whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # what follows the last newline is torn
     return [_parsed(path, number, line) for number, line in enumerate(whole, start=1)]
 
 
@@ -155,17 +211,15 @@ def _line(row: Row) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 
 
-def _parsed(path: Path, number: int, line: str) -> Row:
+def _parsed(path: Path, number: int, line: bytes) -> Row:
     """The row on one line of a metrics file."""
-    try:
-        row = json.loads(line)
-        if not isinstance(row.get("tick"), int):
-            raise ValueError("no tick")
-    except (ValueError, AttributeError) as error:
-        raise TrainingError(
-            f"{path}, line {number} is not a row of metrics ({error}). Remove that line, or move the file away."
-        ) from error
-    return dict(row)
+    what = f"{path}, line {number} is not a row of metrics"
+    with damage(TrainingError, what, "remove that line, or go on with the run, which writes the file anew"):
+        row: Row = parse_json(line.decode("utf-8"))
+        check(row, dict[str, _Value])
+        if type(row.get("tick")) is not int or row["tick"] < 0:
+            raise ValueError("it has no tick")
+    return row
 
 
 def _columns(row: Row) -> Row:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adaptive_constraints._typed import check, damage
 from adaptive_constraints.adapter import Prepared
 from adaptive_constraints.data import Dataset, Preprocessor, ReferenceScore, reference_of
 from adaptive_constraints.data.environments import EnvSource, plain_env_spec
-from adaptive_constraints.errors import CheckpointError, DatasetError
+from adaptive_constraints.errors import CheckpointError, DatasetError, StackError
 from adaptive_constraints.evaluation import Expected
 from adaptive_constraints.learner import Spec
 from adaptive_constraints.networks import Precision
@@ -31,6 +32,7 @@ from adaptive_constraints.training.history import History
 from adaptive_constraints.training.initial import Groups, InitialState, initial_state
 from adaptive_constraints.training.online import (
     Collector,
+    CollectorHeader,
     Online,
     OnlineSettings,
     PreparedColumn,
@@ -160,6 +162,16 @@ class Trained:
         return fingerprint(learned | {"tick": torch.tensor(self.engine.tick)})
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """How far it is, to be compared with that of the same run elsewhere: ticks, and steps in environments."""
+        return self.engine.tick, 0 if self.online is None else self.online.collector.steps
+
+    @property
+    def begun(self) -> bool:
+        """Whether its phase has been going on already."""
+        return self.progress > (self.engine.phase_start, 0)
+
+    @property
     def spec(self) -> Spec:
         """Dimensions of the data."""
         return self.engine.spec
@@ -232,45 +244,18 @@ class Trained:
 
     @staticmethod
     def read(path: str | Path, device: torch.device) -> Trained:
-        """As a file has it, without data: it can act, but not train on."""
+        """As a file has it, without data: it can act, but not train on.
+
+        Raises `CheckpointError` for a file that is not wholly what `write` made, `StackError` for an unknown stack.
+        """
         header, tensors = checkpoint.read(path)
-        try:
-            stack = Stack.from_spec(header["stack"])
-            facts = dict(header["data"])
-            reference = facts.pop("reference")
-            data = DataFacts(**facts, reference=ReferenceScore(**reference) if reference else None)
-            if data.env_spec is not None:
-                plain_env_spec(data.env_spec)
-            preprocessor = Preprocessor.from_state(_under("preprocessor", tensors))
-            initial = InitialState(
-                seeds=tuple(header["seeds"]),
-                spec=Spec(**header["spec"]),
-                params=_groups("params", tensors),
-                buffers={adapter.name: {} for adapter in stack.adapters} | _groups("buffers", tensors),
-                frozen={adapter.name: {} for adapter in stack.adapters} | _groups("frozen", tensors),
-                columns={},
-                seed_columns={},
-                targets=_groups("targets", tensors),
-            )
-            columns = [PreparedColumn(**each) for each in header.get("columns", ())]
-            history = History.from_json(header["history"])
-            online = header.get("online")
-            execution = Execution(precision=header["precision"], compiled=header["compiled"])
-            if online is None:
-                options = execution._asdict()
-                engine = Engine(stack.resolve(), initial, None, horizon=header["steps"], device=device, **options)
-            else:
-                settings = OnlineSettings(**online["settings"])
-                engine = _online_engine(stack, settings, initial, columns, online["start"], device, execution)
-            engine.load(tensors, header["tick"])
-            trained = Trained(stack, engine, preprocessor.to(device), data, header["steps"], history, columns)
-            trained.products = header["products"]
-            if online is not None:
-                collector = Collector.read(initial.seeds, online["collector"], _under("collector", tensors))
-                trained.online = Online(settings, online["origin"], collector)
-        except (KeyError, TypeError, RuntimeError, DatasetError) as error:
-            raise CheckpointError(f"{path}: its parts do not fit together ({error!r}); train again") from error
-        return trained
+        with damage(
+            CheckpointError, f"{path}: its parts do not fit together", "use an older checkpoint or train again"
+        ):
+            try:
+                return _read(header, tensors, device)
+            except StackError as error:
+                raise StackError(f"{path}: {error}") from error
 
     def with_data(self, dataset: Dataset, traced: bool, progress: bool = False) -> Trained:
         """The same run at the same tick, with its data at hand, so that it can go on."""
@@ -376,15 +361,18 @@ class Trained:
 
     # -- going on -------------------------------------------------------------------------------------------------
 
-    def run(self, ticks: int) -> None:
-        """Run some ticks; online, each after a step in every seed's environment, the first after the warm-up."""
-        if self.online is None:
-            self.engine.run(ticks)
-            return
+    def run(self, ticks: int, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Run some ticks; online, each after a step in every seed's environment, the first after the warm-up.
+
+        stopping: asked before each tick and step; once it says so, the rest is left out.
+        """
         for _ in range(ticks):
-            tick = self.engine.tick + 1 - self.engine.phase_start
-            while self.online.collector.steps < self.online.settings.warm_up + tick:
-                self._collect(self.online.collector)
+            if self.online is not None:
+                tick = self.engine.tick + 1 - self.engine.phase_start
+                while self.online.collector.steps < self.online.settings.warm_up + tick and not stopping():
+                    self._collect(self.online.collector)
+            if stopping():
+                return
             self.engine.run(1)
 
     def environments(self) -> AbstractContextManager[list[str]]:
@@ -427,6 +415,149 @@ class Trained:
         actions = self.engine.act(self.preprocessor.observations(raw), step, way)
         found: NDArray[np.float32] = self.preprocessor.raw_actions(actions).cpu().numpy()
         return found
+
+
+class _OnlineHeader(TypedDict):
+    settings: OnlineSettings
+    origin: str
+    start: int
+    collector: CollectorHeader
+
+
+class _Header(TypedDict):
+    """What `Trained.write` says beside the arrays."""
+
+    format: int
+    arrays: dict[str, Any]
+    stack: dict[str, Any]
+    steps: int
+    seeds: list[int]
+    precision: Precision
+    compiled: bool
+    products: Products
+    tick: int
+    data: DataFacts
+    spec: Spec
+    history: dict[str, Any]
+    versions: dict[str, str]
+    columns: list[PreparedColumn]
+    online: _OnlineHeader | None
+
+
+def _read(header: Any, tensors: Mapping[str, Tensor], device: torch.device) -> Trained:
+    """A run of a file's content; `ValueError` where that does not fit together."""
+    check(header, _Header, "the header", finite=False)
+    stack, spec, online = Stack.from_spec(header["stack"]), Spec(**header["spec"]), header["online"]
+    _check_numbers(header)
+    facts = dict(header["data"])
+    reference = facts.pop("reference")
+    data = DataFacts(**facts, reference=ReferenceScore(**reference) if reference else None)
+    if data.env_spec is not None:
+        try:
+            plain_env_spec(data.env_spec)
+        except DatasetError as error:
+            raise ValueError(str(error)) from error
+    space = _under("preprocessor", tensors)
+    _check_space(space, spec)
+    initial = _initial(stack, spec, tuple(header["seeds"]), _groups("frozen", tensors))
+    columns = [PreparedColumn(**each) for each in header["columns"]]
+    history = History.from_json(header["history"], initial.seeds, header["tick"])
+    if history.online_from != (online and online["start"]):
+        raise ValueError("its history has another beginning of the online phase")
+    execution = Execution(precision=header["precision"], compiled=header["compiled"])
+    if online is None:
+        options = execution._asdict()
+        engine = Engine(stack.resolve(), initial, None, horizon=header["steps"], device=device, **options)
+    else:
+        settings = OnlineSettings(**online["settings"])
+        engine = _online_engine(stack, settings, initial, columns, online["start"], device, execution)
+    engine.load(tensors, header["tick"])
+    _check_nothing_else(tensors, engine, ("preprocessor/",) if online is None else ("preprocessor/", "collector/"))
+    _check_finite(engine, history)
+    trained = Trained(stack, engine, Preprocessor.from_state(space).to(device), data, header["steps"], history, columns)
+    trained.products = header["products"]
+    if online is not None:
+        collector = Collector.read(initial.seeds, online["collector"], _under("collector", tensors), spec)
+        if engine.batches.collected != collector.steps:
+            raise ValueError(f"it has {engine.batches.collected} collected rows of {collector.steps} steps")
+        trained.online = Online(settings, online["origin"], collector)
+    return trained
+
+
+def _initial(stack: Stack, spec: Spec, seeds: tuple[int, ...], frozen: Groups) -> InitialState:
+    """A state of the names and shapes that a stack's run has, whatever its numbers; of models, those that are given."""
+    names = [adapter.name for adapter in stack.adapters]
+    for name, models in frozen.items():
+        if name not in names:
+            raise ValueError(f"it has models of an adapter {name!r}, which is not in the stack")
+        for key, tensor in models.items():
+            if tensor.shape[:1] != (len(seeds),):
+                raise ValueError(f"the model array {name}/{key} is not of {len(seeds)} seeds")
+    resolved = stack.resolve()
+    fresh = initial_state(resolved, spec, seeds, {})
+    averaged = {average.group for stage in resolved.stages for average in stage.averages}
+    return replace(
+        fresh,
+        frozen={name: {} for name in names} | frozen,
+        targets={group: fresh.params[group] for group in averaged},
+    )
+
+
+def _check_numbers(header: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for numbers of a header that no run has."""
+    seeds, online, first, last = header["seeds"], header["online"], 0, header["steps"]
+    if online is not None:
+        settings, first = online["settings"], online["start"]
+        last = first + settings["steps"] - settings["warm_up"]
+        if not 0 <= settings["warm_up"] < settings["steps"] or settings["capacity"] < 1:
+            raise ValueError("its online phase has a length that none has")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError("its seeds must be different numbers, one at least")
+    if min(header["spec"].values()) < 1:
+        raise ValueError("its dimensions must be at least 1")
+    if not (header["steps"] >= max(1, first) and 0 <= first <= header["tick"] <= last):
+        raise ValueError(f"tick {header['tick']} does not lie between {first} and {last}")
+
+
+def _check_space(space: Mapping[str, Tensor], spec: Spec) -> None:
+    """Raise `ValueError` unless the constants of a `Preprocessor` are usable numbers of these dimensions."""
+    sizes = {"observation": spec.observation_dim, "action": spec.action_dim}
+    wanted = {entry.name for entry in fields(Preprocessor)}
+    if set(space) != wanted:
+        raise ValueError(f"its map into learner space needs {sorted(wanted)}, but holds {sorted(space)}")
+    for name, tensor in space.items():
+        limit = name == "action_limit"
+        size = None if limit else sizes.get(name.partition("_")[0])
+        if tensor.shape != (() if size is None else (size,)) or not tensor.is_floating_point():
+            raise ValueError(f"{name} has the shape {list(tensor.shape)} and the type {tensor.dtype}")
+        divides = name.endswith(("_std", "_range", "_limit")) or name == "reward_scale"
+        if tensor.isnan().any() or not (limit or tensor.isfinite().all()) or (divides and (tensor == 0).any()):
+            raise ValueError(f"{name} holds {tensor.tolist()}, which no data gives")
+
+
+def _check_nothing_else(tensors: Mapping[str, Tensor], engine: Engine, beside: tuple[str, ...]) -> None:
+    """Raise `ValueError` for arrays that neither an engine has nor what stands beside it."""
+    known = set(engine.state())
+    if unknown := [name for name in tensors if name not in known and not name.startswith(beside)]:
+        raise ValueError(f"it has arrays of unknown meaning: {', '.join(unknown[:5])}")
+
+
+def _check_finite(engine: Engine, history: History) -> None:
+    """Raise `ValueError` where a seed that counts has a parameter that is not a number."""
+    for name, positions in not_finite(engine).items():
+        for position in positions:
+            if engine.seeds[position] not in history.failures:
+                raise ValueError(f"{name} of seed {engine.seeds[position]}, which is not lost, is not finite")
+
+
+def not_finite(engine: Engine) -> dict[str, list[int]]:
+    """By name of a parameter or an average: the positions of the seeds in which it is not finite."""
+    found = {}
+    for name, tensor in engine.state().items():
+        if name.startswith(("params/", "targets/")) and not tensor.isfinite().all():
+            bad = ~tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else ~tensor.isfinite()
+            found[name] = bad.nonzero().flatten().tolist()
+    return found
 
 
 def _online_engine(
