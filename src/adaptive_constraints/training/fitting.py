@@ -27,6 +27,7 @@ from adaptive_constraints.training.evaluating import described, evaluate, evalua
 from adaptive_constraints.training.history import History
 from adaptive_constraints.training.metrics import Failure
 from adaptive_constraints.training.progress import Progress
+from adaptive_constraints.training.reading import not_finite
 from adaptive_constraints.training.records import (
     MetricsLog,
     commit,
@@ -37,7 +38,7 @@ from adaptive_constraints.training.records import (
     write_record,
 )
 from adaptive_constraints.training.stopping import Stopped, asked, explain, stoppable
-from adaptive_constraints.training.trained import Identity, Trained, not_finite
+from adaptive_constraints.training.trained import Identity, Trained
 
 CHECKPOINT, CONFIG, RESULT = "checkpoint.npz", "config.json", "result.json"
 AFTER = "after tick"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -29,7 +29,7 @@ from adaptive_constraints.training.batches import Replay
 from adaptive_constraints.training.cpu import Products, check_compiler, fastest_products, warn_if_slower
 from adaptive_constraints.training.engine import Engine, Execution
 from adaptive_constraints.training.history import History
-from adaptive_constraints.training.initial import Groups, InitialState, initial_state
+from adaptive_constraints.training.initial import InitialState, initial_state
 from adaptive_constraints.training.online import (
     Collector,
     CollectorHeader,
@@ -41,6 +41,15 @@ from adaptive_constraints.training.online import (
     growth,
     offline_rows,
     prepared_columns,
+)
+from adaptive_constraints.training.reading import (
+    check_finite,
+    check_nothing_else,
+    check_numbers,
+    check_space,
+    groups,
+    under,
+    unfilled_state,
 )
 from adaptive_constraints.training.records import versions
 
@@ -448,7 +457,7 @@ def _read(header: Any, tensors: Mapping[str, Tensor], device: torch.device) -> T
     """A run of a file's content; `ValueError` where that does not fit together."""
     check(header, _Header, "the header", finite=False)
     stack, spec, online = Stack.from_spec(header["stack"]), Spec(**header["spec"]), header["online"]
-    _check_numbers(header)
+    check_numbers(header)
     facts = dict(header["data"])
     reference = facts.pop("reference")
     data = DataFacts(**facts, reference=ReferenceScore(**reference) if reference else None)
@@ -457,107 +466,31 @@ def _read(header: Any, tensors: Mapping[str, Tensor], device: torch.device) -> T
             plain_env_spec(data.env_spec)
         except DatasetError as error:
             raise ValueError(str(error)) from error
-    space = _under("preprocessor", tensors)
-    _check_space(space, spec)
-    initial = _initial(stack, spec, tuple(header["seeds"]), _groups("frozen", tensors))
+    space = under("preprocessor", tensors)
+    check_space(space, spec)
+    state = unfilled_state(stack, spec, tuple(header["seeds"]), groups("frozen", tensors))
     columns = [PreparedColumn(**each) for each in header["columns"]]
-    history = History.from_json(header["history"], initial.seeds, header["tick"])
+    history = History.from_json(header["history"], state.seeds, header["tick"])
     if history.online_from != (online and online["start"]):
         raise ValueError("its history has another beginning of the online phase")
     execution = Execution(precision=header["precision"], compiled=header["compiled"])
     if online is None:
         options = execution._asdict()
-        engine = Engine(stack.resolve(), initial, None, horizon=header["steps"], device=device, **options)
+        engine = Engine(stack.resolve(), state, None, horizon=header["steps"], device=device, **options)
     else:
         settings = OnlineSettings(**online["settings"])
-        engine = _online_engine(stack, settings, initial, columns, online["start"], device, execution)
+        engine = _online_engine(stack, settings, state, columns, online["start"], device, execution)
     engine.load(tensors, header["tick"])
-    _check_nothing_else(tensors, engine, ("preprocessor/",) if online is None else ("preprocessor/", "collector/"))
-    _check_finite(engine, history)
+    check_nothing_else(tensors, engine, ("preprocessor/",) if online is None else ("preprocessor/", "collector/"))
+    check_finite(engine, history)
     trained = Trained(stack, engine, Preprocessor.from_state(space).to(device), data, header["steps"], history, columns)
     trained.products = header["products"]
     if online is not None:
-        collector = Collector.read(initial.seeds, online["collector"], _under("collector", tensors), spec)
+        collector = Collector.read(state.seeds, online["collector"], under("collector", tensors), spec)
         if engine.batches.collected != collector.steps:
             raise ValueError(f"it has {engine.batches.collected} collected rows of {collector.steps} steps")
         trained.online = Online(settings, online["origin"], collector)
     return trained
-
-
-def _initial(stack: Stack, spec: Spec, seeds: tuple[int, ...], frozen: Groups) -> InitialState:
-    """A state of the names and shapes that a stack's run has, whatever its numbers; of models, those that are given."""
-    names = [adapter.name for adapter in stack.adapters]
-    for name, models in frozen.items():
-        if name not in names:
-            raise ValueError(f"it has models of an adapter {name!r}, which is not in the stack")
-        for key, tensor in models.items():
-            if tensor.shape[:1] != (len(seeds),):
-                raise ValueError(f"the model array {name}/{key} is not of {len(seeds)} seeds")
-    resolved = stack.resolve()
-    fresh = initial_state(resolved, spec, seeds, {})
-    averaged = {average.group for stage in resolved.stages for average in stage.averages}
-    return replace(
-        fresh,
-        frozen={name: {} for name in names} | frozen,
-        targets={group: fresh.params[group] for group in averaged},
-    )
-
-
-def _check_numbers(header: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for numbers of a header that no run has."""
-    seeds, online, first, last = header["seeds"], header["online"], 0, header["steps"]
-    if online is not None:
-        settings, first = online["settings"], online["start"]
-        last = first + settings["steps"] - settings["warm_up"]
-        if not 0 <= settings["warm_up"] < settings["steps"] or settings["capacity"] < 1:
-            raise ValueError("its online phase has a length that none has")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError("its seeds must be different numbers, one at least")
-    if min(header["spec"].values()) < 1:
-        raise ValueError("its dimensions must be at least 1")
-    if not (header["steps"] >= max(1, first) and 0 <= first <= header["tick"] <= last):
-        raise ValueError(f"tick {header['tick']} does not lie between {first} and {last}")
-
-
-def _check_space(space: Mapping[str, Tensor], spec: Spec) -> None:
-    """Raise `ValueError` unless the constants of a `Preprocessor` are usable numbers of these dimensions."""
-    sizes = {"observation": spec.observation_dim, "action": spec.action_dim}
-    wanted = {entry.name for entry in fields(Preprocessor)}
-    if set(space) != wanted:
-        raise ValueError(f"its map into learner space needs {sorted(wanted)}, but holds {sorted(space)}")
-    for name, tensor in space.items():
-        limit = name == "action_limit"
-        size = None if limit else sizes.get(name.partition("_")[0])
-        if tensor.shape != (() if size is None else (size,)) or not tensor.is_floating_point():
-            raise ValueError(f"{name} has the shape {list(tensor.shape)} and the type {tensor.dtype}")
-        divides = name.endswith(("_std", "_range", "_limit")) or name == "reward_scale"
-        if tensor.isnan().any() or not (limit or tensor.isfinite().all()) or (divides and (tensor == 0).any()):
-            raise ValueError(f"{name} holds {tensor.tolist()}, which no data gives")
-
-
-def _check_nothing_else(tensors: Mapping[str, Tensor], engine: Engine, beside: tuple[str, ...]) -> None:
-    """Raise `ValueError` for arrays that neither an engine has nor what stands beside it."""
-    known = set(engine.state())
-    if unknown := [name for name in tensors if name not in known and not name.startswith(beside)]:
-        raise ValueError(f"it has arrays of unknown meaning: {', '.join(unknown[:5])}")
-
-
-def _check_finite(engine: Engine, history: History) -> None:
-    """Raise `ValueError` where a seed that counts has a parameter that is not a number."""
-    for name, positions in not_finite(engine).items():
-        for position in positions:
-            if engine.seeds[position] not in history.failures:
-                raise ValueError(f"{name} of seed {engine.seeds[position]}, which is not lost, is not finite")
-
-
-def not_finite(engine: Engine) -> dict[str, list[int]]:
-    """By name of a parameter or an average: the positions of the seeds in which it is not finite."""
-    found = {}
-    for name, tensor in engine.state().items():
-        if name.startswith(("params/", "targets/")) and not tensor.isfinite().all():
-            bad = ~tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else ~tensor.isfinite()
-            found[name] = bad.nonzero().flatten().tolist()
-    return found
 
 
 def _online_engine(
@@ -584,15 +517,3 @@ def _online_engine(
         phase_start=start,
         growth=growth(settings, stack.learner, columns),
     )
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
-
-
-def _groups(prefix: str, tensors: Mapping[str, Tensor]) -> Groups:
-    groups: Groups = {}
-    for name, tensor in _under(prefix, tensors).items():
-        group, _, short = name.partition("/")
-        groups.setdefault(group, {})[short] = tensor
-    return groups
