@@ -15,8 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from adaptive_constraints.experiments.rows import ResultRow
+
 from .results_page import Cell, cells
-from .rows import KeptRow
 
 PICTURE = Path(__file__).parents[1] / "docs" / "overview.png"
 DATA = "minari:regenerated/halfcheetah/mixed-v0"
@@ -74,7 +75,7 @@ def curves(panel: Axes, seeds: list[tuple[np.ndarray, np.ndarray]], colour: str,
     panel.plot(seeds[0][0], np.mean([values for _, values in seeds], axis=0), color=colour, linewidth=2.2, label=name)
 
 
-def _evaluations(row: KeptRow) -> tuple[np.ndarray, np.ndarray]:
+def _evaluations(row: ResultRow) -> tuple[np.ndarray, np.ndarray]:
     found = row["evaluations"]
     return np.array([each["tick"] for each in found]), np.array([each["value"] for each in found], float)
 

@@ -21,7 +21,6 @@ from adaptive_constraints.experiments.findings import find
 from adaptive_constraints.experiments.grid import read_grid
 from adaptive_constraints.experiments.rows import ResultRow, read_rows, read_suite
 
-from .rows import KeptRow
 from .speed import record
 from .speed.report import by_name, ratio_table
 
@@ -34,7 +33,7 @@ ADAPTIVE = {
     "ilq/model_error": "model error",
 }
 """Adaptive quantities that the tables show as they stood at the end, in words."""
-Cell = Sequence[KeptRow]
+Cell = Sequence[ResultRow]
 """The rows of one stack on one data set, seed by seed."""
 
 
@@ -62,7 +61,7 @@ def _filled(marker: re.Match[str]) -> str:
 
 def cells(folder: str, data: str = "") -> list[Cell]:
     """The cells of a folder, on one data set if it is named, in the order of its suite."""
-    rows = cast(list[KeptRow], read_rows(RESULTS / folder))
+    rows = cast(list[ResultRow], read_rows(RESULTS / folder))
     order = [cell["cell"] for cell in read_suite(RESULTS / folder)["cells"] if data in ("", cell["data"])]
     return [[row for row in rows if row["cell"] == name] for name in order]
 

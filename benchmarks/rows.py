@@ -7,9 +7,9 @@ r"""Keep results in the repository: the rows of run folders and of `bench`, comp
     python -m benchmarks.rows runs/online --into benchmarks/results/online \
         --command "adaptive-constraints finetune runs/first --steps 20000 --buffer half --out runs/online"
 
-A folder is what `bench` wrote or one run folder. Rows are those of `adaptive_constraints.experiments.rows`, and a few
-entries more (`KeptRow`). Curves are thinned to `POINTS`, numbers rounded. Rows of the same stack, data and seed that
-`--into` holds already are replaced.
+A folder is what `bench` wrote or one run folder. Rows are those of `adaptive_constraints.experiments.rows`. Curves
+are thinned to `POINTS`, numbers rounded. Rows of the same stack, data and seed that `--into` holds already are
+replaced.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from adaptive_constraints import load_agent
-from adaptive_constraints._files import replacing
 from adaptive_constraints.experiments.rows import (
     CELLS,
-    ROWS,
     SUITE,
     PlannedCell,
     ResultRow,
     SuiteRecord,
     read_rows,
     read_suite,
+    write_rows,
     write_suite,
 )
 from adaptive_constraints.experiments.stacks import NamedStack, read_stack
@@ -50,19 +49,6 @@ _TERM = re.compile(r"\w+/(value|constraint)|collect/return")
 _REGENERATED = re.compile(r"bundled:|scripted:|minari:(regenerated|mujoco)/")
 
 
-class KeptRow(ResultRow, total=False):
-    """A row, and how its run computed; rows of `bench` have the defaults of ``train`` there."""
-
-    evaluation: dict[str, Any]
-    """Environment, interval in steps, episodes and seed."""
-    online: dict[str, Any] | None
-    """The fine-tuning phase: after which step, environment, environment steps, buffer."""
-    precision: str
-    compiled: bool
-    products: str
-    """The library of float32 matrix products."""
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="results folders of bench, or run folders")
@@ -71,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--stack", help="their stack in words; default: the settings that differ from the defaults")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads that they ran on")
     options = parser.parse_args(arguments)
-    rows: list[KeptRow] = []
+    rows: list[ResultRow] = []
     for folder in options.folders:
         if (folder / SUITE).is_file():
             rows += _of_bench(folder)
@@ -80,16 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep(options.into, rows, _suite(options))
 
 
-def _of_bench(folder: Path) -> list[KeptRow]:
+def _of_bench(folder: Path) -> list[ResultRow]:
     """The rows of a results folder, with the terms that its cells have logged."""
     rows = read_rows(folder)
     seeds = {cell["cell"]: cell["seeds"] for cell in read_suite(folder)["cells"]}
     for row in rows:
         row["series"] |= terms(folder / CELLS / row["cell"], seeds[row["cell"]].index(row["seed"]))
-    return cast(list[KeptRow], rows)
+    return cast(list[ResultRow], rows)
 
 
-def of_run(folder: Path, suite: str, command: str, stack: str | None = None, threads: int = 1) -> list[KeptRow]:
+def of_run(folder: Path, suite: str, command: str, stack: str | None = None, threads: int = 1) -> list[ResultRow]:
     """The rows of one run folder, one per seed.
 
     stack: its label in words, such as "TD3BC preset=antmaze + ASPC"; ValueError if that is another stack.
@@ -108,7 +94,7 @@ def of_run(folder: Path, suite: str, command: str, stack: str | None = None, thr
         ]
         adaptive = {name: _of_seed(history.series(name), position) for name in history.adaptive}
         own = {"seed": seed, "lost": lost, "evaluations": evaluations, "series": adaptive | terms(folder, position)}
-        rows.append(cast(KeptRow, plain(common | own | scores)))
+        rows.append(cast(ResultRow, plain(common | own | scores)))
     return rows
 
 
@@ -146,24 +132,22 @@ def terms(folder: Path, position: int) -> dict[str, list[list[float | None]]]:
     return curves
 
 
-def keep(folder: Path, rows: Sequence[KeptRow], suite: SuiteRecord) -> None:
+def keep(folder: Path, rows: Sequence[ResultRow], suite: SuiteRecord) -> None:
     """Write rows and plan, beside those that the folder has."""
     has = (folder / SUITE).is_file()
     there, planned = (read_rows(folder), read_suite(folder)["cells"]) if has else ([], [])
-    kept = {_key(row): shortened(row) for row in [*cast(list[KeptRow], there), *rows]}
+    kept = {_key(row): shortened(row) for row in [*cast(list[ResultRow], there), *rows]}
     plan = {cell["cell"]: cell for cell in [*planned, *_plan(list(kept.values()))]}
     write_suite(folder, suite | {"cells": list(plan.values())})
-    with replacing(folder / ROWS) as file:
-        for _, row in sorted(kept.items()):
-            file.write(json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n")
+    write_rows(folder, kept.values())
 
 
-def shortened(row: KeptRow) -> KeptRow:
+def shortened(row: ResultRow) -> ResultRow:
     """The row with thinner curves and fewer digits."""
     names = ("last", "best", "last_ten", "evaluations", "ticks_per_second", "seconds", "wall_seconds")
     rounded = {name: _rounded(row[name], DIGITS) for name in names}  # type: ignore[literal-required]
     curves = {name: _rounded(_thinned(curve), CURVE_DIGITS) for name, curve in row["series"].items()}
-    return cast(KeptRow, row | rounded | {"series": curves})
+    return cast(ResultRow, row | rounded | {"series": curves})
 
 
 def _thinned(curve: list[list[float | None]]) -> list[list[float | None]]:
@@ -213,7 +197,7 @@ def _suite(options: argparse.Namespace) -> SuiteRecord:
     )
 
 
-def _plan(rows: Sequence[KeptRow]) -> list[PlannedCell]:
+def _plan(rows: Sequence[ResultRow]) -> list[PlannedCell]:
     seeds: dict[str, list[int]] = {}
     for row in rows:
         seeds.setdefault(row["cell"], []).append(row["seed"])

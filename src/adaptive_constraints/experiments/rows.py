@@ -58,7 +58,20 @@ class RowEvaluation(TypedDict):
     """[E] undiscounted return of each episode."""
 
 
-class ResultRow(TypedDict):
+class HowItRan(TypedDict, total=False):
+    """How a run computed, as far as its row says it."""
+
+    evaluation: dict[str, Any]
+    """Environment, interval in ticks, episodes and seed; rows of `bench` say it in their command."""
+    online: dict[str, Any] | None
+    """The fine-tuning phase: after which tick, environment, environment steps, buffer."""
+    precision: str
+    compiled: bool
+    products: str
+    """The library of float32 matrix products."""
+
+
+class ResultRow(HowItRan):
     """One seed of one stack on one data set."""
 
     suite: str
@@ -144,7 +157,7 @@ class SuiteRecord(TypedDict):
 
 
 def write_rows(folder: str | Path, rows: Iterable[ResultRow]) -> None:
-    """Write ``rows.jsonl`` in one step, sorted by (data reference, stack, seed).
+    """Write ``rows.jsonl`` in one step, sorted by (data reference, stack, ticks, seed).
 
     Each row ends in a digest of itself, its place and the number of rows, so that none can be changed, added or lost
     unnoticed. Without rows, the file is one empty line.
@@ -152,7 +165,8 @@ def write_rows(folder: str | Path, rows: Iterable[ResultRow]) -> None:
     ordered = sorted(rows, key=_order)
     with replacing(Path(folder) / ROWS) as file:
         for number, row in enumerate(ordered, start=1):
-            file.write(json.dumps(with_digest(row, (number, len(ordered))), allow_nan=False) + "\n")
+            sealed = with_digest(row, (number, len(ordered)))
+            file.write(json.dumps(sealed, allow_nan=False, separators=(",", ":")) + "\n")
         if not ordered:
             file.write("\n")
 
@@ -214,8 +228,8 @@ def read_failure(run: str | Path) -> str | None:
     return found["reason"]
 
 
-def _order(row: ResultRow) -> tuple[str, str, int]:
-    return row["data"]["reference"], row["stack"], row["seed"]
+def _order(row: ResultRow) -> tuple[str, str, int, int]:
+    return row["data"]["reference"], row["stack"], row["ticks"], row["seed"]
 
 
 def _parsed(path: Path, place: tuple[int, int], line: bytes) -> ResultRow:
