@@ -15,7 +15,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from adaptive_constraints.data.mazes import MAZES, WaypointController, maze_id, register_mazes
+from adaptive_constraints.data.collecting.mazes import WaypointController
+from adaptive_constraints.environments.maze_tasks import MAZES, maze_id, register_mazes
 
 EPISODES = 1_000
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from adaptive_constraints._files import replacing
-from adaptive_constraints.experiments import report_text
-from adaptive_constraints.experiments.findings import find
-from adaptive_constraints.experiments.grid import read_grid
 from adaptive_constraints.experiments.rows import ResultRow, read_rows, read_suite
+from adaptive_constraints.reports import text as report_text
+from adaptive_constraints.reports.findings import find
+from adaptive_constraints.reports.grid import read_grid
+from adaptive_constraints.support.files import replacing
 
 from .speed import record
 from .speed.report import by_name, ratio_table

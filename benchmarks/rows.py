@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from adaptive_constraints import load_agent
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.composition.text import plain as as_text
 from adaptive_constraints.experiments.rows import (
     CELLS,
     SUITE,
@@ -35,9 +37,7 @@ from adaptive_constraints.experiments.rows import (
     write_suite,
 )
 from adaptive_constraints.experiments.stacks import NamedStack, read_stack
-from adaptive_constraints.settings import plain as as_text
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training.records import plain, read_metrics
+from adaptive_constraints.support.records import plain, read_metrics
 
 POINTS = 100
 """Most points of a curve: as many as a picture shows."""

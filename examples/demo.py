@@ -24,8 +24,8 @@ import torch
 from adaptive_constraints import ASPC, Agent, Dataset, load_agent, load_dataset, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import reference_of
-from adaptive_constraints.training.fitting import CHECKPOINT, picture
-from adaptive_constraints.training.records import read_metrics
+from adaptive_constraints.runs.loop import CHECKPOINT, picture
+from adaptive_constraints.support.records import read_metrics
 
 DATA = "bundled:hopper"
 STACKS: dict[str, Callable[[], Agent]] = {

@@ -17,18 +17,21 @@ import numpy as np
 import torch
 
 from adaptive_constraints import ASPC, Dataset, load_agent, load_dataset, wrap
-from adaptive_constraints._files import seal
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.data import Preprocessor, save_npz, scripted
+from adaptive_constraints.core.types import Facts, Spec, Stage, Update
+from adaptive_constraints.data import Preprocessor, save_npz
+from adaptive_constraints.data.sources import scripted
 from adaptive_constraints.experiments import rows as results
 from adaptive_constraints.experiments.cell import Cell
-from adaptive_constraints.experiments.grid import read_grid
 from adaptive_constraints.experiments.suite import load_suite
-from adaptive_constraints.learner import Facts, Spec, Stage, Update
 from adaptive_constraints.networks import init_mlp, mlp
-from adaptive_constraints.preparation import Preparation
-from adaptive_constraints.training import checkpoint, fitting, pretraining
-from adaptive_constraints.training.records import read_metrics
+from adaptive_constraints.pretraining import resume as pretraining
+from adaptive_constraints.pretraining.preparation import Preparation
+from adaptive_constraints.reports.grid import read_grid
+from adaptive_constraints.runs import loop as fitting
+from adaptive_constraints.support import checkpoint
+from adaptive_constraints.support.files import seal
+from adaptive_constraints.support.records import read_metrics
 
 from . import faults
 from .benching import tiny_suite

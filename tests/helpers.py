@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Learner, Spec
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.core.view import View
 from adaptive_constraints.data import Preprocessor
-from adaptive_constraints.preparation import prepare
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training.engine import Engine
-from adaptive_constraints.training.initial import initial_state
-from adaptive_constraints.view import View
+from adaptive_constraints.engine.engine import Engine
+from adaptive_constraints.engine.state import initial_state
+from adaptive_constraints.pretraining.preparation import prepare
 
 FOUR = (
     ANQ(hidden=8, policy_every=1),

@@ -13,9 +13,9 @@ from torch.nn.functional import mse_loss
 
 from adaptive_constraints import A2PR, ASPC, Adapter, Dataset, View, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.engine import noise
+from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.training import noise
-from adaptive_constraints.training.engine import Engine
 
 from .helpers import build, different, largest_difference, learned, random_data, trained
 from .sketches import TinyCQL, TinyFQL, TinyIQL

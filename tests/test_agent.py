@@ -17,23 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from adaptive_constraints import (
-    ASPC,
-    Adapter,
-    Dataset,
-    FixedScale,
-    LinearScale,
-    adapters,
-    baselines,
-    load_agent,
-    registry,
-    wrap,
-)
+from adaptive_constraints import ASPC, Adapter, Dataset, FixedScale, LinearScale, adapters, baselines, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.composition import registry
+from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, StackError, TrainingError
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training.fitting import CHECKPOINT, LostSeedWarning
-from adaptive_constraints.training.progress import Progress
+from adaptive_constraints.runs.loop import CHECKPOINT, LostSeedWarning
+from adaptive_constraints.support.progress import Progress
 
 SMALL = {"hidden": 16, "batch_size": 32}
 
@@ -389,7 +379,7 @@ def test_the_last_line_of_progress_shows_the_last_score(capsys):
 
 def poison(monkeypatch, tick: int, seeds: list[int]) -> None:
     """From this tick on the rewards of these seeds (by position) are not finite."""
-    from adaptive_constraints.training.batches import Batches
+    from adaptive_constraints.engine.batches import Batches
 
     clean = Batches.at
 

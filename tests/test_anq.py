@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from adaptive_constraints import ANQ, ASPC, Adapter, Dataset, FixedScale, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.baselines.iql import IQL
-from adaptive_constraints.data.doctor import split_at_joins
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.data.checks.doctor import split_at_joins
+from adaptive_constraints.engine import noise
+from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training import noise
-from adaptive_constraints.training.engine import Engine
 
 from .helpers import build, different, largest_difference, learned, random_data, trained
 from .sketches import TinyCQL, TinyFQL, TinyIQL

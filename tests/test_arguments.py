@@ -9,7 +9,7 @@ import torch
 from adaptive_constraints import Dataset, ablate, doctor, load_agent, load_dataset, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import save_npz
-from adaptive_constraints.data.collect import collect
+from adaptive_constraints.data.collecting.collect import collect
 from adaptive_constraints.errors import (
     AdaptiveConstraintsError,
     CheckpointError,

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaptive_constraints._files import locked
 from adaptive_constraints.cli import main
 from adaptive_constraints.cli.entry import parse
+from adaptive_constraints.engine.metrics import Failure
 from adaptive_constraints.errors import FileError, SuiteError, TrainingError
 from adaptive_constraints.experiments import board, cell
 from adaptive_constraints.experiments.results import ResultsFolder
@@ -26,8 +26,8 @@ from adaptive_constraints.experiments.rows import ROWS, read_rows, read_suite
 from adaptive_constraints.experiments.runner import RETRIES, LocalWorkers, bench
 from adaptive_constraints.experiments.stacks import read_stack
 from adaptive_constraints.experiments.suite import narrow
-from adaptive_constraints.training.history import History
-from adaptive_constraints.training.metrics import Failure
+from adaptive_constraints.runs.history import History
+from adaptive_constraints.support.files import locked
 
 from .benching import HERE, InlineWorkers, same, tiny_suite
 
@@ -195,7 +195,7 @@ def test_ctrl_c_closes_the_workers(suite, tmp_path, monkeypatch, capsys):
 
 def test_a_lost_seed_has_no_score(suite, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "adaptive_constraints.training.metrics.Metrics.failures", lambda self: {1: Failure(7, "critic/loss")}
+        "adaptive_constraints.engine.metrics.Metrics.failures", lambda self: {1: Failure(7, "critic/loss")}
     )
     with pytest.warns(UserWarning, match="seed 1 is lost"):
         outcome = bench(suite, suite.cells[:1], tmp_path, InlineWorkers(), progress=False)

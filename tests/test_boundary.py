@@ -11,12 +11,12 @@ import pytest
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from adaptive_constraints.data.boundary import CheckedEnv, EnvironmentWarning
-from adaptive_constraints.data.recording import RecordingEnv
+from adaptive_constraints.data.collecting.recording import RecordingEnv
+from adaptive_constraints.environments.boundary import CheckedEnv, EnvironmentWarning
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation import Evaluator, rollout
 from adaptive_constraints.evaluation.rollout import _reset_seeds
-from adaptive_constraints.training.online import Collector, _reset_seed
+from adaptive_constraints.runs.collector import Collector, _reset_seed
 
 from .foreign import QUIET, Line, line_agent
 

@@ -11,11 +11,12 @@ import torch
 
 from adaptive_constraints import ASPC, SSAR, FixedScale, wrap
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL
+from adaptive_constraints.engine import batches as batches_module
+from adaptive_constraints.engine import engine as engine_module
+from adaptive_constraints.engine import noise
+from adaptive_constraints.engine.batches import StreamingWarning
+from adaptive_constraints.pretraining import model_fit
 from adaptive_constraints.testing import made_data
-from adaptive_constraints.training import batches as batches_module
-from adaptive_constraints.training import engine as engine_module
-from adaptive_constraints.training import model_fit, noise
-from adaptive_constraints.training.batches import StreamingWarning
 
 from .emulation import Count, EmulatedGraph
 from .helpers import FOUR, build, different, largest_difference, learned

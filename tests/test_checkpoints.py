@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from adaptive_constraints import load_agent, wrap
-from adaptive_constraints._typed import check, parse_json
 from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.core.types import Facts, Spec
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.errors import CheckpointError, StackError, SuiteError
 from adaptive_constraints.experiments.suite import expand, load_suite
-from adaptive_constraints.learner import Facts, Spec
-from adaptive_constraints.preparation import Preparation
-from adaptive_constraints.training import checkpoint
+from adaptive_constraints.pretraining.preparation import BoundPreparation
+from adaptive_constraints.support import checkpoint
+from adaptive_constraints.support.typed import check, parse_json
 
 from .fault_kinds import ONLINE, SMALL, Drift, data, stack
 from .helpers import build
@@ -171,7 +171,7 @@ def test_an_engine_takes_all_or_nothing(tmp_path):
 def preparation(tmp_path, monkeypatch):
     monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path / "cache"))
     space = Preprocessor.fit(data())
-    return Preparation(data(), space, Facts("actor", frozenset(), None), Spec(3, 2), (0, 1), discount=0.99)
+    return BoundPreparation(data(), space, Facts("actor", frozenset(), None), Spec(3, 2), (0, 1), discount=0.99)
 
 
 def made(preparation, counts, wait=lambda: None):

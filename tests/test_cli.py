@@ -12,12 +12,13 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 
-from adaptive_constraints import Dataset, load_agent, load_dataset, registry
+from adaptive_constraints import Dataset, load_agent, load_dataset
 from adaptive_constraints.cli import main
+from adaptive_constraints.composition import registry
+from adaptive_constraints.composition.text import parse, read_adapters
 from adaptive_constraints.data import save_npz
-from adaptive_constraints.settings import parse, read_adapters
-from adaptive_constraints.training.engine import Engine
-from adaptive_constraints.training.metrics import Failure
+from adaptive_constraints.engine.engine import Engine
+from adaptive_constraints.engine.metrics import Failure
 
 from .helpers import random_data
 

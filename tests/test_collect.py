@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from adaptive_constraints.data import check_trainable, load_dataset
-from adaptive_constraints.data import collect as collecting
-from adaptive_constraints.data.collect import collect, collect_random, collect_replay
+from adaptive_constraints.data.collecting import collect as collecting
+from adaptive_constraints.data.collecting.collect import collect, collect_random, collect_replay
 from adaptive_constraints.errors import DatasetError, DependencyError
 
 

@@ -14,12 +14,12 @@ from torch.nn.functional import mse_loss
 
 from adaptive_constraints import ASPC, Adapter, Dataset, FixedScale, Row, Spec
 from adaptive_constraints.baselines import CQL
+from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.engine import noise
+from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import TanhGaussian
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training import noise
-from adaptive_constraints.training.engine import Engine
 
 from .helpers import build, different, largest_difference, learned, random_data, trained
 

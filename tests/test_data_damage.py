@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adaptive_constraints.data import Dataset, list_datasets, load_dataset, loaders, save_npz, scripted
+from adaptive_constraints.data import Dataset, list_datasets, load_dataset, save_npz
+from adaptive_constraints.data.sources import loaders, scripted
 from adaptive_constraints.errors import DatasetError
 
 ROWS = 60

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from adaptive_constraints import ASPC, Adapter, Dataset, MetaLoss, MetaStep
 from adaptive_constraints.baselines import DiffusionQL
 from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.engine import noise
+from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import DatasetError, StackError
 from adaptive_constraints.networks import VariancePreserving, denoise, init_noise_network, noise_error
 from adaptive_constraints.testing import check_learner
-from adaptive_constraints.training import noise
-from adaptive_constraints.training.engine import Engine
 
 from .helpers import build, different, learned, random_data, trained
 from .test_seams import Probe

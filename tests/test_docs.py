@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from adaptive_constraints import ASPC, adapters, baselines, wrap
-from adaptive_constraints.adapter import SEAMS
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.cli.entry import parse
+from adaptive_constraints.core.types import SEAMS
 
 from . import synthetic_rows
 from .test_examples import EXAMPLES, ROOT, load

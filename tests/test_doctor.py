@@ -16,8 +16,8 @@ from adaptive_constraints.data import (
     load_dataset,
     split_at_joins,
 )
-from adaptive_constraints.data.mazes import MAZES, maze_id
 from adaptive_constraints.data.references import REFERENCE_SCORES, task_of_env, task_of_file
+from adaptive_constraints.environments.maze_tasks import MAZES, maze_id
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.testing import made_data
 

@@ -15,10 +15,11 @@ from torch.distributions import Normal
 from adaptive_constraints import Dataset, Facts, Preparation, Spec
 from adaptive_constraints.adapters._frozen_models import DynamicsFit, _Best, _Transitions
 from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.engine import noise
 from adaptive_constraints.errors import DatasetError, TrainingError
 from adaptive_constraints.networks import dynamics_loss, first_members, init_dynamics, predict_transition
 from adaptive_constraints.networks.dynamics import Prediction
-from adaptive_constraints.training import noise
+from adaptive_constraints.pretraining.preparation import BoundPreparation
 
 FACTS = Facts(constrained="actor", seams=frozenset(), tradeoff=None)
 NOISE = torch.tensor([0.1, 0.4, 0.2])
@@ -49,7 +50,7 @@ def linear_data(rows: int = 600, rewards: float | None = None, **changes) -> Dat
 
 def preparation(data: Dataset, seeds=(0,), **settings) -> Preparation:
     spec = Spec(data.observation_dim, data.action_dim)
-    return Preparation(data, Preprocessor.fit(data, **settings), FACTS, spec, tuple(seeds), discount=0.99)
+    return BoundPreparation(data, Preprocessor.fit(data, **settings), FACTS, spec, tuple(seeds), discount=0.99)
 
 
 def one(models: dict, seed: int = 0) -> dict:

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box
 from adaptive_constraints import load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.cli import main
-from adaptive_constraints.data.boundary import EnvironmentWarning
+from adaptive_constraints.environments.boundary import EnvironmentWarning
 from adaptive_constraints.errors import CheckpointError, EvaluationError, TrainingError
 from adaptive_constraints.evaluation import Evaluator, Expected, rollout
 from adaptive_constraints.evaluation.expected import PATIENCE

@@ -64,7 +64,7 @@ def begin(kind: Kind, folder: Path) -> tuple[object, bytes]:
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    from adaptive_constraints.training import fitting
+    from adaptive_constraints.runs import loop as fitting
 
     for name in ("commit", "picture"):
         monkeypatch.setattr(fitting, name, lambda *_: None)

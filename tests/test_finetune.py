@@ -26,11 +26,11 @@ from adaptive_constraints import (
     wrap,
 )
 from adaptive_constraints.baselines import CQL, IQL, TD3BC
+from adaptive_constraints.engine.batches import Growth, batches_of
+from adaptive_constraints.engine.noise import NoiseTables
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, TrainingError
-from adaptive_constraints.training.batches import Growth, batches_of
-from adaptive_constraints.training.fitting import LostSeedWarning
-from adaptive_constraints.training.noise import NoiseTables
-from adaptive_constraints.training.online import ReplayWarning
+from adaptive_constraints.runs.collector import ReplayWarning
+from adaptive_constraints.runs.loop import LostSeedWarning
 
 SMALL = {"hidden": 8, "batch_size": 16}
 LOW, HIGH = np.array([-2.0, -1.0], np.float32), np.array([1.0, 1.0], np.float32)

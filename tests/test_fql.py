@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from adaptive_constraints import ASPC, Dataset, Spec
 from adaptive_constraints.baselines import FQL
 from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.engine import noise
+from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.testing import check_learner
-from adaptive_constraints.training import noise
-from adaptive_constraints.training.engine import Engine
 
 from .helpers import build, different, learned, random_data, trained
 from .test_seams import Probe

@@ -25,18 +25,20 @@ from adaptive_constraints import (
     load_agent,
     load_dataset,
     register_termination,
-    termination,
     wrap,
 )
+from adaptive_constraints.adapters import termination
 from adaptive_constraints.adapters.ilq import Imagined
 from adaptive_constraints.baselines import CQL, TD3BC
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.core.preparation import generator
 from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.engine import noise
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_dynamics, init_noise_network
-from adaptive_constraints.stack import Stack
+from adaptive_constraints.pretraining.preparation import BoundPreparation
+from adaptive_constraints.support import checkpoint
 from adaptive_constraints.testing import made_data
-from adaptive_constraints.training import checkpoint, noise
-from adaptive_constraints.training.initial import generator
 
 from . import test_cql, test_td3bc_aspc
 from .helpers import build, different, largest_difference, learned, random_data, trained
@@ -117,7 +119,7 @@ def _several(answer):
 def preparation(data: Dataset, seeds=(0,), owns_behavior=False, **settings) -> Preparation:
     facts = Facts(constrained="actor", seams=frozenset(), tradeoff=None, owns_behavior=owns_behavior)
     spec = Spec(data.observation_dim, data.action_dim)
-    return Preparation(data, Preprocessor.fit(data, **settings), facts, spec, tuple(seeds), discount=0.99)
+    return BoundPreparation(data, Preprocessor.fit(data, **settings), facts, spec, tuple(seeds), discount=0.99)
 
 
 # -- plain loops ------------------------------------------------------------------------------------------------------
@@ -406,8 +408,8 @@ def test_an_error_of_the_model_is_limited():
 
 @each_learner
 def test_switched_off_it_is_not_there(learner, monkeypatch):
-    monkeypatch.setattr(Preparation, "trained", None)
-    monkeypatch.setattr(Preparation, "fit", None)
+    monkeypatch.setattr(BoundPreparation, "trained", None)
+    monkeypatch.setattr(BoundPreparation, "fit", None)
     off, bare = (trained(learner, *adapters, seeds=(0, 1)) for adapters in ((ILQ(eta=1.0, delta=5.0),), ()))
     assert not different(learned(off), learned(bare))
     assert off.draws == bare.draws and not off.diagnose() and off.metrics.flush() == bare.metrics.flush()

@@ -13,10 +13,10 @@ from torch.nn.functional import mse_loss
 
 from adaptive_constraints import ASPC, Dataset, Gaussian, Point
 from adaptive_constraints.baselines import IQL
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.engine import noise
+from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training import noise
-from adaptive_constraints.training.engine import Engine
 
 from .helpers import build, different, largest_difference, learned, random_data, seen, trained
 from .test_meta_gradient import deviation, outer_step, put

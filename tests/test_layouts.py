@@ -13,10 +13,10 @@ from torch.nn.functional import linear, mse_loss
 
 from adaptive_constraints import ASPC, SSAR, Average, Spec, Stage, Update
 from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.engine import engine as engine_module
 from adaptive_constraints.networks import torch_default
+from adaptive_constraints.pretraining.model_fit import EngineFit
 from adaptive_constraints.testing import check_learner, check_stack
-from adaptive_constraints.training import engine as engine_module
-from adaptive_constraints.training.model_fit import ModelFit
 
 from .emulation import EmulatedGraph
 from .helpers import build, largest_difference, learned
@@ -64,7 +64,7 @@ def regression(product, seeds, sizes):
         return error + 1e-3 * (p["first"].sum() + p["bias"].sum())  # whose gradients have strides of 0
 
     stage = Stage("fit", (Update("net", loss, 1e-2),), averages=(Average("net", 0.1),))
-    fit = ModelFit(
+    fit = EngineFit(
         "regression",
         init,
         (stage,),

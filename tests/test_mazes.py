@@ -14,10 +14,11 @@ from adaptive_constraints import load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.cli import main
 from adaptive_constraints.data import doctor, list_datasets, load_dataset, reference_of
-from adaptive_constraints.data import mazes as mazes_module
-from adaptive_constraints.data.collect import collect, collect_maze, collect_random, default_size
-from adaptive_constraints.data.environments import make_environment
-from adaptive_constraints.data.mazes import MAZES, MazeTask, WaypointController, _next_cells, maze_id
+from adaptive_constraints.data.collecting import mazes as mazes_module
+from adaptive_constraints.data.collecting.collect import collect, collect_maze, collect_random, default_size
+from adaptive_constraints.data.collecting.mazes import WaypointController, _next_cells
+from adaptive_constraints.environments.maze_tasks import MAZES, MazeTask, maze_id
+from adaptive_constraints.environments.specs import make_environment
 from adaptive_constraints.errors import DatasetError, DependencyError
 from adaptive_constraints.evaluation import Evaluator
 
@@ -183,7 +184,7 @@ def test_scripted_data_is_listed_and_wrong_names_are_told_what_there_is() -> Non
 
 
 def test_missing_robotics_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("gymnasium_robotics", "adaptive_constraints.data.maze_env"):
+    for module in ("gymnasium_robotics", "adaptive_constraints.environments.maze_env"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)  # importing it raises ImportError
     assert not any(reference.startswith("scripted:") for reference in list_datasets())

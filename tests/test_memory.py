@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from adaptive_constraints.data import Dataset, Preprocessor, advise, check_trainable
-from adaptive_constraints.training.batches import batches_of
-from adaptive_constraints.training.noise import NoiseTables
+from adaptive_constraints.engine.batches import batches_of
+from adaptive_constraints.engine.noise import NoiseTables
 
 ROWS = 400_000
 """Many times what is looked at together."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adaptive_constraints import ASPC, Adapter, MetaLoss, MetaStep
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.training.engine import Engine
+from adaptive_constraints.engine.engine import Engine
 
 from .helpers import build
 from .sketches import TinyCQL, TinyFQL, TinyIQL

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptive_constraints.training import noise
+from adaptive_constraints.engine import noise
 
 COUNT = 50_000
 SEEDS = torch.tensor([0, 1, 2, 12345, -1])

@@ -26,9 +26,9 @@ OPTIONAL = (
     *("torchopt", "higher", "tyro", "rich", "tensorboard", "matplotlib", "ray", "jax", "pytest", "hypothesis"),
 )
 #: Modules whose classes derive from an extra's; only functions import them.
-ON_DEMAND = ("adaptive_constraints.data.recording", "adaptive_constraints.data.maze_env")
+ON_DEMAND = ("adaptive_constraints.data.collecting.recording", "adaptive_constraints.environments.maze_env")
 #: What a baseline may import from this package, as a stranger's learner would.
-PUBLIC = ("adaptive_constraints.networks", "adaptive_constraints.learner", "adaptive_constraints.adapter")
+PUBLIC = ("adaptive_constraints.networks", "adaptive_constraints.core.learner", "adaptive_constraints.core.adapter")
 
 
 def run_python(
@@ -103,7 +103,7 @@ def wanted_files() -> set[str]:
     files = {path.relative_to(SOURCE.parent).as_posix() for _, path in modules()}
     bundled = [path for pattern in ("*.npz", "*.json") for path in (SOURCE / "data" / "bundled").glob(pattern)]
     assert any(path.suffix == ".npz" for path in bundled)
-    template = list((SOURCE / "experiments" / "report_template").iterdir())
+    template = list((SOURCE / "reports" / "template").iterdir())
     assert {path.suffix for path in template} == {".html", ".css", ".js"}
     data = {path.relative_to(SOURCE.parent).as_posix() for path in [*bundled, *template]}
     return files | data | {"adaptive_constraints/py.typed"}

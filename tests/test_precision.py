@@ -11,9 +11,9 @@ from adaptive_constraints import ASPC, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.errors import CheckpointError, DependencyError, TrainingError
 from adaptive_constraints.networks import init_mlp, mlp, product_precision
+from adaptive_constraints.support import cpu
+from adaptive_constraints.support.cpu import PrecisionWarning, warn_if_slower
 from adaptive_constraints.testing import made_data
-from adaptive_constraints.training import cpu
-from adaptive_constraints.training.cpu import PrecisionWarning, warn_if_slower
 
 from .helpers import build, different, learned
 

@@ -9,9 +9,11 @@ from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_mlp, mlp
+from adaptive_constraints.pretraining import resume as pretraining
+from adaptive_constraints.pretraining.preparation import BoundPreparation
+from adaptive_constraints.pretraining.resume import KeptPretraining
+from adaptive_constraints.support import checkpoint
 from adaptive_constraints.testing import made_data
-from adaptive_constraints.training import checkpoint, pretraining
-from adaptive_constraints.training.pretraining import Pretraining
 
 from .helpers import random_data
 
@@ -27,7 +29,7 @@ def cache(tmp_path, monkeypatch):
 def preparation(seeds=(0, 1), data=None):
     data = data or random_data()
     spec = Spec(data.observation_dim, data.action_dim)
-    return Preparation(data, Preprocessor.fit(data), FACTS, spec, tuple(seeds), discount=0.99)
+    return BoundPreparation(data, Preprocessor.fit(data), FACTS, spec, tuple(seeds), discount=0.99)
 
 
 def reward_model(one: Preparation, seeds):
@@ -105,7 +107,7 @@ def interrupted(monkeypatch):
     """``interrupted(writes, work)`` does some work that is killed after so many writes of a half-trained model."""
     monkeypatch.setattr(pretraining, "PORTION", 7)
     monkeypatch.setattr(pretraining, "SAVE_EVERY", -1.0)
-    write = Pretraining._write
+    write = KeptPretraining._write
 
     def run(writes, work):
         left = [writes]
@@ -117,7 +119,7 @@ def interrupted(monkeypatch):
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(Pretraining, "_write", and_die)
+            patch.setattr(KeptPretraining, "_write", and_die)
             with pytest.raises(KeyboardInterrupt):
                 work()
 

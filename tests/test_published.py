@@ -7,7 +7,7 @@ import pytest
 from adaptive_constraints import ANQ, ILQ, SSAR, baselines
 from adaptive_constraints.adapters import _frozen_models
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC, cql
-from adaptive_constraints.stack import Stack
+from adaptive_constraints.composition.stack import Stack
 
 # eta, delta, kappa
 IMAGINATION = {

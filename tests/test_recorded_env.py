@@ -15,11 +15,12 @@ from gymnasium import wrappers
 
 from adaptive_constraints import Dataset, load_agent, load_dataset
 from adaptive_constraints.cli import main
-from adaptive_constraints.data import environments, references, save_npz
-from adaptive_constraints.data.boundary import EnvironmentWarning
-from adaptive_constraints.data.collect import collect
-from adaptive_constraints.data.environments import RecordedEnv, alterations, plain_env_spec
+from adaptive_constraints.data import references, save_npz
+from adaptive_constraints.data.collecting.collect import collect
 from adaptive_constraints.data.references import task_of_spec
+from adaptive_constraints.environments import specs as environments
+from adaptive_constraints.environments.boundary import EnvironmentWarning
+from adaptive_constraints.environments.specs import RecordedEnv, alterations, plain_env_spec
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, SuiteError
 from adaptive_constraints.experiments.runner import bench
 from adaptive_constraints.experiments.suite import load_suite

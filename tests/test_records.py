@@ -14,15 +14,8 @@ import pytest
 import torch
 
 from adaptive_constraints.errors import DependencyError, EvaluationError, TrainingError
-from adaptive_constraints.training.plots import Curves, learning_curves
-from adaptive_constraints.training.records import (
-    MetricsLog,
-    commit,
-    device_name,
-    read_metrics,
-    versions,
-    write_json,
-)
+from adaptive_constraints.runs.plots import Curves, learning_curves
+from adaptive_constraints.support.records import MetricsLog, commit, device_name, read_metrics, versions, write_json
 
 
 def strict(text: str) -> object:
@@ -89,7 +82,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
 def test_a_killed_process_leaves_valid_lines(tmp_path: Path) -> None:
     script = (
         "import os, sys\n"
-        "from adaptive_constraints.training.records import MetricsLog\n"
+        "from adaptive_constraints.support.records import MetricsLog\n"
         "log = MetricsLog(sys.argv[1])\n"
         "log.append(1, {'loss': 0.5})\n"
         "os._exit(9)\n"

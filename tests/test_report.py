@@ -11,14 +11,14 @@ import pytest
 
 from adaptive_constraints.cli import main
 from adaptive_constraints.errors import EvaluationError, TrainingError
-from adaptive_constraints.experiments import report_text as text
-from adaptive_constraints.experiments.findings import ALL, effects, find, profiles
-from adaptive_constraints.experiments.grid import read_grid
-from adaptive_constraints.experiments.markup import embedded, tag
-from adaptive_constraints.experiments.report import write_report
-from adaptive_constraints.experiments.report_html import page
 from adaptive_constraints.experiments.rows import write_failure, write_rows
-from adaptive_constraints.experiments.statistics import interquartile_mean
+from adaptive_constraints.reports import text
+from adaptive_constraints.reports.findings import ALL, effects, find, profiles
+from adaptive_constraints.reports.grid import read_grid
+from adaptive_constraints.reports.html import page
+from adaptive_constraints.reports.markup import embedded, tag
+from adaptive_constraints.reports.report import write_report
+from adaptive_constraints.reports.statistics import interquartile_mean
 
 from .synthetic_rows import HOPPER, MAZE, folder, grid, in_returns, lost, row
 

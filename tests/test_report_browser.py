@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_constraints.experiments.findings import find
-from adaptive_constraints.experiments.grid import read_grid
-from adaptive_constraints.experiments.report_html import page as html
+from adaptive_constraints.reports.findings import find
+from adaptive_constraints.reports.grid import read_grid
+from adaptive_constraints.reports.html import page as html
 
 from .synthetic_rows import HOPPER, MAZE, folder, grid
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from adaptive_constraints import Adapter, Dataset, Prepared, load_agent, wrap
-from adaptive_constraints._files import LOCK, UnlockedWarning, locked, replacing, sweep
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.errors import CheckpointError, FileError, TrainingError
-from adaptive_constraints.training import fitting
-from adaptive_constraints.training.fitting import CHECKPOINT, CONFIG, DataWarning, LostSeedWarning
-from adaptive_constraints.training.records import read_metrics
+from adaptive_constraints.runs import loop as fitting
+from adaptive_constraints.runs.loop import CHECKPOINT, CONFIG, DataWarning, LostSeedWarning
+from adaptive_constraints.support.files import LOCK, UnlockedWarning, locked, replacing, sweep
+from adaptive_constraints.support.records import read_metrics
 
 from .fault_kinds import ONLINE, SMALL, Drift, data, learned, stack
 
@@ -120,7 +120,7 @@ def test_metrics_are_those_of_the_checkpoint(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from adaptive_constraints._files import locked, replacing
+from adaptive_constraints.support.files import locked, replacing
 with locked(Path(sys.argv[1])), replacing(Path(sys.argv[1]) / "half.txt") as file:
     file.write("half"), file.flush()
     print("held", flush=True)

@@ -21,14 +21,14 @@ from adaptive_constraints import (
     Stage,
     Update,
 )
-from adaptive_constraints.adapter import SEAMS
 from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.core.types import SEAMS
+from adaptive_constraints.engine.engine import Engine
+from adaptive_constraints.engine.metrics import Failure
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import mlp
-from adaptive_constraints.stack import Stack
 from adaptive_constraints.testing import _Probe as Probe
-from adaptive_constraints.training.engine import Engine
-from adaptive_constraints.training.metrics import Failure
 
 from .helpers import build, different, largest_difference, learned, seen, trained
 from .sketches import TinyCQL, TinyFQL, TinyIQL

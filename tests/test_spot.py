@@ -15,11 +15,12 @@ from torch.nn.functional import mse_loss
 
 from adaptive_constraints import ASPC, SPOT, Adapter, Dataset, FixedScale, Preparation, Spec, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.core.preparation import generator
 from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.engine import noise
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_action_vae
-from adaptive_constraints.training import noise
-from adaptive_constraints.training.initial import generator
+from adaptive_constraints.pretraining.preparation import BoundPreparation
 
 from .helpers import build, different, largest_difference, learned, random_data, trained
 from .sketches import TinyCQL, TinyFQL, TinyIQL
@@ -83,7 +84,7 @@ def rows(count: int = 6, latent: int = 4, samples: int = 1) -> tuple[Tensor, Ten
 
 def preparation(data: Dataset, seeds=(0, 1)) -> Preparation:
     spec = Spec(data.observation_dim, data.action_dim)
-    return Preparation(data, Preprocessor.fit(data), TD3BC().facts(), spec, tuple(seeds), discount=0.99)
+    return BoundPreparation(data, Preprocessor.fit(data), TD3BC().facts(), spec, tuple(seeds), discount=0.99)
 
 
 # -- the model --------------------------------------------------------------------------------------------------------

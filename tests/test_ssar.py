@@ -19,15 +19,15 @@ from adaptive_constraints import ASPC, SSAR, Adapter, Dataset, FixedScale, Gauss
 from adaptive_constraints.adapters._deviation import TrustInterval
 from adaptive_constraints.adapters._ssar_presets import ON_CQL, ON_TD3BC
 from adaptive_constraints.baselines import CQL, FQL, TD3BC
+from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.engine import noise
+from adaptive_constraints.engine.engine import Engine
+from adaptive_constraints.engine.state import initial_state
 from adaptive_constraints.errors import DatasetError, StackError
 from adaptive_constraints.networks import TanhGaussian
-from adaptive_constraints.preparation import prepare
-from adaptive_constraints.stack import Stack
+from adaptive_constraints.pretraining.preparation import prepare
 from adaptive_constraints.testing import check_adapter, made_data
-from adaptive_constraints.training import noise
-from adaptive_constraints.training.engine import Engine
-from adaptive_constraints.training.initial import initial_state
 
 from .helpers import build, different, largest_difference, learned, random_data, trained
 from .sketches import TinyCQL, TinyFQL, TinyIQL
@@ -834,7 +834,7 @@ def test_the_selecting_critics_are_those_of_implicit_q_learning():
     data, steps, seed = random_data(), 30, 4
     found = prepared(SSAR(select="advantage", selection_steps=steps, selection_expectile=0.6), data, (seed,))
     from adaptive_constraints.adapters._trust import Advantage
-    from adaptive_constraints.training.initial import generator
+    from adaptive_constraints.core.preparation import generator
 
     start = Advantage(0.6, steps, 0.99).init(Spec(3, 2), generator(seed, "ssar.advantage"))
     value, critics = perceptron(3, 256, 256, 1), [perceptron(5, 256, 256, 1) for _ in range(2)]

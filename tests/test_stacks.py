@@ -8,8 +8,8 @@ import torch
 
 from adaptive_constraints import A2PR, ASPC, ILQ, SPOT, SSAR, WPC, wrap
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC
+from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.stack import Stack
 from adaptive_constraints.testing import check_adapter, check_learner, check_stack, made_data
 
 from .helpers import FOUR, largest_difference, learned, trained

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from adaptive_constraints.experiments.statistics import (
+from adaptive_constraints.reports.statistics import (
     Estimate,
     bootstrap,
     estimate,

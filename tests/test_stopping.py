@@ -16,13 +16,16 @@ import pytest
 from adaptive_constraints import SSAR, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import save_npz
+from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.experiments.cell import SESSION
 from adaptive_constraints.experiments.rows import ROWS, read_rows
-from adaptive_constraints.training import fitting, model_fit, pretraining, stopping
-from adaptive_constraints.training.engine import Engine
-from adaptive_constraints.training.fitting import CHECKPOINT
-from adaptive_constraints.training.records import read_metrics
-from adaptive_constraints.training.stopping import Terminated, terminable
+from adaptive_constraints.pretraining import model_fit
+from adaptive_constraints.pretraining import resume as pretraining
+from adaptive_constraints.runs import loop as fitting
+from adaptive_constraints.runs.loop import CHECKPOINT
+from adaptive_constraints.support import stopping
+from adaptive_constraints.support.records import read_metrics
+from adaptive_constraints.support.stopping import Terminated, terminable
 
 from .benching import HERE, tiny_suite
 from .fault_kinds import ONLINE, SMALL, Drift, data, learned, stack
@@ -152,7 +155,7 @@ def test_a_model_in_training_is_kept_too(tmp_path, signalled, monkeypatch):
         return learned(agent)
 
     whole = fit("whole")
-    sent = signalled(signal.SIGINT, 3, model_fit.ModelFit, "run")
+    sent = signalled(signal.SIGINT, 3, model_fit.EngineFit, "run")
     with pytest.raises(KeyboardInterrupt, match="stopped before tick 1, while a model was trained: .*half-trained"):
         fit("parts")
     sent.undo()

@@ -7,10 +7,10 @@ from functools import cache
 import pytest
 
 from adaptive_constraints.cli import main
+from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.errors import SuiteError
 from adaptive_constraints.experiments.stacks import read_stack, subsets
 from adaptive_constraints.experiments.suite import expand, list_suites, load_suite, narrow, short_name
-from adaptive_constraints.stack import Stack
 
 SUITES = (
     *("smoke", "quick", "combos", "paper-aspc", "paper-ssar", "paper-anq", "paper-ilq"),

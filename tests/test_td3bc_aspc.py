@@ -14,8 +14,8 @@ from torch.nn.functional import mse_loss, softplus
 
 from adaptive_constraints import ASPC, Facts, FixedScale, LinearScale, Terms
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC
-from adaptive_constraints.training import noise
-from adaptive_constraints.training.engine import Engine
+from adaptive_constraints.engine import noise
+from adaptive_constraints.engine.engine import Engine
 
 from .helpers import build, different, learned, random_data, trained
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from adaptive_constraints import ANQ, ASPC, WPC, Adapter
 from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.engine import noise
+from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import mlp
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training import noise
-from adaptive_constraints.training.engine import Engine
 
 from .helpers import build, different, largest_difference, learned, random_data, trained
 from .sketches import TinyCQL, TinyFQL, TinyIQL

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptive_constraints.training.records import commit, device_name, versions
+from adaptive_constraints.support.records import commit, device_name, versions
 
 from . import breakdown, record
 from .contestant import Contestant

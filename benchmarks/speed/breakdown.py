@@ -13,8 +13,8 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from adaptive_constraints.training.batches import Batches
-from adaptive_constraints.training.noise import NoiseTables
+from adaptive_constraints.engine.batches import Batches
+from adaptive_constraints.engine.noise import NoiseTables
 
 from .contestant import PERIOD, Contestant
 from .ours import as_trained, engine

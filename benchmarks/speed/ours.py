@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Spec, registry
-from adaptive_constraints._files import CACHE_VARIABLE
+from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Spec
+from adaptive_constraints.composition import registry
+from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import Preprocessor
-from adaptive_constraints.preparation import prepare
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training.cpu import fastest_products, tuned
-from adaptive_constraints.training.engine import Engine
-from adaptive_constraints.training.initial import initial_state
+from adaptive_constraints.engine.engine import Engine
+from adaptive_constraints.engine.state import initial_state
+from adaptive_constraints.pretraining.preparation import prepare
+from adaptive_constraints.support.cpu import fastest_products, tuned
+from adaptive_constraints.support.files import CACHE_VARIABLE
 
 from .contestant import EPISODE, Contestant, Loop, Shape, transitions
 from .plain_loop import device_memory, synchronize

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adaptive_constraints._files import replacing
+from adaptive_constraints.support.files import replacing
 
 DIGITS = 5
 """Significant digits of seconds; turns differ in the second or third."""

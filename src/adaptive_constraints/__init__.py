@@ -9,22 +9,26 @@ agent.fit(load_dataset("bundled:hopper"), steps=20_000, seeds=4, eval_env="auto"
 
 from adaptive_constraints._version import __version__
 from adaptive_constraints.ablation import ablate
-from adaptive_constraints.adapter import Adapter, AdapterStage, MetaLoss, MetaStep, Prepared
 from adaptive_constraints.adapters import A2PR, ANQ, ASPC, ILQ, SPOT, SSAR, WPC, FixedScale, LinearScale
+from adaptive_constraints.adapters.termination import register_termination
 from adaptive_constraints.agent import Agent, load_agent, wrap
-from adaptive_constraints.data import Dataset, doctor, load_dataset
-from adaptive_constraints.errors import AdaptiveConstraintsError
-from adaptive_constraints.learner import (
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.learner import Learner
+from adaptive_constraints.core.preparation import Preparation
+from adaptive_constraints.core.types import (
     CONSTRAINT_SEAMS,
     IMITATION_SEAMS,
     TD_SEAMS,
+    AdapterStage,
     Average,
     Facts,
     Gaussian,
-    Learner,
+    MetaLoss,
+    MetaStep,
     Params,
     Phase,
     Point,
+    Prepared,
     Row,
     Schedule,
     Spec,
@@ -32,9 +36,9 @@ from adaptive_constraints.learner import (
     Terms,
     Update,
 )
-from adaptive_constraints.preparation import Preparation
-from adaptive_constraints.termination import register_termination
-from adaptive_constraints.view import View
+from adaptive_constraints.core.view import View
+from adaptive_constraints.data import Dataset, doctor, load_dataset
+from adaptive_constraints.errors import AdaptiveConstraintsError
 
 __all__ = [
     "A2PR",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from adaptive_constraints._arguments import checked
 from adaptive_constraints.agent import Agent
 from adaptive_constraints.errors import StackError
+from adaptive_constraints.support.arguments import checked
 
 
 @checked(StackError)

@@ -11,20 +11,23 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from adaptive_constraints._arguments import checked
-from adaptive_constraints.adapter import Adapter
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.learner import Learner
+from adaptive_constraints.core.types import Phase
 from adaptive_constraints.data import Dataset, Finding, advise, check_trainable, load_dataset
-from adaptive_constraints.data.environments import RecordedEnv
+from adaptive_constraints.engine.engine import Execution
+from adaptive_constraints.environments.specs import RecordedEnv
 from adaptive_constraints.errors import CheckpointError, EvaluationError, StackError, TrainingError
 from adaptive_constraints.evaluation import Evaluation
-from adaptive_constraints.learner import Learner, Phase
 from adaptive_constraints.networks import Precision
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training import evaluating, fitting
-from adaptive_constraints.training.engine import Execution
-from adaptive_constraints.training.history import History
-from adaptive_constraints.training.online import Buffer, OnlineSettings, online_settings
-from adaptive_constraints.training.trained import DataFacts, Identity, Trained
+from adaptive_constraints.runs import evaluating
+from adaptive_constraints.runs import loop as fitting
+from adaptive_constraints.runs.history import History
+from adaptive_constraints.runs.identity import DataFacts, Identity
+from adaptive_constraints.runs.online import Buffer, OnlineSettings, online_settings
+from adaptive_constraints.runs.run import Trained
+from adaptive_constraints.support.arguments import checked
 
 EnvSource = str | Callable[[], Any]
 AUTO = "auto"

@@ -28,18 +28,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapter import SEAMS, Adapter, MetaLoss, MetaStep
 from adaptive_constraints.agent import load_agent, wrap
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.learner import Learner
+from adaptive_constraints.core.preparation import generator
+from adaptive_constraints.core.types import (
+    SEAMS,
+    Facts,
+    Gaussian,
+    MetaLoss,
+    MetaStep,
+    Params,
+    Phase,
+    Point,
+    Row,
+    Spec,
+    Terms,
+)
+from adaptive_constraints.core.view import View
 from adaptive_constraints.data import Dataset, Preprocessor
+from adaptive_constraints.engine.engine import Engine, Execution
+from adaptive_constraints.engine.state import initial_state
 from adaptive_constraints.errors import AdaptiveConstraintsError, StackError
-from adaptive_constraints.learner import Facts, Gaussian, Learner, Params, Phase, Point, Row, Spec, Terms
-from adaptive_constraints.preparation import prepare
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training.cpu import tuned
-from adaptive_constraints.training.engine import Engine, Execution
-from adaptive_constraints.training.initial import generator, initial_state
-from adaptive_constraints.training.trained import Trained
-from adaptive_constraints.view import View
+from adaptive_constraints.pretraining.preparation import prepare
+from adaptive_constraints.runs.run import Trained
+from adaptive_constraints.support.cpu import tuned
 
 State = dict[str, Tensor]
 PHASES: tuple[Phase, ...] = ("offline", "online")

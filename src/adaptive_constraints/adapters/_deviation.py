@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adaptive_constraints.learner import Facts, Gaussian, Point
-from adaptive_constraints.view import View
+from adaptive_constraints.core.types import Facts, Gaussian, Point
+from adaptive_constraints.core.view import View
 
 Kind = Literal["density", "pre_tanh", "fixed_sigma", "surrogate", "model"]
 LARGEST_EDGE = 0.99999

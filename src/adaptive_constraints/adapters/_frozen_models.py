@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from adaptive_constraints.adapters.termination import termination_logit
+from adaptive_constraints.core.preparation import ModelFit, Preparation, Pretraining, generator
+from adaptive_constraints.core.types import Params, Stage, Update
+from adaptive_constraints.core.view import View
 from adaptive_constraints.errors import DatasetError, TrainingError
-from adaptive_constraints.learner import Params, Stage, Update
 from adaptive_constraints.networks import (
     VariancePreserving,
     dynamics_loss,
@@ -24,12 +27,6 @@ from adaptive_constraints.networks import (
     noise_error,
     predict_transition,
 )
-from adaptive_constraints.preparation import Preparation
-from adaptive_constraints.termination import termination_logit
-from adaptive_constraints.training.initial import generator
-from adaptive_constraints.training.model_fit import ModelFit
-from adaptive_constraints.training.pretraining import Pretraining
-from adaptive_constraints.view import View
 
 BATCH_SIZE = 256
 LEARNING_RATE = 3e-4

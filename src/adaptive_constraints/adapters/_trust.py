@@ -14,12 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adaptive_constraints.core.preparation import Preparation, Pretraining
+from adaptive_constraints.core.types import Average, Params, Spec, Stage, Update
+from adaptive_constraints.core.view import View
 from adaptive_constraints.data import Dataset
-from adaptive_constraints.learner import Average, Params, Spec, Stage, Update
 from adaptive_constraints.networks import expectile_loss, init_mlp, mlp
-from adaptive_constraints.preparation import Preparation
-from adaptive_constraints.training.pretraining import Pretraining
-from adaptive_constraints.view import View
 
 HIDDEN = (256, 256)
 LEARNING_RATE = 3e-4

@@ -21,10 +21,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapter import Adapter, AdapterStage
-from adaptive_constraints.learner import Facts, Params, Phase, Point, Spec, Stage, Update
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.types import AdapterStage, Facts, Params, Phase, Point, Spec, Stage, Update
+from adaptive_constraints.core.view import View
 from adaptive_constraints.networks.vae import decode_action, encode_action, init_action_vae, reconstruct
-from adaptive_constraints.view import View
 
 LARGEST_LATENT = 0.5
 """Latents drawn a priori are clipped to +-this, as in BCQ: near the mode, where the decoder was trained most."""

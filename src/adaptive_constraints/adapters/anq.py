@@ -19,10 +19,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapter import Adapter, AdapterStage
-from adaptive_constraints.learner import Average, Facts, Params, Phase, Spec, Stage, Update
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.types import AdapterStage, Average, Facts, Params, Phase, Spec, Stage, Update
+from adaptive_constraints.core.view import View
 from adaptive_constraints.networks import init_mlp, mlp, torch_default, uniform
-from adaptive_constraints.view import View
 
 Aggregate = Literal["learner", "min", "mean"]
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from adaptive_constraints.adapter import Adapter, MetaLoss, MetaStep
-from adaptive_constraints.learner import Facts, Params, Spec, Terms
-from adaptive_constraints.view import View
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.types import Facts, MetaLoss, MetaStep, Params, Spec, Terms
+from adaptive_constraints.core.view import View
 
 PUBLISHED_RATE = 2e-3
 """The paper's learning rate of the raw scalar at an interval of 10."""

@@ -14,13 +14,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapter import Adapter, Prepared
 from adaptive_constraints.adapters._frozen_models import DynamicsFit, fit_behavior, fit_termination
-from adaptive_constraints.learner import Facts, Params, Phase, Row
+from adaptive_constraints.adapters.termination import choose_termination, termination_logit, termination_rule
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.preparation import Preparation
+from adaptive_constraints.core.types import Facts, Params, Phase, Prepared, Row
+from adaptive_constraints.core.view import View
 from adaptive_constraints.networks import VariancePreserving, denoise, first_members, predict_transition
-from adaptive_constraints.preparation import Preparation
-from adaptive_constraints.termination import choose_termination, termination_logit, termination_rule
-from adaptive_constraints.view import View
 
 
 class Imagined(NamedTuple):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adaptive_constraints.adapter import Adapter
-from adaptive_constraints.view import View
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.view import View
 
 
 @dataclass(frozen=True, kw_only=True)

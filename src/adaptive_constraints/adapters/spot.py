@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapter import Adapter, Prepared
-from adaptive_constraints.learner import Facts, Params, Phase, Spec, Stage, Update
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.types import Facts, Params, Phase, Prepared, Spec, Stage, Update
+from adaptive_constraints.core.view import View
 from adaptive_constraints.networks.vae import decode_action, encode_action, init_action_vae, reconstruct
-from adaptive_constraints.view import View
 
 if TYPE_CHECKING:
-    from adaptive_constraints.preparation import Preparation
-    from adaptive_constraints.training.pretraining import Pretraining
+    from adaptive_constraints.core.preparation import Preparation, Pretraining
 
 
 @dataclass(frozen=True, kw_only=True)

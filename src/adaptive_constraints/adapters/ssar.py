@@ -19,15 +19,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapter import Adapter, AdapterStage, Prepared
 from adaptive_constraints.adapters._deviation import TrustInterval, natural_kind
 from adaptive_constraints.adapters._ssar_presets import PRESETS
 from adaptive_constraints.adapters._trust import Advantage, by_rank, by_return, by_success
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.preparation import Preparation
+from adaptive_constraints.core.types import AdapterStage, Facts, Params, Phase, Prepared, Schedule, Spec, Stage, Update
+from adaptive_constraints.core.view import View
 from adaptive_constraints.errors import DatasetError
-from adaptive_constraints.learner import Facts, Params, Phase, Schedule, Spec, Stage, Update
 from adaptive_constraints.networks import init_mlp, mlp, xavier
-from adaptive_constraints.preparation import Preparation
-from adaptive_constraints.view import View
 
 PUBLISHED_RATE_OF_A_POINT, PUBLISHED_RATE = 3e-8, 1e-8
 """Of beta: on TD3+BC and on CQL."""

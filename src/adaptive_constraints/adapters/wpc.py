@@ -16,10 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapter import Adapter, AdapterStage
-from adaptive_constraints.learner import Facts, Params, Phase, Spec, Stage, Update
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.types import AdapterStage, Facts, Params, Phase, Spec, Stage, Update
+from adaptive_constraints.core.view import View
 from adaptive_constraints.networks import init_mlp, mlp
-from adaptive_constraints.view import View
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from adaptive_constraints.cli.command import FAILED, INTERRUPTED, TERMINATED, Co
 from adaptive_constraints.cli.show import table
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import SuiteError
-from adaptive_constraints.training.stopping import Terminated
+from adaptive_constraints.support.stopping import Terminated
 
 if TYPE_CHECKING:
     from adaptive_constraints.experiments.cell import Cell

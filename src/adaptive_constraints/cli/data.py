@@ -59,7 +59,7 @@ class Collect(Command):
         from rich.console import Console
         from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        from adaptive_constraints.data.collect import collect, default_size
+        from adaptive_constraints.data.collecting.collect import collect, default_size
 
         steps, keep = default_size(self.source, self.steps)
         out = self.out or Path(f"{file_name(self.source)}.npz")

@@ -21,8 +21,8 @@ from adaptive_constraints.cli.repair import Repair
 from adaptive_constraints.cli.report import Report
 from adaptive_constraints.cli.runs import Finetune, Train
 from adaptive_constraints.errors import AdaptiveConstraintsError, DependencyError, TrainingError
-from adaptive_constraints.training.fitting import LostSeedWarning
-from adaptive_constraints.training.stopping import Terminated, terminable
+from adaptive_constraints.runs.loop import LostSeedWarning
+from adaptive_constraints.support.stopping import Terminated, terminable
 
 COMMANDS: dict[str, type[Command]] = {
     "train": Train,

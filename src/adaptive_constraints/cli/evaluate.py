@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adaptive_constraints._files import check_file
 from adaptive_constraints.agent import AUTO, Agent, load_agent
 from adaptive_constraints.cli.command import Command, Common
 from adaptive_constraints.cli.show import show_evaluation
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation import Evaluation
-from adaptive_constraints.training.records import write_json
+from adaptive_constraints.support.files import check_file
+from adaptive_constraints.support.records import write_json
 
 
 @dataclass(kw_only=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adaptive_constraints import registry
 from adaptive_constraints.agent import Agent, load_agent
 from adaptive_constraints.cli.command import Command, Common
 from adaptive_constraints.cli.show import show_parts, show_settings
 from adaptive_constraints.cli.stacks import stack_of
+from adaptive_constraints.composition import registry
+from adaptive_constraints.core.types import Phase
 from adaptive_constraints.data import list_datasets
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.learner import Phase
 
 
 @dataclass(kw_only=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adaptive_constraints._files import check_file
 from adaptive_constraints.cli.command import FOUND_ERRORS, Command, Common
 from adaptive_constraints.data import doctor, load_dataset, save_npz
-from adaptive_constraints.data.mending import Repairs
+from adaptive_constraints.data.repair.repairs import Repairs
 from adaptive_constraints.errors import DatasetError
+from adaptive_constraints.support.files import check_file
 
 
 @dataclass(kw_only=True)

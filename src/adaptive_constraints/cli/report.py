@@ -7,8 +7,8 @@ from pathlib import Path
 
 from adaptive_constraints.cli.command import Command, Common
 from adaptive_constraints.errors import EvaluationError
-from adaptive_constraints.experiments.grid import Score
-from adaptive_constraints.experiments.report_text import summary, warnings
+from adaptive_constraints.reports.grid import Score
+from adaptive_constraints.reports.text import summary, warnings
 
 
 @dataclass(kw_only=True)
@@ -25,7 +25,7 @@ class Report(Command):
 
     def run(self) -> int:
         """Write the report and show the effects of adapters."""
-        from adaptive_constraints.experiments.report import write_report
+        from adaptive_constraints.reports.report import write_report
 
         if not self.results:
             raise EvaluationError("name at least one results folder: what `bench` wrote to with --out")

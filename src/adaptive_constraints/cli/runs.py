@@ -15,9 +15,9 @@ from adaptive_constraints.cli.stacks import folder_of, stack_of
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.networks import Precision
-from adaptive_constraints.training.history import History
-from adaptive_constraints.training.online import Buffer
-from adaptive_constraints.training.trained import Identity
+from adaptive_constraints.runs.history import History
+from adaptive_constraints.runs.identity import Identity
+from adaptive_constraints.runs.online import Buffer
 
 
 @dataclass(kw_only=True)

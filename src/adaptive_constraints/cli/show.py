@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adaptive_constraints import settings
-from adaptive_constraints.adapter import Adapter
 from adaptive_constraints.agent import Agent, load_agent
+from adaptive_constraints.composition import text as settings
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.data import Dataset
 from adaptive_constraints.evaluation import Evaluation
-from adaptive_constraints.learner import Learner
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training.fitting import CHECKPOINT
-from adaptive_constraints.training.history import History
-from adaptive_constraints.training.trained import Identity, Trained
+from adaptive_constraints.runs.history import History
+from adaptive_constraints.runs.identity import Identity
+from adaptive_constraints.runs.loop import CHECKPOINT
+from adaptive_constraints.runs.run import Trained
 
 
 def announce(stack: Stack, data: Dataset, wanted: Identity, out: Path) -> None:

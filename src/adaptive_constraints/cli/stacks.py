@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from adaptive_constraints import registry, settings
-from adaptive_constraints.adapter import Adapter
+from adaptive_constraints.composition import registry
+from adaptive_constraints.composition import text as settings
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.learner import Learner
-from adaptive_constraints.stack import Stack
 
 
 def stack_of(learner: Sequence[str], adapters: Sequence[str]) -> Stack:

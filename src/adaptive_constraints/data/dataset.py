@@ -12,17 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from adaptive_constraints._arguments import checked
-from adaptive_constraints.data import _columns
-from adaptive_constraints.data.environments import plain_env_spec
-from adaptive_constraints.data.recordings import (
-    Facts,
-    derive_next_observations,
-    facts_of,
-    ids_from_marks,
-    starts_of,
-)
+from adaptive_constraints.data import columns as _columns
+from adaptive_constraints.data.recordings import Facts, derive_next_observations, facts_of, ids_from_marks, starts_of
+from adaptive_constraints.environments.specs import plain_env_spec
 from adaptive_constraints.errors import DatasetError
+from adaptive_constraints.support.arguments import checked
 
 Array = NDArray[Any]
 

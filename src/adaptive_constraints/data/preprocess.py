@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptive_constraints.data._columns import chunks
+from adaptive_constraints.data.checks.values import constant_dimensions
+from adaptive_constraints.data.columns import chunks
 from adaptive_constraints.data.dataset import DERIVED_COLUMNS, Dataset
-from adaptive_constraints.data.values import constant_dimensions
 from adaptive_constraints.errors import DatasetError
 
 #: Added to the standard deviation when observations are normalised, as in TD3+BC.

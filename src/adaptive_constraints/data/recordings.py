@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.data._columns import chunks, sampled
-from adaptive_constraints.data.steps import Steps, ordinary_steps
+from adaptive_constraints.data.checks.steps import Steps, ordinary_steps
+from adaptive_constraints.data.columns import chunks, sampled
 from adaptive_constraints.errors import DatasetError
 
 Array = NDArray[Any]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints.data.dataset import Dataset
-from adaptive_constraints.data.environments import alterations, plain_env_spec
-from adaptive_constraints.data.mazes import MAZES, maze_id, maze_task
+from adaptive_constraints.environments.maze_tasks import MAZES, maze_id, maze_task
+from adaptive_constraints.environments.specs import alterations, plain_env_spec
 from adaptive_constraints.errors import DatasetError
 
 #: Rises whenever a number below changes, so that a stored score says what it was computed from.

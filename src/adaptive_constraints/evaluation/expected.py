@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.data.boundary import CheckedEnv
+from adaptive_constraints.environments.boundary import CheckedEnv
 from adaptive_constraints.errors import EvaluationError
 
 PATIENCE, TIMES = 10_000, 10

@@ -16,8 +16,8 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.data.boundary import LARGEST_SEED, CheckedEnv, EnvironmentWarning
-from adaptive_constraints.data.environments import EnvSource, RecordedEnv, make_environment
+from adaptive_constraints.environments.boundary import LARGEST_SEED, CheckedEnv, EnvironmentWarning
+from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, make_environment
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation.expected import LIMIT_REMEDY, LONGEST, Expected, StepLimit, step_limit
 

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 
 from adaptive_constraints.agent import Agent
+from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import AdaptiveConstraintsError, SuiteError, TrainingError
 from adaptive_constraints.experiments.rows import FAILED, ResultRow, write_failure, write_rows
-from adaptive_constraints.stack import Stack
-from adaptive_constraints.training.fitting import CHECKPOINT, CONFIG
-from adaptive_constraints.training.history import History
-from adaptive_constraints.training.records import plain, read_record, write_record
+from adaptive_constraints.runs.history import History
+from adaptive_constraints.runs.loop import CHECKPOINT, CONFIG
+from adaptive_constraints.support.records import plain, read_record, write_record
 
 CELL, SESSION, LOG = "cell.json", "session.json", "log.txt"
 FINISHED_EXIT, FAILED_EXIT = 0, 3

@@ -25,7 +25,7 @@ from adaptive_constraints.experiments.rows import (
     write_suite,
 )
 from adaptive_constraints.experiments.suite import Suite
-from adaptive_constraints.training.records import commit, plain, read_metrics, versions
+from adaptive_constraints.support.records import commit, plain, read_metrics, versions
 
 
 class Status(NamedTuple):

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from adaptive_constraints._files import replacing
-from adaptive_constraints._typed import check, damage, parse_json
 from adaptive_constraints.errors import TrainingError
-from adaptive_constraints.training.records import read_record, with_digest, without_digest, write_record
+from adaptive_constraints.support.files import replacing
+from adaptive_constraints.support.records import read_record, with_digest, without_digest, write_record
+from adaptive_constraints.support.typed import check, damage, parse_json
 
 ROWS, SUITE, CELLS, FAILED = "rows.jsonl", "suite.json", "cells", "failed.json"
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from adaptive_constraints._files import locked
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.experiments.board import Board
 from adaptive_constraints.experiments.cell import FAILED_EXIT, FINISHED_EXIT, LOG, Cell
 from adaptive_constraints.experiments.results import ResultsFolder
 from adaptive_constraints.experiments.rows import FAILED, ResultRow, write_failure
 from adaptive_constraints.experiments.suite import Suite
+from adaptive_constraints.support.files import locked
 
 RETRIES = 2
 """How often a cell whose worker was lost is begun again, from its checkpoint."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 
-from adaptive_constraints import settings
-from adaptive_constraints.adapter import Adapter
-from adaptive_constraints.learner import Learner
-from adaptive_constraints.stack import Stack
+from adaptive_constraints.composition import text as settings
+from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.learner import Learner
 
 BARE = "none"
 """How a suite writes that no adapter is there."""

@@ -14,12 +14,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from adaptive_constraints._typed import damage, read_text
-from adaptive_constraints.data.loaders import check_reference
+from adaptive_constraints.data.sources.loaders import check_reference
 from adaptive_constraints.errors import AdaptiveConstraintsError, DatasetError, StackError, SuiteError
 from adaptive_constraints.experiments.cell import Cell
 from adaptive_constraints.experiments.rows import Published
 from adaptive_constraints.experiments.stacks import BARE, NamedStack, joined, read_stack, subsets
+from adaptive_constraints.support.typed import damage, read_text
 
 _FOLDER = Path("benchmarks", "suites")
 _GRID = ("stacks", "learners", "adapters", "every_subset_of", "data", "family", "seeds", "ticks", "evaluation")

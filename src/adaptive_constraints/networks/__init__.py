@@ -7,12 +7,7 @@ from adaptive_constraints.networks.diffusion import (
     noise_error,
     predict_noise,
 )
-from adaptive_constraints.networks.dynamics import (
-    dynamics_loss,
-    first_members,
-    init_dynamics,
-    predict_transition,
-)
+from adaptive_constraints.networks.dynamics import dynamics_loss, first_members, init_dynamics, predict_transition
 from adaptive_constraints.networks.losses import expectile_loss
 from adaptive_constraints.networks.mlp import (
     Norm,

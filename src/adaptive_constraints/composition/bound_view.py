@@ -1,0 +1,206 @@
+"""The view of one resolved stack: how the answers of several adapters at one seam become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints.composition.resolved import Resolved
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.types import SEAMS, Gaussian, Params, Point, Row, Spec, Terms
+from adaptive_constraints.core.view import Services, View
+from adaptive_constraints.errors import StackError
+
+Inputs = dict[str, Any]
+"""The tree a view is made of: params, targets, buffers, frozen, batch, clock (and noise tables, where drawn ahead)."""
+
+
+class BoundServices(Services):
+    """The services of one stack's learner."""
+
+    def __init__(self, v: BoundView) -> None:
+        self._learner, self._v = v.resolved.learner, v
+        self.facts, self.discount = v.resolved.facts, self._learner.discount
+
+    def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
+        return self._learner.q(p, observation, action)
+
+    def aggregate(self, q: Tensor) -> Tensor:
+        return self._learner.aggregate(q)
+
+    def td_error(self, q: Tensor, target: Tensor) -> Tensor:
+        return self._learner.td_error(q, target)
+
+    def sample(self, p: Params, observation: Tensor, site: str) -> Tensor:
+        return self._learner.sample(self._v, p, observation, site)
+
+    def distribution(self, p: Params, observation: Tensor) -> Gaussian | Point | None:
+        return self._learner.distribution(self._v, p, observation)
+
+    def terms(self, p: Params) -> Terms:
+        return self._learner.terms(p, self._v)
+
+    def sample_behavior(self, observation: Tensor, site: str, count: int) -> Tensor | None:
+        return self._learner.sample_behavior(self._v, observation, site, count)
+
+
+class BoundView(View):
+    """One seed's state, with every seam answered by the adapters of a resolved stack."""
+
+    def __init__(
+        self, resolved: Resolved, spec: Spec, inputs: Inputs, draw: Callable[[str, str, tuple[int, ...]], Tensor]
+    ) -> None:
+        self.resolved, self.phase, self.spec = resolved, resolved.phase, spec
+        self.p, self.target = inputs["params"], inputs["targets"]
+        self.buffers, self.frozen, self.batch = inputs["buffers"], inputs["frozen"], inputs["batch"]
+        clock = inputs["clock"]
+        self.tick, self.phase_tick, self.horizon = clock["tick"], clock["phase_tick"], clock["horizon"]
+        self.metrics: dict[str, Tensor] = {}
+        self._draw = draw
+        self.services = BoundServices(self)
+
+    # -- noise and records ----------------------------------------------------------------------------------------
+
+    def normal(self, site: str, shape: Sequence[int]) -> Tensor:
+        return self._draw("normal", site, tuple(shape))
+
+    def uniform(self, site: str, shape: Sequence[int]) -> Tensor:
+        return self._draw("uniform", site, tuple(shape))
+
+    def log(self, name: str, value: Tensor) -> None:
+        if value.dim():
+            raise StackError(f"what is logged under {name!r} must be one number, not of the shape {list(value.shape)}")
+        self.metrics[name] = value.detach()
+
+    # -- seams ----------------------------------------------------------------------------------------------------
+
+    def bootstrap(self, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None = None) -> Tensor:
+        learner = self.resolved.learner
+        return self._compose(
+            "bootstrap",
+            lambda: learner.bootstrap(self, observation, site, batch),
+            lambda a, so_far: a.bootstrap(self, observation, site, batch, so_far),
+            observation.shape[:-1],
+        )
+
+    def td_weight(self) -> Tensor | float:
+        return self._product("td_weight", torch.Size())
+
+    def critic_rows(self) -> list[Row]:
+        return [row for adapter in self._answering("critic_rows") for row in adapter.critic_rows(self)]
+
+    def value_action(self) -> Tensor:
+        answer: _Answer = lambda a, so_far: a.value_action(self, so_far)  # noqa: E731
+        return self._compose("value_action", lambda: self.a, answer, self.a.shape)
+
+    def behavior_action(self) -> Tensor:
+        answer: _Answer = lambda a, so_far: a.behavior_action(self, so_far)  # noqa: E731
+        return self._compose("behavior_action", lambda: self.a, answer, self.a.shape)
+
+    def sample_weight(self) -> Tensor | float:
+        return self._product("sample_weight", self.r.shape)
+
+    def query_action(self) -> list[Tensor]:
+        return [action for adapter in self._answering("query_action") for action in adapter.query_action(self)]
+
+    def constraint(self, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
+        answer: _Answer = lambda a, so_far: a.constraint(self, action, so_far)  # noqa: E731
+        return self._compose("constraint", default, answer, action.shape[:-1])
+
+    def constraint_weight(self) -> Tensor | float:
+        weight = self._product("constraint_weight", self.r.shape)
+        if self.resolved.meta is None:
+            return weight
+        if not isinstance(weight, Tensor):
+            return 1.0 if weight > 0 else 0.0
+        positive = weight > 0
+        return weight * positive.sum().clamp(min=1) / weight.sum().clamp(min=1e-12)
+
+    def constraint_scale(self) -> Tensor | float:
+        return self._product("constraint_scale", torch.Size())
+
+    def tradeoff(self) -> Tensor:
+        learned = self.resolved.facts.tradeoff
+        return self._compose(
+            "tradeoff",
+            lambda: self.r.new_full((), float("nan") if learned is None else learned),
+            lambda a, so_far: a.tradeoff(self, so_far),
+            torch.Size(),
+        )
+
+    # -- what seams amount to -------------------------------------------------------------------------------------
+
+    def weighted(self, constraint: Tensor) -> Tensor:
+        weight = self.constraint_scale() * self.constraint_weight()
+        replaced = any("constraint" in adapter.replaces for adapter in self._answering("constraint"))
+        if self.resolved.facts.imitation_is_constraint and not replaced:
+            weight = self.sample_weight() * weight
+        return weight * constraint
+
+    def tempered(self, exponent: Tensor) -> Tensor:
+        weight = self.constraint_scale() * self.constraint_weight()
+        return exponent / (weight.clamp(min=1e-3) if isinstance(weight, Tensor) else max(weight, 1e-3))
+
+    def value(self, observation: Tensor) -> Tensor:
+        return self.resolved.value(self.p.get("value", {}), observation)
+
+    # -- combining ------------------------------------------------------------------------------------------------
+
+    def _answering(self, seam: str) -> tuple[Adapter, ...]:
+        return self.resolved.answering[seam]
+
+    def _product(self, seam: str, shape: torch.Size) -> Tensor | float:
+        found: Tensor | float = 1.0
+        for adapter in self._answering(seam):
+            factor: Tensor | float = getattr(adapter, seam)(self)
+            if isinstance(factor, Tensor) and factor.dim():
+                _check_shape(adapter, seam, factor, shape)
+            found = found * factor
+        return found
+
+    def _compose(self, seam: str, default: Callable[[], Tensor], answer: _Answer, shape: torch.Size) -> Tensor:
+        so_far = default
+        for adapter in self._answering(seam):
+            so_far = _bind(seam, answer, adapter, so_far, shape)
+        return so_far()
+
+
+_Answer: TypeAlias = Callable[[Adapter, Callable[[], Tensor]], Tensor]
+"""An adapter's answer, given what the seam says without it."""
+
+
+def _bind(
+    seam: str, answer: _Answer, adapter: Adapter, so_far: Callable[[], Tensor], shape: torch.Size
+) -> Callable[[], Tensor]:
+    def bound() -> Tensor:
+        asked = seam in adapter.replaces or SEAMS[seam].may_swallow
+
+        def default() -> Tensor:
+            nonlocal asked
+            asked = True
+            return so_far()
+
+        found = answer(adapter, default)
+        _check_shape(adapter, seam, found, shape)
+        if not asked:
+            raise StackError(
+                f"{adapter.name}: it answers {seam!r} without calling default(), which loses the answers of others: "
+                f"call it, or declare replaces = frozenset({{{seam!r}}})"
+            )
+        return found
+
+    return bound
+
+
+def _check_shape(adapter: Adapter, seam: str, answer: Tensor, shape: torch.Size) -> None:
+    """Refuse what would broadcast: a weight [B, 1] makes a mean over [B, B] without a word."""
+    if answer.shape != shape:
+        raise StackError(
+            f"{adapter.name}: its answer to {seam!r} has the shape {list(answer.shape)}, where {list(shape)} is asked"
+        )
+
+
+__all__ = ["BoundServices", "BoundView", "Inputs"]

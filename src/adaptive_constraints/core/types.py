@@ -1,0 +1,232 @@
+"""The words that learners, adapters and the engine share: stages, terms, facts, seams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""The tensors of one group of parameters, by name."""
+
+
+Schedule = float | Callable[[int, int], float]
+"""A learning rate: a number, or a function of (tick, horizon), ticks counted from 1."""
+
+
+Phase = Literal["offline", "online"]
+
+
+TD_SEAMS = frozenset({"bootstrap", "td_weight", "critic_rows"})
+"""What `Learner.regression` and `Learner.target` ask."""
+
+
+IMITATION_SEAMS = frozenset({"behavior_action", "sample_weight"})
+"""What a term asks that imitates the data."""
+
+
+CONSTRAINT_SEAMS = frozenset({"constraint", "constraint_weight", "constraint_scale", "tradeoff"})
+"""What the constrained loss asks: `View.constraint`, `View.weighted` or `View.tempered`, and its trade-off."""
+
+
+class Terms(NamedTuple):
+    """The parts of the constrained group's objective at some parameters; each [B]."""
+
+    value: Tensor
+    """Value estimate of the policy's action, in units of return; larger is better."""
+    improvement: Tensor
+    """What the learner minimises to improve the policy, usually the negative normalised value."""
+    constraint: Tensor
+    """Distance from the data (or from its model): the residual the constraint penalises, before any weight."""
+
+
+class Row(NamedTuple):
+    """Extra rows of the critic's regression, beside the data's own."""
+
+    weight: Tensor | float
+    """Weight of the mean squared error over these rows; scalar."""
+    observation: Tensor
+    """[N, D]"""
+    action: Tensor
+    """[N, A]"""
+    target: Tensor
+    """[N]"""
+
+
+class Update(NamedTuple):
+    """One gradient step of one group of parameters."""
+
+    group: str
+    loss: Callable[..., Any]
+    """``loss(p, v)``; of the constrained group ``loss(p, v, k)`` -> (loss, Terms), k the trade-off."""
+    learning_rate: Schedule = 3e-4
+    clip: float | None = None
+    """Largest Euclidean norm of the group's gradient, per seed; None leaves it alone."""
+
+
+class Average(NamedTuple):
+    """A Polyak average: target <- (1 - rate) target + rate * parameters."""
+
+    group: str
+    rate: float = 0.005
+    every: int = 1
+    """Runs when the tick is a multiple of this (and of its stage's interval)."""
+    start: int = 0
+    """First tick at which it may run."""
+
+
+class Stage(NamedTuple):
+    """Updates evaluated at the same parameters and then stepped together, followed by their averages."""
+
+    name: str
+    updates: tuple[Update, ...] = ()
+    every: int = 1
+    """Runs at ticks every, 2 * every, ..."""
+    averages: tuple[Average, ...] = ()
+
+
+class Spec(NamedTuple):
+    """What networks need to know of the data."""
+
+    observation_dim: int
+    action_dim: int
+
+
+class Gaussian(NamedTuple):
+    """A diagonal (tanh-)Gaussian policy at B states."""
+
+    mean: Tensor
+    """[B, A], before the tanh if there is one."""
+    std: Tensor
+    """[B, A], before the tanh if there is one."""
+    log_density: Callable[[Tensor], Tensor]
+    """Actions [B, A] -> log-density per dimension [B, A]."""
+
+
+class Point(NamedTuple):
+    """A deterministic policy at B states."""
+
+    action: Tensor
+    """[B, A]"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a configured learner tells adapters, so that nobody has to ask for its class."""
+
+    constrained: str
+    """The group whose update carries the constraint."""
+    seams: frozenset[str]
+    """The seams this learner asks."""
+    tradeoff: float | None
+    """The learner's own trade-off; None: there is nothing to scale."""
+    scales: Literal["improvement", "constraint", "exponent"] = "improvement"
+    """What the trade-off multiplies: a larger one loosens the constraint, unless it scales the constraint itself."""
+    policy: str = "actor"
+    """The group that `Learner.sample` and `Learner.distribution` take as the policy's parameters."""
+    normalizes_improvement: bool = True
+    """Its improvement is divided by the mean size of Q, so that the trade-off means the same on every reward scale."""
+    learns_tradeoff: bool = False
+    """The learner adapts the trade-off itself (CQL's Lagrange multiplier)."""
+    distribution: Literal["point", "gaussian", "tanh-gaussian", "generative"] = "point"
+    owns_value: bool = False
+    """It trains a state value V itself, in the group ``value``."""
+    owns_behavior: bool = False
+    """It trains a model of the behaviour that `Learner.sample_behavior` draws from."""
+    exponential_weights: bool = False
+    """It imitates with weights exp(advantage)."""
+    imitation_is_constraint: bool = True
+    """Its constraint imitates the data, so per-row imitation weights belong in the constraint."""
+    normalized_critic: bool = False
+    """Its critics have LayerNorm."""
+    reads_policy_action: bool = True
+    """Q is read at actions off the data: by its policy, which improves that way, or (in what `Adapter.check` gets to
+    see) by another adapter of the stack."""
+    bootstrap_settings: tuple[str, ...] = ()
+    """Names of the settings that act in its own bootstrap only, as configured: without effect under an adapter that
+    replaces it, of which the stack warns. A setting that switches nothing on needs no mention."""
+    constrained_every: int = 1
+    """Ticks between two steps of the constrained group; set by the stack, which knows the stages."""
+    replaced: frozenset[str] = frozenset()
+    """In what `Adapter.check` gets to see: the seams that another adapter of the stack replaces."""
+
+
+Slot = Literal["start", "critic", "with", "end"]
+
+
+Fold = Literal["product", "composed", "concatenated", "single"]
+
+
+class Seam(NamedTuple):
+    """How the answers of several adapters at one seam become one."""
+
+    fold: Fold
+    default: str
+    """What the seam says when nobody answers, in words (for `explain`)."""
+    asked_by_adapters: bool = False
+    """Adapters may ask it too, so answering it where the learner does not ask is no mistake."""
+    may_swallow: bool = False
+    """An answer may do without ``default()`` and need not say so in `Adapter.replaces`."""
+
+
+SEAMS: Mapping[str, Seam] = {
+    "bootstrap": Seam("composed", "the learner's own"),
+    "td_weight": Seam("product", "1"),
+    "critic_rows": Seam("concatenated", "none"),
+    "value_action": Seam("composed", "the data action"),
+    "behavior_action": Seam("composed", "the data action"),
+    "sample_weight": Seam("product", "1"),
+    "query_action": Seam("concatenated", "none", asked_by_adapters=True),
+    "constraint": Seam("single", "the learner's own"),
+    "constraint_weight": Seam("product", "1"),
+    "constraint_scale": Seam("product", "1"),
+    "tradeoff": Seam("single", "the learner's own", may_swallow=True),
+}
+"""Every seam that an adapter may answer, in the order a tick meets them."""
+
+
+class AdapterStage(NamedTuple):
+    """A stage of an adapter's own and where in the tick it runs."""
+
+    slot: Slot
+    """start: before the learner's stages; critic: after the stage that steps the critic; with: its updates join the
+    constrained stage; end: after the learner's stages."""
+    stage: Stage
+
+
+class MetaStep(NamedTuple):
+    """How an adapter that learns the trade-off takes its outer step."""
+
+    group: str
+    """The adapter's group that the trade-off is a function of."""
+    learning_rate: Callable[[int, int], float]
+    """(outer steps done before this one, outer steps in the whole run) -> Adam's learning rate."""
+    interval: int
+    """Outer steps per this many steps of the constrained group."""
+    backend: str = "closed_form"
+    """closed_form, autograd, torchopt or higher; see `adaptive_constraints.engine.meta_step`."""
+
+
+class MetaLoss(NamedTuple):
+    """An outer loss and the buffers as they stand after the outer step."""
+
+    loss: Tensor
+    """[]"""
+    buffers: Mapping[str, Tensor] = {}
+    metrics: Mapping[str, Tensor] = {}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an adapter makes of the data before tick 1."""
+
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    """Extra columns [N] or [N, C], the same for every seed; found in ``v.batch`` under '<adapter>.<column>'."""
+    seed_columns: Mapping[str, Tensor] = field(default_factory=dict)
+    """Extra columns [S, N] or [S, N, C] that differ between seeds; found in the same place."""
+    models: Mapping[str, Tensor] = field(default_factory=dict)
+    """Frozen tensors [S, ...], found in ``v.frozen['<adapter>']`` without the axis over seeds."""
+    online: Mapping[str, float] = field(default_factory=dict)
+    """The value a row collected online gets in each column."""

@@ -1,0 +1,189 @@
+"""The read-only view ``v`` that losses and answers receive: one seed's state, the learner's services, and the seams.
+
+This page is abstract: it says what may be asked and which shapes come back. `composition.bound_view` combines the
+answers of the adapters of one stack. B rows of a minibatch, D observation dimensions, A action dimensions, N rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from adaptive_constraints.core.types import Facts, Gaussian, Params, Phase, Point, Row, Spec, Terms
+
+
+class Services(ABC):
+    """The learner's pure functions that adapters may use; the methods of `Learner` of the same names say more."""
+
+    facts: Facts
+    discount: float
+
+    @abstractmethod
+    def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
+        """Values [K, N] of K critics with parameters ``p`` at (observation [N, D], action [N, A])."""
+
+    @abstractmethod
+    def aggregate(self, q: Tensor) -> Tensor:
+        """One value [N] from those of the critics [K, N]."""
+
+    @abstractmethod
+    def td_error(self, q: Tensor, target: Tensor) -> Tensor:
+        """Loss per row [N] of critics [K, N] against one target [N]."""
+
+    @abstractmethod
+    def sample(self, p: Params, observation: Tensor, site: str) -> Tensor:
+        """Actions [N, A] of the policy with parameters ``p`` as it explores Q."""
+
+    @abstractmethod
+    def distribution(self, p: Params, observation: Tensor) -> Gaussian | Point | None:
+        """The policy at states [N, D] in closed form, or None."""
+
+    @abstractmethod
+    def terms(self, p: Params) -> Terms:
+        """Value, improvement and constraint [B] at parameters ``p`` of the constrained group, on the batch."""
+
+    @abstractmethod
+    def sample_behavior(self, observation: Tensor, site: str, count: int) -> Tensor | None:
+        """Draws [count, N, A] from the learner's own behaviour model, or None."""
+
+
+class View(ABC):
+    """One seed's state as losses and answers see it. Nothing here carries gradient."""
+
+    phase: Phase
+    spec: Spec
+    """Dimensions of the data."""
+    p: Mapping[str, Params]
+    """Parameters of every group, as they stood when the stage began."""
+    target: Mapping[str, Params]
+    """Polyak averages of the groups that have one."""
+    buffers: Mapping[str, Params]
+    """Adapters' non-gradient state, by adapter name."""
+    frozen: Mapping[str, Params]
+    """Models prepared before tick 1, by adapter name."""
+    batch: Mapping[str, Tensor]
+    """Columns of the minibatch, in learner space."""
+    tick: Tensor
+    """This tick, from 1; [] int64."""
+    phase_tick: Tensor
+    """This tick counted from the start of the phase; [] int64."""
+    horizon: Tensor
+    """The planned number of ticks; [] int64."""
+    services: Services
+    """The learner's functions."""
+
+    # -- the minibatch --------------------------------------------------------------------------------------------
+
+    @property
+    def s(self) -> Tensor:
+        """Observations [B, D]."""
+        return self.batch["observation"]
+
+    @property
+    def a(self) -> Tensor:
+        """Actions of the data [B, A]."""
+        return self.batch["action"]
+
+    @property
+    def r(self) -> Tensor:
+        """Rewards [B]."""
+        return self.batch["reward"]
+
+    @property
+    def s2(self) -> Tensor:
+        """Next observations [B, D]."""
+        return self.batch["next_observation"]
+
+    @property
+    def d(self) -> Tensor:
+        """1 where the episode truly ended, never at a time limit; [B]."""
+        return self.batch["terminal"]
+
+    # -- noise and records ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def normal(self, site: str, shape: Sequence[int]) -> Tensor:
+        """Standard normal draws, a pure function of (seed, site, tick, index): the same site draws the same.
+
+        An adapter begins its sites with its name, lest it share draws with somebody else's site.
+        """
+
+    @abstractmethod
+    def uniform(self, site: str, shape: Sequence[int]) -> Tensor:
+        """Uniform draws in [0, 1); otherwise as `normal`."""
+
+    @abstractmethod
+    def log(self, name: str, value: Tensor) -> None:
+        """Record a scalar under ``name``, averaged over the ticks between two log points; losses need no call."""
+
+    # -- seams ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def bootstrap(self, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The value [N] inside a TD target at states [N, D]; ``batch`` is None for states that are not in the data."""
+
+    @abstractmethod
+    def td_weight(self) -> Tensor | float:
+        """Weight of the in-data TD term; scalar."""
+
+    @abstractmethod
+    def critic_rows(self) -> list[Row]:
+        """Extra rows of the critics' regression."""
+
+    @abstractmethod
+    def value_action(self) -> Tensor:
+        """The action [B, A] at which V regresses on the target critics."""
+
+    @abstractmethod
+    def behavior_action(self) -> Tensor:
+        """The action [B, A] that imitation takes for the data's."""
+
+    @abstractmethod
+    def sample_weight(self) -> Tensor | float:
+        """Weight of each row in the imitation term; [B] or 1."""
+
+    @abstractmethod
+    def query_action(self) -> list[Tensor]:
+        """Off-data actions [B, A] at which adapters read Q."""
+
+    @abstractmethod
+    def constraint(self, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
+        """The constraint term [B] at ``action`` [B, A]: an adapter's, or the learner's ``default()``."""
+
+    @abstractmethod
+    def constraint_weight(self) -> Tensor | float:
+        """Weight of the constraint at each state; [B] or 1.
+
+        While an adapter learns the trade-off, the weights say where and not how much, so they are divided by their
+        mean over the rows with a positive weight.
+        """
+
+    @abstractmethod
+    def constraint_scale(self) -> Tensor | float:
+        """Annealing of the whole constraint; scalar."""
+
+    @abstractmethod
+    def tradeoff(self) -> Tensor:
+        """The learner's one scalar; []."""
+
+    # -- what seams amount to -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def weighted(self, constraint: Tensor) -> Tensor:
+        """The constraint [B] under the weights of all seams; the rows' weights only where it imitates the data."""
+
+    @abstractmethod
+    def tempered(self, exponent: Tensor) -> Tensor:
+        """The exponent [B] of imitation weights exp(exponent): a larger weight of the constraint flattens it.
+
+        The weight, floored at 1e-3, divides the exponent: what `weighted` is to constraints that are multiplied.
+        """
+
+    @abstractmethod
+    def value(self, observation: Tensor) -> Tensor:
+        """The state value [N] that the stack shares: the learner's own or the toolkit's."""
+
+
+__all__ = ["Services", "View"]

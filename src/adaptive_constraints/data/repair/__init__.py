@@ -1,0 +1,1 @@
+"""Repairs of a data set, as pure functions from set to set."""

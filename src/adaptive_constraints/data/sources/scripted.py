@@ -1,0 +1,68 @@
+"""`scripted:pointmaze/umaze`: data that is collected here on first use, and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from adaptive_constraints.data.collecting.collect import collect, default_size, versions
+from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.sources.loaders import load_dataset
+from adaptive_constraints.environments.maze_tasks import find_maze
+from adaptive_constraints.errors import DatasetError
+from adaptive_constraints.support.files import cache_folder, locked
+from adaptive_constraints.support.typed import damage
+
+_SEED = 0
+_DECIDING = ("adaptive-constraints", "numpy", "gymnasium", "gymnasium-robotics", "mujoco")
+"""Packages whose versions may change the rows."""
+
+
+def load_scripted(source: str) -> Dataset:
+    """What `adaptive-constraints collect` makes of a source (pointmaze/umaze) by default, from the cache where it can.
+
+    The same versions give the same rows. A damaged file is made anew; of two processes, the second waits. Raises
+    `DatasetError` for an unknown source and `DependencyError` where the extra `robotics` is missing.
+    """
+    find_maze(source)
+    file = _file(source)
+    data, _ = _kept(file)
+    if data is None:
+        with locked(file.parent, lambda _: None, name=f".{file.stem}.lock"):
+            data, reason = _kept(file)  # another process may have collected it meanwhile
+            if data is None:
+                if os.path.isfile(file):  # False, not an error, where the folder may not be looked at
+                    print(f"what is kept is damaged and made anew: {reason}", file=sys.stderr, flush=True)
+                data = _collect(source, file)
+    return dataclasses.replace(data, name=f"scripted:{source}")
+
+
+def _kept(file: Path) -> tuple[Dataset | None, str]:
+    """What the cache holds; None and the reason where it is nothing, or not what its manifest says."""
+    manifest = file.with_suffix(".json")
+    try:
+        data = load_dataset(f"npz:{file}")
+        with damage(DatasetError, f"{manifest} is not the manifest of {file}", "it was changed"):
+            if json.loads(manifest.read_bytes())["fingerprint"] != data.fingerprint:
+                raise ValueError("another fingerprint")
+    except DatasetError as error:
+        return None, str(error)
+    return data, ""
+
+
+def _collect(source: str, file: Path) -> Dataset:
+    steps, keep = default_size(source)
+    print(f"collecting scripted:{source}, {steps:,} steps, once; it is kept in {file}", file=sys.stderr, flush=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return collect(source, file, steps, keep, _SEED)
+
+
+def _file(source: str) -> Path:
+    found = versions()
+    key = [source, default_size(source), _SEED, {name: found[name] for name in _DECIDING}]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+    return cache_folder() / f"scripted-{source.replace('/', '-')}-{digest}.npz"

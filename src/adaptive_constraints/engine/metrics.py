@@ -1,0 +1,115 @@
+"""Scalars of a run, summed on the device: averages at log points, and the first non-finite term of each seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints.engine.saved import check_like
+
+
+class Failure(NamedTuple):
+    """Where a seed was lost."""
+
+    tick: int
+    term: str
+    """The first logged quantity that was not finite, such as ``critic/loss``."""
+
+
+class _Group(NamedTuple):
+    names: tuple[str, ...]
+    sums: Tensor
+    """[M, S] float64"""
+    added: Tensor
+    """[] int64, on the host"""
+    first_bad: Tensor
+    """[M, S] int64, 0 = none"""
+
+    def arrays(self, group: str) -> dict[str, Tensor]:
+        """The live tensors by the names that a checkpoint has for them."""
+        found = {f"{group}|added|": self.added}
+        for row, name in enumerate(self.names):
+            found |= {f"{group}|sums|{name}": self.sums[row], f"{group}|first_bad|{name}": self.first_bad[row]}
+        return found
+
+
+class Metrics:
+    """Accumulates what stages log; reads nothing back to the host until asked."""
+
+    def __init__(self, seeds: int, device: torch.device) -> None:
+        self._seeds, self._device = seeds, device
+        self._groups: dict[str, _Group] = {}
+
+    def add(self, group: str, values: Mapping[str, Tensor], tick: Tensor) -> None:
+        """Add one value [S] per name at this tick []; ``group`` always brings the same names.
+
+        Done on the device, so that a graph can record it; `count` is its other half.
+        """
+        if group not in self._groups:
+            self._groups[group] = self._new(tuple(values))
+        held = self._groups[group]
+        stacked = torch.stack([values[name] for name in held.names]).to(torch.float64)
+        bad = ~stacked.isfinite() & (held.first_bad == 0)
+        held.first_bad.copy_(torch.where(bad, tick, held.first_bad))
+        held.sums.add_(stacked)
+
+    def count(self, group: str) -> None:
+        """Remember that something was added to this group."""
+        self._groups[group].added.add_(1)
+
+    def flush(self) -> dict[str, list[float]]:
+        """The average [S] of each name since the last flush."""
+        totals: dict[str, tuple[Tensor, int]] = {}
+        for held in self._groups.values():
+            for row, name in enumerate(held.names):
+                total, count = totals.get(name, (torch.zeros(self._seeds, dtype=torch.float64), 0))
+                totals[name] = (total + held.sums[row].cpu(), count + int(held.added))
+            held.sums.zero_()
+            held.added.zero_()
+        return {name: (total / count).tolist() for name, (total, count) in totals.items() if count}
+
+    def failures(self) -> dict[int, Failure]:
+        """The first non-finite term of each lost seed, by position."""
+        found: dict[int, Failure] = {}
+        for held in self._groups.values():
+            for row, ticks in enumerate(held.first_bad.tolist()):
+                for seed, tick in enumerate(ticks):
+                    if tick and (seed not in found or tick < found[seed].tick):
+                        found[seed] = Failure(tick, held.names[row])
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint must hold, by name."""
+        found: dict[str, Tensor] = {}
+        for group, held in self._groups.items():
+            found |= held.arrays(group)
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a saved state; raises `ValueError`, with everything as it was, where it is none."""
+        groups: dict[str, _Group] = {}
+        expected: dict[str, Tensor] = {}
+        for group in [key.removesuffix("|added|") for key in state if key.endswith("|added|")]:
+            start = f"{group}|sums|"
+            groups[group] = self._new(tuple(key.removeprefix(start) for key in state if key.startswith(start)))
+            expected |= groups[group].arrays(group)
+        check_like(expected, state)
+        if unknown := sorted(set(state) - set(expected)):
+            raise ValueError(f"metrics of unknown meaning: {', '.join(unknown)}")
+        for name, tensor in expected.items():
+            tensor.copy_(state[name])
+        if any(int(held.added) < 0 for held in groups.values()):
+            raise ValueError("a sum of metrics has a negative number of terms")
+        self._groups = groups
+
+    def _new(self, names: tuple[str, ...]) -> _Group:
+        size = (len(names), self._seeds)
+        return _Group(
+            names,
+            sums=torch.zeros(size, dtype=torch.float64, device=self._device),
+            added=torch.zeros((), dtype=torch.int64),
+            first_bad=torch.zeros(size, dtype=torch.int64, device=self._device),
+        )

@@ -1,0 +1,101 @@
+"""Functions of stacked tensors, whose leading axis is over seeds: mapping, gradients, clipping, Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils import _pytree as pytree
+
+from adaptive_constraints.core.types import Params
+
+
+def adam(params: Params, captured: bool = False) -> torch.optim.Adam:
+    """torch's fused Adam over stacked tensors; its state exists at once, to be saved, restored and captured.
+
+    ``captured``: its learning rate is a tensor on the device, which a recorded step reads when it is replayed.
+    """
+    tensors = list(params.values())
+    on_cuda = tensors[0].is_cuda
+    rate = torch.zeros((), dtype=torch.float32 if on_cuda else torch.float64, device=tensors[0].device)
+    optimizer = torch.optim.Adam(tensors, lr=rate if captured else 0.0, fused=True, capturable=captured and on_cuda)
+    optimizer._warned_capturable_if_run_uncaptured = True  # steps before the first graph
+    for tensor in params.values():
+        optimizer.state[tensor] = {
+            "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
+            "exp_avg": torch.zeros_like(tensor),
+            "exp_avg_sq": torch.zeros_like(tensor),
+        }
+    return optimizer
+
+
+def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in its parameter's memory layout, copied only where it has another.
+
+    Fused optimizers walk memory: from other strides (a weight kept as [outputs, inputs], an expanded or sliced
+    gradient) they would step other coordinates.
+    """
+    both_contiguous = gradient.is_contiguous() and parameter.is_contiguous()  # whatever the strides of sizes of 1
+    if both_contiguous or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def leaves(params: Params) -> Params:
+    """The same tensors as the start of a graph."""
+    return {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+
+
+def gradient(per_seed: Tensor, start: Params, retain_graph: bool = False) -> Params:
+    """The gradient of each seed's own scalar, from [S] by the sum over seeds; 0 where nothing leads there."""
+    if not per_seed.requires_grad:
+        return {name: torch.zeros_like(leaf) for name, leaf in start.items()}
+    found = torch.autograd.grad(per_seed.sum(), list(start.values()), retain_graph=retain_graph, materialize_grads=True)
+    return dict(zip(start, found, strict=True))
+
+
+def clip_factor(gradients: Sequence[Tensor], largest: float | None) -> Tensor:
+    """The factor [S] that brings each seed's gradient norm down to ``largest``; 1 where it is below."""
+    seeds = gradients[0].shape[0]
+    if largest is None:
+        return gradients[0].new_ones(seeds)
+    norm = torch.stack([each.reshape(seeds, -1).square().sum(1) for each in gradients]).sum(0).sqrt()
+    return (largest / (norm + 1e-6)).clamp(max=1.0)
+
+
+def scale(gradients: Params, factor: Tensor | None) -> Params:
+    """Each seed's gradients times its factor [S]."""
+    if factor is None:
+        return gradients
+    return {name: tensor * factor.view(-1, *[1] * (tensor.dim() - 1)) for name, tensor in gradients.items()}
+
+
+def clip(gradients: Params, largest: float | None) -> Tensor | None:
+    """Clip in place, per seed; the factor [S], or None where there is no bound."""
+    if largest is None:
+        return None
+    factor = clip_factor(list(gradients.values()), largest)
+    gradients.update(scale(gradients, factor))
+    return factor
+
+
+def over_seeds(seeds: int, function: Callable[..., Any], *trees: Any) -> Any:
+    """``function`` of one seed's trees, for all seeds; at one seed it is called as it is."""
+    if seeds == 1:
+        return pytree.tree_map(lambda t: t[None], function(*(one_seed(tree, 0) for tree in trees)))
+    return vmap(function, in_dims=tuple(_in_dims(tree) for tree in trees))(*trees)
+
+
+def one_seed(tree: Any, seed: int) -> Any:
+    """One seed's slice of a tree of stacked tensors; the clock is common to all."""
+    if isinstance(tree, dict) and "clock" in tree:
+        rest = {key: one_seed(value, seed) for key, value in tree.items() if key != "clock"}
+        return rest | {"clock": tree["clock"]}
+    return pytree.tree_map(lambda t: t[seed], tree)
+
+
+def _in_dims(tree: Any) -> Any:
+    return {key: None if key == "clock" else 0 for key in tree} if isinstance(tree, dict) and "clock" in tree else 0

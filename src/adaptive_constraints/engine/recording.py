@@ -1,0 +1,68 @@
+"""Graphs of whole ticks: what the device does in a tick, recorded once and replayed without Python.
+
+A tick of small networks is some hundred short kernels, and launching them from Python takes longer than running them.
+A CUDA graph launches all of them at once. What is recorded has fixed addresses and fixed numbers, so everything that
+differs from tick to tick (the clock, noise, row numbers, learning rates) is read from tensors that the engine keeps up
+to date, and ticks that run different operations have different graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints.engine.noise import Draw
+
+RARE = 100
+"""Ticks with something that runs less often than once in this many are not recorded: a graph holds memory, and they
+hardly count."""
+
+
+class Graph(Protocol):
+    """Device work that was recorded."""
+
+    def record(self, run: Callable[[], None]) -> None:
+        """Record what ``run`` does. Whether it is executed as well is left open."""
+
+    def replay(self) -> None:
+        """Do it again."""
+
+
+class CudaGraph:
+    """A CUDA graph; those of one process share their memory, since none reads what another has left there."""
+
+    _pool: object = None
+
+    def __init__(self) -> None:
+        if CudaGraph._pool is None:
+            CudaGraph._pool = torch.cuda.graph_pool_handle()
+        self._graph = torch.cuda.CUDAGraph()
+
+    def record(self, run: Callable[[], None]) -> None:
+        """Record, without executing."""
+        with torch.cuda.graph(self._graph, pool=CudaGraph._pool):  # type: ignore[arg-type]
+            run()
+
+    def replay(self) -> None:
+        """Launch it on the current stream."""
+        self._graph.replay()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The graph of a tick and what else there is to know of it."""
+
+    graph: Graph
+    draws: frozenset[Draw]
+    """Noise that it reads."""
+    batch: dict[str, Tensor]
+    """Its minibatch, where the graph writes it."""
+
+
+def graphs_for(device: torch.device) -> Callable[[], Graph] | None:
+    """What makes a graph on this device; None where ticks are not recorded."""
+    return CudaGraph if device.type == "cuda" else None

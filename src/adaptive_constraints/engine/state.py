@@ -1,0 +1,67 @@
+"""The state of all seeds before tick 1: each seed is made alone, from generators of its own, then stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints.composition.resolved import Resolved
+from adaptive_constraints.core.preparation import generator
+from adaptive_constraints.core.types import Params, Prepared, Spec
+
+Groups = dict[str, Params]
+
+
+@dataclass(frozen=True)
+class InitialState:
+    """Every tensor has a leading axis [S] over seeds."""
+
+    seeds: tuple[int, ...]
+    spec: Spec
+    params: Groups
+    buffers: Groups
+    """By adapter name."""
+    frozen: Groups
+    """By adapter name."""
+    columns: dict[str, Tensor]
+    """Prepared columns [N] or [N, C] by '<adapter>.<column>'; the only ones without an axis over seeds."""
+    seed_columns: dict[str, Tensor]
+    """Prepared columns [S, N] or [S, N, C], likewise."""
+    targets: Groups = field(default_factory=dict)
+    """Polyak averages by group; those that are needed but missing start at the parameters."""
+
+
+def initial_state(
+    resolved: Resolved, spec: Spec, seeds: Sequence[int], prepared: Mapping[str, Prepared]
+) -> InitialState:
+    """Initialise every seed; ``prepared`` is what the adapters made of the data, by name."""
+    return InitialState(
+        seeds=tuple(seeds),
+        spec=spec,
+        params=stack_seeds([_params(resolved, spec, seed) for seed in seeds]),
+        buffers=stack_seeds([{a.name: a.buffers(spec, resolved.facts) for a in resolved.adapters} for _ in seeds]),
+        frozen={name: dict(each.models) for name, each in prepared.items()},
+        columns={f"{name}.{key}": c for name, each in prepared.items() for key, c in each.columns.items()},
+        seed_columns={f"{name}.{key}": c for name, each in prepared.items() for key, c in each.seed_columns.items()},
+    )
+
+
+def _params(resolved: Resolved, spec: Spec, seed: int) -> Groups:
+    groups = dict(resolved.learner.init(spec, generator(seed, "learner")))
+    if resolved.shared_value is not None:
+        groups["value"] = resolved.shared_value.init(spec, generator(seed, "value"))
+    for adapter in resolved.adapters:
+        own = adapter.init(spec, resolved.facts, generator(seed, adapter.name))
+        groups |= {adapter.group(short): params for short, params in own.items()}
+    return groups
+
+
+def stack_seeds(seeds: Sequence[Groups]) -> Groups:
+    """One tree of the seeds' trees, each tensor with a leading axis over seeds."""
+    return {
+        group: {name: torch.stack([one[group][name] for one in seeds]) for name in params}
+        for group, params in seeds[0].items()
+    }

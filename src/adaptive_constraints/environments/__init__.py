@@ -1,0 +1,1 @@
+"""Gymnasium environments: how one is named, made, checked at its boundary, and our mazes."""

@@ -1,0 +1,168 @@
+"""The one place where environments of other people are stepped: what they answer is checked, then trusted.
+
+An environment that does not keep Gymnasium's interface would otherwise fail with a bare error from inside a loop, or
+give numbers that mean something else: a reset that returns two numbers is not an observation and a dictionary.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_constraints.errors import AdaptiveConstraintsError, EvaluationError
+
+if TYPE_CHECKING:
+    from adaptive_constraints.environments.specs import Environment
+
+LARGEST_SEED = 2**31 - 1
+"""Many environments keep a seed as int32."""
+_OLD = (
+    "This is the interface of gym before Gymnasium: wrap it (shimmy's GymV21CompatibilityV0, or a gymnasium.Wrapper of "
+    "your own) and pass a function that makes the wrapped environment"
+)
+_FLAT = (
+    "Wrap the environment (gymnasium.wrappers.FlattenObservation flattens observations) and pass a function that makes "
+    "it"
+)
+_WRAP = "Mend it, or wrap it (gymnasium.Wrapper) and pass a function that makes the wrapped environment"
+
+
+class EnvironmentWarning(UserWarning):
+    """An environment differs from that of the data, or does something doubtful; results may not be what they seem."""
+
+
+class CheckedEnv:
+    """One environment whose answers are what Gymnasium promises; `EvaluationError` says what is not.
+
+    name: what messages call it; by default what its `repr` says.
+    """
+
+    def __init__(self, env: Environment, name: str = "") -> None:
+        self.env, self.name = env, name or repr(env)
+        self._check_spaces()
+        observation: Any = env.observation_space
+        action: Any = env.action_space
+        self.observation_size: int = observation.shape[0]
+        self.action_size: int = action.shape[0]
+        self.low: NDArray[Any] = action.low
+        """[A] the smallest actions that it takes."""
+        self.high: NDArray[Any] = action.high
+        self.action_type: Any = action.dtype
+        spec: Any = getattr(env, "spec", None)
+        self.spec = spec if isinstance(getattr(spec, "id", None), str) else None
+        """Gymnasium's EnvSpec; None for an environment that is not registered."""
+        floating = observation.dtype.kind == "f"
+        self.observation_type: Any = observation.dtype if floating else np.dtype(np.float64)
+        """Floating, and such that it holds all that the space's own type does."""
+
+    @property
+    def time_limit(self) -> int | None:
+        """Steps after which an episode ends by itself, as far as its specification says so."""
+        return getattr(self.spec, "max_episode_steps", None)
+
+    def _check_spaces(self) -> None:
+        import gymnasium
+
+        for role in ("observation", "action"):
+            space = getattr(self.env, f"{role}_space", None)
+            if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+                self._refuse(
+                    f"{role} space is {space}, but a one-dimensional Box of gymnasium.spaces is needed",
+                    _OLD if type(space).__module__.partition(".")[0] == "gym" else _FLAT,
+                )
+        kind = self.env.action_space.dtype
+        if kind is None or kind.kind != "f":
+            self._refuse(f"actions are of type {kind}, but policies answer real numbers, which would be cut off", _WRAP)
+
+    def reset(self, **options: Any) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Start an episode: the observation [D] and what else there is to know."""
+        try:
+            answer: Any = self.env.reset(**options)
+        except Exception as error:
+            self._raised("reset", error)
+        if not (isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[1], dict)):
+            self._refuse(f"reset returned {_short(answer)} instead of an observation and a dictionary", _OLD)
+        return self._observation(answer[0], "reset"), answer[1]
+
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """One step: observation [D], reward, terminated, truncated, and what else there is to know."""
+        try:
+            answer: Any = self.env.step(action)
+        except Exception as error:
+            self._raised("step", error)
+        if not (isinstance(answer, tuple | list) and len(answer) == 5):
+            count = f"{len(answer)} values" if isinstance(answer, tuple | list) else _short(answer)
+            self._refuse(
+                f"step returned {count} instead of five (observation, reward, terminated, truncated, info)", _OLD
+            )
+        observation, reward, terminated, truncated, info = answer
+        return (
+            self._observation(observation, "step"),
+            self._reward(reward),
+            terminated if terminated is True or terminated is False else self._flag(terminated, "terminated"),
+            truncated if truncated is True or truncated is False else self._flag(truncated, "truncated"),
+            info,
+        )
+
+    def close(self) -> None:
+        """Close it; one that fails at that says so, and no result is lost."""
+        try:
+            getattr(self.env, "close", lambda: None)()
+        except Exception as error:
+            text = f"{self.name}: closing it raised {type(error).__name__}: {error}"
+            warnings.warn(text, EnvironmentWarning, stacklevel=2)
+
+    def _observation(self, given: Any, where: str) -> NDArray[Any]:
+        try:
+            array = np.asarray(given)
+        except Exception as error:
+            self._raised(where, error)
+        if array.shape != (self.observation_size,) or array.dtype.kind not in "fiub":
+            self._refuse(
+                f"{where} returned an observation of shape {array.shape} and type {array.dtype}, but its space is "
+                f"{self.env.observation_space}",
+                _WRAP,
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            at = np.flatnonzero(~np.isfinite(array)).tolist()
+            self._refuse(f"{where} returned an observation that is not finite (dimensions {at})", _WRAP)
+        return array
+
+    def _reward(self, given: Any) -> float:
+        if type(given) is not float:
+            array = np.asarray(given)
+            if array.size != 1 or array.dtype.kind not in "fiub":
+                self._refuse(f"step returned the reward {_short(given)}, but one number is needed", _WRAP)
+            given = float(array.item())
+        if not math.isfinite(given):
+            self._refuse(f"step returned the reward {given}", _WRAP)
+        return given
+
+    def _flag(self, given: Any, name: str) -> bool:
+        array = np.asarray(given)
+        if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
+            self._refuse(f"step returned {name} = {_short(given)}, but true or false is needed", _WRAP)
+        return bool(array.item())
+
+    def _raised(self, where: str, error: Exception) -> NoReturn:
+        if isinstance(error, AdaptiveConstraintsError):
+            raise error
+        text = f"{type(error).__name__}: {error}"
+        old = isinstance(error, TypeError | ValueError) and any(
+            word in str(error) for word in ("unexpected keyword argument", "unpack")
+        )
+        raise EvaluationError(
+            f"{self.name}: its {where} raised {' '.join(text.split())[:500]}. {_OLD if old else _WRAP}"
+        ) from error
+
+    def _refuse(self, text: str, remedy: str) -> NoReturn:
+        raise EvaluationError(f"{self.name}: its {text}. {remedy}")
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."

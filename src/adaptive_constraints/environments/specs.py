@@ -1,0 +1,349 @@
+"""Environments by id, by function, or as a data set describes them; what a file says never chooses code.
+
+Gymnasium imports the module of an id such as ``module:Name-v0``, and whatever a specification names as an entry point.
+That is right for what the user writes, and wrong for what stands in a data set, an agent or a run folder: those name an
+id that is registered already, settings for it, and wrappers of Gymnasium's own. Gymnasium is imported when the first
+environment is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from adaptive_constraints.environments.maze_tasks import register_mazes
+from adaptive_constraints.errors import AdaptiveConstraintsError, DatasetError, DependencyError, EvaluationError
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    Environment: TypeAlias = gymnasium.Env[Any, Any]
+
+#: A Gymnasium id ("Hopper-v5", "module_that_registers:Name-v0"), or a function that makes one environment.
+EnvSource: TypeAlias = "str | Callable[[], Environment]"
+
+_PACKAGES = ("gymnasium_robotics", "ogbench")
+"""Packages that may be imported because a file names an environment of theirs."""
+_WATCHING = {
+    "HumanRendering",
+    "OrderEnforcing",
+    "PassiveEnvChecker",
+    "RecordEpisodeStatistics",
+    "RecordVideo",
+    "RenderCollection",
+}
+"""Wrappers of Gymnasium that change nothing a policy or a return could tell; they are left out."""
+_SAME_TASK = {
+    "ClipAction",
+    "FilterObservation",
+    "FlattenObservation",
+    "FrameStackObservation",
+    "RescaleAction",
+    "RescaleObservation",
+    "ReshapeObservation",
+    "TimeAwareObservation",
+}
+"""Wrappers that change what is seen or how actions are written, not what is rewarded."""
+_OTHER_TASK = {"ClipReward", "DelayObservation", "MaxAndSkipObservation", "RepeatAction", "StickyAction"}
+"""Wrappers that make another task of it."""
+_NO_FILE = {"AtariPreprocessing", "NormalizeReward", "TransformReward"}
+"""Those that do so too, and that a file cannot rebuild: they hold functions or what an environment went through."""
+_REMEDY = (
+    "Pass the environment yourself: an id such as 'module:Name-v0' or a function that makes one (fit: eval_env=, "
+    "finetune and evaluate: env=; on the command line --eval-env or --env with an id)"
+)
+
+
+# -- specifications ---------------------------------------------------------------------------------------------------
+
+
+def plain_env_spec(spec: Any) -> dict[str, Any]:
+    """An environment's specification as plain JSON values: id, kwargs, max_episode_steps, additional_wrappers.
+
+    spec: a `gymnasium.envs.registration.EnvSpec`, or a mapping that has its fields.
+
+    How it is rendered is left out. Arguments that no JSON holds (functions, classes) are named in "not_plain", unless
+    they come with the registered id anyway. Raises `DatasetError` for what is no specification.
+    """
+    get = spec.get if isinstance(spec, Mapping) else lambda name, default=None: getattr(spec, name, default)
+    env_id, limit = get("id"), get("max_episode_steps")
+    kwargs, wrappers = get("kwargs") or {}, get("additional_wrappers") or ()
+    try:
+        if not isinstance(env_id, str) or not env_id:
+            raise TypeError(f"its id is {env_id!r}")
+        plain, lost = _plain_arguments(kwargs)
+        return {
+            "id": env_id,
+            "kwargs": plain,
+            "max_episode_steps": None if limit is None or int(limit) < 1 else int(limit),
+            "additional_wrappers": [_plain_wrapper(each) for each in wrappers],
+            "not_plain": sorted({*(get("not_plain") or ()), *(lost - _registered_arguments(env_id, kwargs))}),
+        }
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise DatasetError(
+            f"env_spec must be a Gymnasium EnvSpec or its fields as plain values, not {str(spec)[:200]} ({error})"
+        ) from error
+
+
+def _plain_wrapper(wrapper: Any) -> dict[str, Any]:
+    fields = wrapper if isinstance(wrapper, Mapping) else vars(wrapper)
+    kwargs = fields.get("kwargs")
+    plain, lost = ({}, {"?"}) if kwargs is None else _plain_arguments(kwargs, arrays=True)
+    return {
+        "name": str(fields["name"]),
+        "entry_point": str(fields["entry_point"]),
+        "kwargs": None if lost else plain,
+    }
+
+
+def _plain_arguments(arguments: Mapping[str, Any], arrays: bool = False) -> tuple[dict[str, Any], set[str]]:
+    """Those that JSON can hold, and the names of the others. ``arrays``: arrays become lists."""
+    plain, lost = {}, set()
+    for name, value in arguments.items():
+        if name == "render_mode":
+            continue
+        try:
+            plain[str(name)] = _plain(value, arrays)
+        except TypeError:
+            lost.add(str(name))
+    return plain, lost
+
+
+def _plain(value: Any, arrays: bool) -> Any:
+    if isinstance(value, np.generic) or (arrays and isinstance(value, np.ndarray)):
+        value = value.tolist()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(each, arrays) for each in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(each, arrays) for key, each in value.items()}
+    raise TypeError
+
+
+def _registered_arguments(env_id: str, kwargs: Mapping[str, Any]) -> set[str]:
+    """Names of the arguments that are the very ones of the registered id."""
+    registered = getattr(sys.modules.get("gymnasium"), "registry", {}).get(env_id)
+    return set() if registered is None else {name for name in kwargs if registered.kwargs.get(name) is kwargs[name]}
+
+
+def alterations(spec: Any) -> dict[str, Any]:
+    """What makes another task of a specification than its registered id; empty where it is that task.
+
+    spec: as `plain_env_spec` takes it. An id that is not registered here is compared with nothing, and a wrapper that
+    is not Gymnasium's counts as harmless.
+    """
+    import gymnasium
+
+    register_mazes()
+    mine = plain_env_spec(spec)
+    registered = gymnasium.registry.get(mine["id"])
+    if registered is None:
+        return {}
+    theirs = plain_env_spec(registered)
+    found = {
+        name: value
+        for name, value in mine["kwargs"].items()
+        if name not in theirs["kwargs"] or value != theirs["kwargs"][name]
+    }
+    found |= dict.fromkeys(mine["not_plain"], "?")
+    if mine["max_episode_steps"] != theirs["max_episode_steps"]:
+        found["max_episode_steps"] = mine["max_episode_steps"]
+    registered_too = {each["name"] for each in theirs["additional_wrappers"]}
+    for each in mine["additional_wrappers"]:
+        if each["name"] in (_OTHER_TASK | _NO_FILE) - registered_too:
+            found[each["name"]] = each["kwargs"]
+    return found
+
+
+# -- making -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedEnv:
+    """The environment that a data set, an agent or a run folder names; calling it makes one.
+
+    env_id: its id, which must be registered here, or be one of gymnasium-robotics or OGBench.
+    spec: how it was made (`plain_env_spec`); None: as the id is registered.
+    """
+
+    env_id: str
+    spec: Mapping[str, Any] | None = None
+
+    def __str__(self) -> str:
+        """The id, and what it is given otherwise than it is registered with."""
+        with contextlib.suppress(AdaptiveConstraintsError, ImportError):
+            _register(self.env_id)
+            other = {} if self.spec is None else alterations(self.spec)
+            return f"{self.env_id} ({', '.join(f'{k}={v}' for k, v in other.items())})" if other else self.env_id
+        return self.env_id
+
+    def __call__(self) -> Environment:
+        """Make one; raises `EvaluationError` that names what cannot be rebuilt."""
+        registered = copy.deepcopy(self._registered())
+        if self.spec is None:
+            return _gymnasium_make(registered, self.env_id)
+        try:
+            spec = plain_env_spec(self.spec)
+        except DatasetError as error:
+            raise EvaluationError(f"{self.env_id}: {error}. {_REMEDY}") from error
+        self._check_arguments(spec)
+        registered.kwargs = {**registered.kwargs, **spec["kwargs"]}
+        registered.max_episode_steps = spec["max_episode_steps"]
+        env = _gymnasium_make(registered, self.env_id)
+        try:
+            return self._wrapped(env, _counting(spec["additional_wrappers"]))
+        except BaseException:
+            env.close()
+            raise
+
+    def _registered(self) -> Any:
+        """What the id is registered with, without importing anything that the file could choose."""
+        import gymnasium
+
+        _register(self.env_id)
+        found = gymnasium.registry.get(self.env_id.rpartition(":")[2])
+        if found is None:
+            raise EvaluationError(
+                f"the data was recorded in {self.env_id!r}, which is not registered here; a file cannot have a module "
+                f"imported ({' and '.join(_PACKAGES)} are, where they are installed). Import the module that registers "
+                f"it first, or name it yourself. {_REMEDY}"
+            )
+        return found
+
+    def _check_arguments(self, spec: Mapping[str, Any]) -> None:
+        if spec["not_plain"]:
+            raise EvaluationError(
+                f"the data was recorded in {self.env_id!r} with arguments that no file can hold "
+                f"({', '.join(spec['not_plain'])}), so it cannot be rebuilt. {_REMEDY}"
+            )
+        for name, value in spec["kwargs"].items():
+            if any(re.fullmatch(r"\w+(\.\w+)*:\w[\w./-]*", text) for text in _texts(value)):
+                raise EvaluationError(
+                    f"the data was recorded in {self.env_id!r} with {name}={value!r}, which reads like the name of "
+                    f"code; a file cannot choose code. {_REMEDY}"
+                )
+
+    def _wrapped(self, env: Environment, wrappers: list[Mapping[str, Any]]) -> Environment:
+        """The environment in the wrappers that were recorded, but for those it has already."""
+        import gymnasium
+
+        made = [] if env.spec is None else _counting(plain_env_spec(env.spec)["additional_wrappers"])
+        names, has = ([each["name"] for each in several] for several in (wrappers, made))
+        if names[: len(has)] != has:
+            raise EvaluationError(
+                f"the data was recorded in {self.env_id!r} in the wrappers {', '.join(names) or 'none'}, but here it "
+                f"is made in {', '.join(has)}. {_REMEDY}"
+            )
+        for wrapper in wrappers[len(has) :]:
+            name, kwargs = wrapper["name"], wrapper["kwargs"]
+            own = re.fullmatch(rf"gymnasium\.wrappers[\w.]*:{re.escape(name)}", wrapper["entry_point"])
+            if not own or name not in _SAME_TASK | _OTHER_TASK or kwargs is None:
+                raise EvaluationError(
+                    f"the data was recorded in {self.env_id!r} in the wrapper {wrapper['entry_point']}, which cannot "
+                    f"be rebuilt from a file (wrappers that can: {', '.join(sorted(_SAME_TASK | _OTHER_TASK))}). "
+                    f"{_REMEDY}"
+                )
+            if name.startswith("Rescale"):  # which warns of numbers in double precision
+                kwargs = {key: np.asarray(value, np.float32)[()] for key, value in kwargs.items()}
+            try:
+                env = getattr(gymnasium.wrappers, name)(env, **kwargs)
+            except Exception as error:
+                raise EvaluationError(f"{self.env_id}: {name} with {kwargs} fails ({error}). {_REMEDY}") from error
+        return env
+
+
+def _counting(wrappers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [each for each in wrappers if each["name"] not in _WATCHING]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a tree of plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+
+
+def _register(env_id: str) -> None:
+    """Make an id known to Gymnasium that our mazes or one of `_PACKAGES` have; any other is left as it is."""
+    import gymnasium
+
+    register_mazes()
+    module, _, name = env_id.rpartition(":")
+    for package in _PACKAGES:
+        if name not in gymnasium.registry and module in ("", package) and package not in sys.modules:
+            _import_installed(package)
+
+
+def _import_installed(package: str) -> None:
+    """Import a package if it is installed; one that merely lies in the working directory is not seen."""
+    before = list(sys.path)
+    sys.path[:] = [each for each in before if each and Path(each).resolve() != Path.cwd()]
+    try:
+        with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
+            import_module(package)
+    finally:
+        sys.path[:] = before
+
+
+def make_environment(source: EnvSource) -> Environment:
+    """Make one environment, or say which package or spelling is missing.
+
+    source: an id that the user wrote, whose module Gymnasium may import, or a function; a `RecordedEnv` is one.
+
+    Gymnasium's checking wrapper is left out: it costs a tenth of a step, and `CheckedEnv` checks what matters here.
+    """
+    try:
+        import_module("gymnasium")
+    except ImportError as error:
+        raise DependencyError(
+            "Evaluation needs gymnasium, which is not installed: pip install 'adaptive-constraints[mujoco]'."
+        ) from error
+    if callable(source):
+        try:
+            made = source()
+        except AdaptiveConstraintsError:
+            raise
+        except Exception as error:
+            raise EvaluationError(f"{source!r} makes no environment: {type(error).__name__}: {error}") from error
+        if not hasattr(made, "observation_space") or not hasattr(made, "action_space"):
+            raise EvaluationError(f"{source!r} made {made!r}, which is no Gymnasium environment.")
+        return made
+    register_mazes()
+    return _gymnasium_make(source, source)
+
+
+def _gymnasium_make(what: Any, name: str) -> Environment:
+    """Make what an id or a specification says, with errors of our own."""
+    import gymnasium
+
+    try:
+        return gymnasium.make(what, disable_env_checker=True)
+    except DependencyError:  # an ImportError too, which would become a misspelt id below
+        raise
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise DependencyError(
+            f"{name} needs a package that is not installed ({error}): pip install 'adaptive-constraints[mujoco]'."
+        ) from error
+    except (gymnasium.error.Error, ImportError) as error:
+        raise EvaluationError(
+            f"{name} cannot be made: {error} Environments of another package are named 'module:Id', "
+            "where importing the module registers the id."
+        ) from error
+    except Exception as error:
+        raise EvaluationError(f"{name} cannot be made: {type(error).__name__}: {error}") from error

@@ -1,0 +1,107 @@
+"""Training of a model before tick 1: its bar, and its state on disk, so that an interrupted one goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints.core.preparation import ModelFit, Pretraining
+from adaptive_constraints.engine.saved import check_like
+from adaptive_constraints.errors import CheckpointError
+from adaptive_constraints.support import checkpoint
+from adaptive_constraints.support.cpu import Products, fastest_products
+from adaptive_constraints.support.progress import Progress
+from adaptive_constraints.support.stopping import asked, stop
+
+PORTION = 50
+"""Minibatches between two looks at the clock, and for a stop that was asked for."""
+SAVE_EVERY = 60.0
+"""Seconds between two writes; most models are trained in less and never written half-trained."""
+
+
+class KeptPretraining(Pretraining):
+    """One model on its way: runs its `ModelFit`, shows how far it is, and keeps its state in ``file`` meanwhile."""
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        self._file = file
+        self._saved = _read(file)
+        self.done: int = self._saved[0]["done"] if self._saved else 0
+        """Minibatches that an interrupted training had kept."""
+        self.products: Products = self._saved[0]["products"] if self._saved else fastest_products(device)
+        """Whose float32 products this training takes, from its first minibatch to its last; see `training.cpu`."""
+        self.progress: Progress | None = None
+        self._last_write = time.monotonic()
+
+    def resume(self, fit: ModelFit, beside: Mapping[str, Tensor] | None = None) -> int:
+        """Give ``fit``, fresh from `Preparation.fit`, and the tensors ``beside`` it the state that was kept, if any.
+
+        Returns the number of minibatches done. `run` calls this itself; call it first where a loop around `run` has to
+        know where it goes on.
+        """
+        if self._saved and fit.tick == 0:
+            try:
+                self._load(self._saved[1], fit, beside or {})
+            except ValueError:  # of another model, so that it begins anew
+                self.done = 0
+            self._saved = None
+        return fit.tick
+
+    def _load(self, tensors: Mapping[str, Tensor], fit: ModelFit, beside: Mapping[str, Tensor]) -> None:
+        check_like({f"beside.{name}": tensor for name, tensor in beside.items()}, tensors)
+        if self.done > fit.steps:
+            raise ValueError("more minibatches are done than there are")
+        fit.load({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("fit.")}, self.done)
+        for name, tensor in beside.items():
+            tensor.copy_(tensors[f"beside.{name}"])
+
+    def run(self, fit: ModelFit, until: int, beside: Mapping[str, Tensor] | None = None) -> None:
+        """Run ``fit`` until it has seen this many minibatches in all.
+
+        beside: tensors of the caller that the training's course depends on, such as the best parameters so far; they
+        are kept with the state of ``fit`` and must not change during this call.
+        """
+        self.resume(fit, beside)
+        while fit.tick < until:
+            if asked() and fit.tick:
+                self._write(fit, beside or {})
+                stop(
+                    f"stopped before tick 1, while a model was trained: {self._file} keeps it, and the same call or "
+                    "command goes on from there"
+                )
+            losses = fit.run(min(PORTION, until - fit.tick))
+            self._show(fit.tick, losses)
+            # Not at the end of a call: the caller's tensors are about to change with it.
+            if fit.tick < until and time.monotonic() - self._last_write > SAVE_EVERY:
+                self._write(fit, beside or {})
+
+    def finish(self) -> None:
+        """Remove the half-trained state, once what came of it is kept elsewhere."""
+        self._file.unlink(missing_ok=True)
+
+    def _show(self, tick: int, metrics: Mapping[str, list[float]]) -> None:
+        if self.progress is None:
+            return
+        losses = [sum(each) / len(each) for name, each in metrics.items() if name.endswith("/loss")]
+        self.progress.note("loss " + ", ".join(f"{loss:.4g}" for loss in losses))
+        self.progress.update(tick)
+
+    def _write(self, fit: ModelFit, beside: Mapping[str, Tensor]) -> None:
+        tensors = {f"fit.{name}": tensor for name, tensor in fit.state().items()}
+        tensors |= {f"beside.{name}": tensor for name, tensor in beside.items()}
+        checkpoint.write(self._file, {"done": fit.tick, "products": self.products}, tensors)
+        self._last_write = time.monotonic()
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Header and arrays of a half-trained model; None where there is none, or a damaged one, which begins anew."""
+    try:
+        header, tensors = checkpoint.read(file)
+    except CheckpointError:
+        return None
+    fine = type(header.get("done")) is int and header["done"] > 0 and header.get("products") in get_args(Products)
+    return (header, tensors) if fine else None

@@ -1,0 +1,1 @@
+"""Everything that reads result rows and makes tables, pictures and pages."""

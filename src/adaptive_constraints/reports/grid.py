@@ -1,0 +1,267 @@
+"""Results folders as one grid: which stacks there are, on which data sets, with which seeds."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_constraints.errors import EvaluationError
+from adaptive_constraints.experiments.rows import (
+    CELLS,
+    Published,
+    ResultRow,
+    SuiteRecord,
+    read_failure,
+    read_rows,
+    read_suite,
+)
+from adaptive_constraints.runs.plots import Curves
+
+Score: TypeAlias = Literal["last_ten", "last", "best"]
+"""Which number of a seed counts."""
+SCORES: dict[Score, str] = {
+    "last_ten": "mean of the last ten evaluations",
+    "last": "last evaluation",
+    "best": "best evaluation",
+}
+LOST_SCORE = 0.0
+"""A lost seed counts as the reference's random policy: that is all one has without it."""
+
+
+@dataclass(frozen=True)
+class StackName:
+    """A row of the grid."""
+
+    label: str
+    learner: str
+    adapters: tuple[str, ...]
+
+    @property
+    def length(self) -> str:
+        """What the label says of the run's length: nothing, unless the grid holds several."""
+        return self.label.removeprefix(" + ".join([self.learner, *self.adapters]))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Class names of the adapters, without their settings."""
+        return tuple(kind(adapter) for adapter in self.adapters)
+
+
+@dataclass(frozen=True)
+class DataName:
+    """A column of the grid."""
+
+    label: str
+    reference: str
+    regenerated: bool
+    scored: bool
+    """Whether normalised scores are known; mean returns otherwise."""
+
+    @property
+    def unit(self) -> str:
+        """What the numbers of this data set are."""
+        return "normalised score" if self.scored else "mean return"
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One stack on one data set, all its seeds, in their order."""
+
+    stack: StackName
+    data: DataName
+    rows: tuple[ResultRow, ...]
+
+    def values(self, score: Score) -> NDArray[np.float64]:
+        """[N] the number of each seed that counts; lost seeds count as `LOST_SCORE`, and not at all in returns."""
+        found = np.array([seed_value(row, score) for row in self.rows])
+        kept: NDArray[np.float64] = found[~np.isnan(found)]
+        return kept
+
+    @property
+    def lost(self) -> int:
+        """How many seeds are lost."""
+        return sum(is_lost(row) for row in self.rows)
+
+    def curves(self) -> Curves:
+        """Evaluations and adaptive quantities over ticks; NaN from where a seed is lost."""
+        evaluations = [
+            ([each["tick"] for each in row["evaluations"]], [each["value"] for each in row["evaluations"]])
+            for row in self.rows
+        ]
+        names = list(dict.fromkeys(name for row in self.rows for name in row["series"]))
+        series = {name: _aligned([tuple(row["series"].get(name, ((), ()))) for row in self.rows]) for name in names}
+        return Curves(*_aligned(evaluations), series)
+
+
+class Missing(NamedTuple):
+    """A planned cell without rows: its stack, its data reference, and why it failed, if it did."""
+
+    stack: str
+    data: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What some results folders hold together.
+
+    stacks, data: rows and columns of the grid, as the suites list them.
+    cells: by (stack label, data label); what has no finished cell is not there.
+    missing: planned cells without rows.
+    """
+
+    suites: tuple[SuiteRecord, ...]
+    rows: tuple[ResultRow, ...]
+    stacks: tuple[StackName, ...]
+    data: tuple[DataName, ...]
+    cells: dict[tuple[str, str], GridCell]
+    missing: tuple[Missing, ...]
+
+    @property
+    def all_scored(self) -> bool:
+        """Whether every data set has normalised scores, so that numbers may be put together."""
+        return all(data.scored for data in self.data)
+
+    def across(self, stack: StackName) -> list[GridCell] | None:
+        """The cells of a stack on every data set; None unless all are there, are scored, and are more than one."""
+        cells = [self.cells.get((stack.label, data.label)) for data in self.data]
+        found = [cell for cell in cells if cell is not None]
+        return found if self.all_scored and len(found) == len(self.data) > 1 else None
+
+    def published(self) -> list[Published]:
+        """Every published figure that the suites name for data sets that are here, once."""
+        here = {data.reference for data in self.data}
+        found: list[Published] = []
+        for figure in (figure for suite in self.suites for figure in suite["published"]):
+            if figure["data"] in here and figure not in found:
+                found.append(figure)
+        return found
+
+
+def read_grid(folders: Sequence[str | Path]) -> Grid:
+    """The grid that these results folders hold together.
+
+    Raises `EvaluationError` where nothing has finished, or where two folders hold the same seed of the same run.
+    """
+    suites = tuple(read_suite(folder) for folder in folders)
+    rows = [row for folder in folders for row in read_rows(folder)]
+    if not rows:
+        names = ", ".join(map(str, folders))
+        raise EvaluationError(f"no cell of {names} has finished: there is nothing to report yet; go on with `bench`")
+    _refuse_repeated(rows)
+    order = [cell["stack"] for suite in suites for cell in suite["cells"]]
+    labels = _stack_labels(rows)
+    data_labels = _data_labels(rows)
+    stacks: dict[str, StackName] = {}
+    data: dict[str, DataName] = {}
+    cells: dict[tuple[str, str], list[ResultRow]] = {}
+    for row in sorted(rows, key=lambda row: (_position(order, row["stack"]), row["seed"])):
+        stack = StackName(labels[_run(row)], row["learner"], tuple(row["adapters"]))
+        column = _data_name(row, data_labels)
+        stacks[stack.label], data[column.label] = stack, column
+        cells.setdefault((stack.label, column.label), []).append(row)
+    columns = {label: data[label] for label in sorted(data)}
+    return Grid(
+        suites,
+        tuple(rows),
+        tuple(stacks.values()),
+        tuple(columns.values()),
+        {key: GridCell(stacks[key[0]], columns[key[1]], tuple(found)) for key, found in cells.items()},
+        _missing(folders, suites, rows),
+    )
+
+
+def kind(part: str) -> str:
+    """``ASPC`` of ``ASPC(interval=5)``."""
+    return part.partition("(")[0]
+
+
+def is_lost(row: ResultRow) -> bool:
+    """Whether a seed has no number at its end: its losses, or its policy's returns, ceased to be finite."""
+    return row["lost"] is not None or (row["last"] is None and bool(row["evaluations"]))
+
+
+def seed_value(row: ResultRow, score: Score) -> float:
+    """The number of a seed that counts; NaN for a lost seed in returns, which have no zero, and without evaluations."""
+    if is_lost(row):
+        return LOST_SCORE if row["measure"] == "score" else math.nan
+    value = row[score]
+    return math.nan if value is None else value
+
+
+def _run(row: ResultRow) -> tuple[str, int]:
+    return row["stack"], row["ticks"]
+
+
+def _refuse_repeated(rows: Sequence[ResultRow]) -> None:
+    counts = Counter((row["stack"], row["data"]["fingerprint"], row["ticks"], row["seed"]) for row in rows)
+    ((stack, _, ticks, seed), most) = counts.most_common(1)[0]
+    if most > 1:
+        raise EvaluationError(
+            f"seed {seed} of {stack} for {ticks} ticks is there {most} times on the same data: "
+            "name only one of the folders that hold it"
+        )
+
+
+def _stack_labels(rows: Sequence[ResultRow]) -> dict[tuple[str, int], str]:
+    """The label of (stack, ticks): with its ticks where some stack was run for several lengths on one data set."""
+    lengths: dict[tuple[str, str], set[int]] = {}
+    for row in rows:
+        lengths.setdefault((row["stack"], row["data"]["fingerprint"]), set()).add(row["ticks"])
+    several = any(len(found) > 1 for found in lengths.values())
+    return {(stack, ticks): f"{stack}, {ticks:,} ticks" if several else stack for stack, ticks in map(_run, rows)}
+
+
+def _data_labels(rows: Sequence[ResultRow]) -> dict[str, str]:
+    """The label of a fingerprint: the reference, with the fingerprint where two data sets share one."""
+    references = {row["data"]["fingerprint"]: row["data"]["reference"] for row in rows}
+    counts = Counter(references.values())
+    return {
+        fingerprint: reference if counts[reference] == 1 else f"{reference} ({fingerprint[:8]})"
+        for fingerprint, reference in references.items()
+    }
+
+
+def _data_name(row: ResultRow, labels: dict[str, str]) -> DataName:
+    data = row["data"]
+    return DataName(labels[data["fingerprint"]], data["reference"], data["regenerated"], row["measure"] == "score")
+
+
+def _position(order: Sequence[str], label: str) -> int:
+    return order.index(label) if label in order else len(order)
+
+
+def _missing(
+    folders: Sequence[str | Path], suites: Sequence[SuiteRecord], rows: Sequence[ResultRow]
+) -> tuple[Missing, ...]:
+    done = {(row["stack"], row["data"]["reference"], row["ticks"]) for row in rows}
+    return tuple(
+        Missing(cell["stack"], cell["data"], read_failure(Path(folder) / CELLS / cell["cell"]))
+        for folder, suite in zip(folders, suites, strict=True)
+        for cell in suite["cells"]
+        if (cell["stack"], cell["data"], cell["ticks"]) not in done
+    )
+
+
+def _aligned(
+    seeds: Sequence[tuple[Sequence[float | None], ...]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(ticks, values) of each seed -> all ticks [T] and values [T, S], NaN where a seed has none."""
+    ticks = sorted({tick for at, _ in seeds for tick in at if tick is not None})
+    values = np.full((len(ticks), len(seeds)), np.nan)
+    place = {tick: i for i, tick in enumerate(ticks)}
+    for column, (at, found) in enumerate(seeds):
+        for tick, value in zip(at, found, strict=True):
+            if tick is not None and value is not None:
+                values[place[tick], column] = value
+    return np.array(ticks, np.float64), values
+
+
+__all__ = ["SCORES", "DataName", "Grid", "GridCell", "Score", "StackName", "is_lost", "kind", "read_grid", "seed_value"]

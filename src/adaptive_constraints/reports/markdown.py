@@ -1,0 +1,132 @@
+"""A report as Markdown, with its figures as pictures beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from adaptive_constraints.experiments.rows import ResultRow
+from adaptive_constraints.reports import text
+from adaptive_constraints.reports.findings import ALL, Effect, Findings
+from adaptive_constraints.reports.grid import SCORES, GridCell, is_lost, seed_value
+
+
+def document(found: Findings, pictures: dict[str, Path], command: str) -> str:
+    """The whole document.
+
+    pictures: files by caption, in the folder where the document will stand.
+    command: what makes this report, shown with it.
+    """
+    return "\n".join(_lines(found, pictures, command)) + "\n"
+
+
+def _lines(found: Findings, pictures: dict[str, Path], command: str) -> Iterator[str]:
+    yield f"# {_escaped(text.heading(found.grid))}"
+    for about in dict.fromkeys(suite["about"] for suite in found.grid.suites):
+        yield from ("", _escaped(about))
+    for warning in text.warnings(found.grid):
+        yield from ("", f"> {_escaped(warning)}")
+    yield from ("", "## Scores", "")
+    yield f"Interquartile mean over seeds [95 % interval]; each seed counts with its {SCORES[found.score]}."
+    yield from ("", *_scores(found))
+    yield from ("", "## Effect of each adapter", "")
+    yield "Mean difference of seeds with the adapter and the same seeds without it [95 % interval], n pairs."
+    yield from ("", *_effects(found))
+    if found.grid.published():
+        yield from ("", "## Published figures", "")
+        yield "They come from other code, other seeds and, where said, other data."
+        yield from ("", *_published(found))
+    yield from ("", "## Figures")
+    for caption, path in pictures.items():
+        yield from ("", f"![{_escaped(caption)}]({path.name})")
+    yield from ("", "## Runs: speed, memory and commands", "", *_runs(found))
+    yield from ("", "## Each seed", "", *_seeds(found))
+    yield from ("", "## How it was made", "")
+    for name, value in [*text.facts(found.grid, found.score), ("This report", command)]:
+        yield f"- {name}: {_escaped(value)}"
+
+
+def _scores(found: Findings) -> list[str]:
+    rows = []
+    for stack in found.grid.stacks:
+        cells = [found.grid.cells.get((stack.label, scope)) for scope in found.scopes]
+        estimates = [found.scores.get((stack.label, scope)) for scope in found.scopes]
+        rows.append([stack.label, *map(_with_lost, map(text.estimated, estimates), cells)])
+    return _table(["stack", *_heads(found)], rows)
+
+
+def _with_lost(shown: str, cell: GridCell | None) -> str:
+    badge = None if cell is None else text.lost(cell.lost, len(cell.rows), "seeds")
+    return shown if badge is None else f"{shown} ({badge})"
+
+
+def _heads(found: Findings) -> list[str]:
+    units = {data.label: data.unit for data in found.grid.data} | {ALL: "normalised score"}
+    return [f"{scope}, {units[scope]}" for scope in found.scopes]
+
+
+def _effects(found: Findings) -> list[str]:
+    if not found.effects:
+        return ["No stack was run both with and without one of its adapters on the same data and seeds."]
+    heads = ["adapter on stack", *_heads(found)]
+    return _table(heads, [[text.title(effect), *_changes(effect, found)] for effect in found.effects])
+
+
+def _changes(effect: Effect, found: Findings) -> list[str]:
+    cells = []
+    for scope in found.scopes:
+        difference = effect.by_scope.get(scope)
+        badge = None if difference is None else text.lost(difference.lost, difference.pairs, "pairs")
+        cells.append(text.changed(difference) if badge is None else f"{text.changed(difference)} ({badge})")
+    return cells
+
+
+def _published(found: Findings) -> list[str]:
+    rows = []
+    for figure in found.grid.published():
+        cell = text.published_ours(figure, found.grid)
+        ours = None if cell is None else found.scores.get((cell.stack.label, cell.data.label))
+        note = text.published_note(figure, found.grid)
+        source = figure["source"] + (f". {note}" if note else "")
+        rows.append([figure["data"], figure["stack"], text.estimated(ours), text.printed(figure), source])
+    return _table(["data", "stack", "ours", "published", "source"], rows)
+
+
+def _runs(found: Findings) -> list[str]:
+    rows = []
+    for cell in found.grid.cells.values():
+        costs = [shown for shown, _ in text.cost(cell)]
+        rows.append([cell.stack.label, cell.data.label, str(len(cell.rows)), *costs, cell.rows[0]["command"]])
+    return _table(["stack", "data", "seeds", *text.COSTS, "command"], rows)
+
+
+def _seeds(found: Findings) -> list[str]:
+    rows = []
+    for cell in found.grid.cells.values():
+        values = [f"{row['seed']}: {_seed(row, found)}" for row in cell.rows]
+        rows.append([cell.stack.label, cell.data.label, ", ".join(values)])
+    return _table(["stack", "data", f"seed: {SCORES[found.score]}"], rows)
+
+
+def _seed(row: ResultRow, found: Findings) -> str:
+    if is_lost(row):
+        return "lost"
+    return text.number(seed_value(row, found.score)) if row["evaluations"] else "not evaluated"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [_row(heads), _row(["---"] * len(heads)), *(_row([_escaped(cell) for cell in row]) for row in rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(words: str) -> str:
+    """Without what Markdown or the HTML in it would take for its own."""
+    one_line = " ".join(words.split())
+    return re.sub(r"[\\`*_|<>#]|\](?=\()", r"\\\g<0>", one_line)
+
+
+__all__ = ["document"]

@@ -1,0 +1,61 @@
+"""A report of bench results: one HTML page that needs nothing else, and Markdown with pictures."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptive_constraints.reports.figures import pictures
+from adaptive_constraints.reports.findings import Findings, find
+from adaptive_constraints.reports.grid import SCORES, Score, read_grid
+from adaptive_constraints.reports.html import page
+from adaptive_constraints.reports.markdown import document
+from adaptive_constraints.support.files import replacing
+
+HTML, MARKDOWN = "report.html", "report.md"
+FOLDER = "report"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found, and where it is written."""
+
+    found: Findings
+    html: Path
+    markdown: Path
+    pictures: tuple[Path, ...]
+
+
+def write_report(folders: Sequence[str | Path], out: str | Path | None = None, *, score: Score = "last_ten") -> Report:
+    """Report what ``bench`` left in these results folders together.
+
+    out: folder for ``report.html``, ``report.md`` and its pictures; ``report`` in the first results folder by default.
+    score: what each seed counts with: the mean of its last ten evaluations, its last, or its best (which flatters).
+
+    Equal results give equal files. The page is written before the pictures, which need the extra ``plots``.
+    Raises `TrainingError` for a folder without results, `EvaluationError` where nothing has finished or a seed is
+    there twice, and `DependencyError` without matplotlib.
+    """
+    if score not in SCORES:
+        raise ValueError(f"score must be one of {', '.join(SCORES)}, not {score!r}")
+    found = find(read_grid(folders), score)
+    folder = Path(folders[0]) / FOLDER if out is None else Path(out)
+    command = _command(folders, out, score)
+    with replacing(folder / HTML) as file:
+        file.write(page(found, command))
+    drawn = pictures(found, folder)
+    with replacing(folder / MARKDOWN) as file:
+        file.write(document(found, drawn, command))
+    return Report(found, folder / HTML, folder / MARKDOWN, tuple(drawn.values()))
+
+
+def _command(folders: Sequence[str | Path], out: str | Path | None, score: Score) -> str:
+    words = ["adaptive-constraints", "report", *map(str, folders)]
+    words += [] if out is None else ["--out", str(out)]
+    words += [] if score == "last_ten" else ["--score", score]
+    return shlex.join(words)
+
+
+__all__ = ["Report", "write_report"]

@@ -1,0 +1,199 @@
+"""The words and numbers of a report, the same in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from adaptive_constraints.experiments.rows import Published
+from adaptive_constraints.reports.findings import Difference, Effect
+from adaptive_constraints.reports.grid import SCORES, Grid, GridCell, Missing, Score
+from adaptive_constraints.reports.statistics import Estimate
+
+MISSING = "\N{EN DASH}"
+
+REGENERATED = (
+    "This data was recorded anew and is not the published data set of a like name. Scores on it do not compare with "
+    "figures published for D4RL's v2 recordings."
+)
+
+
+def number(value: float) -> str:
+    """One decimal, or none where there are thousands."""
+    text = f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.1f}"
+    return text.replace("-", "\N{MINUS SIGN}") if text.strip("-0.,") else text.lstrip("-")
+
+
+def signed(value: float) -> str:
+    """With its sign, even if it is a plus; what rounds to zero has none."""
+    text = number(value)
+    return text if text[0] == "\N{MINUS SIGN}" or not text.strip("0.") else f"+{text}"
+
+
+def estimated(found: Estimate | None) -> str:
+    """Such as ``59.8 [53.9, 64.2]``."""
+    return MISSING if found is None else f"{number(found.value)}{_interval(found, number)}"
+
+
+def changed(found: Difference | None) -> str:
+    """Such as ``+6.9 [+2.5, +11.5], n=8``."""
+    if found is None or found.estimate is None:
+        return MISSING
+    return f"{signed(found.estimate.value)}{_interval(found.estimate, signed)}, n={found.estimate.n}"
+
+
+def _interval(found: Estimate, write: Callable[[float], str]) -> str:
+    return "" if found.low is None or found.high is None else f" [{write(found.low)}, {write(found.high)}]"
+
+
+def lost(count: int, of: int, things: str) -> str | None:
+    """Such as ``1 of 4 seeds lost``; None where none is."""
+    return f"{count} of {of} {things} lost" if count else None
+
+
+def title(effect: Effect) -> str:
+    """Such as ``ASPC on TD3BC``."""
+    return f"{effect.adapter} on {effect.base}"
+
+
+def summary(effects: Iterable[Effect], scope: str) -> list[str]:
+    """Such as ``ASPC on TD3BC: +6.9 [+2.5, +11.5], n=8``, of each effect in a scope."""
+    lines = []
+    for effect in effects:
+        if scope in effect.by_scope:
+            found = effect.by_scope[scope]
+            badge = lost(found.lost, found.pairs, "pairs")
+            lines.append(f"{title(effect)}: {changed(found)}" + (f" ({badge})" if badge else ""))
+    return lines
+
+
+def evidence(found: Difference) -> str | None:
+    """How often the adapter was higher, seed by seed and any seed against any."""
+    if found.estimate is None or found.improvement is None:
+        return None
+    pairs = f"higher in {found.higher} of {found.estimate.n} pairs"
+    return f"{pairs}; P(improvement) {found.improvement.value:.2f}{_interval(found.improvement, '{:.2f}'.format)}"
+
+
+def heading(grid: Grid) -> str:
+    """The report's title."""
+    return f"Results of {', '.join(_unique(suite['suite'] for suite in grid.suites))}"
+
+
+def facts(grid: Grid, score: Score) -> list[tuple[str, str]]:
+    """What was run, with what, on what."""
+    rows = grid.rows
+    cells = grid.cells.values()
+    seeds = _range(_unique(len(cell.rows) for cell in cells))
+    stacks, data = counted(len(grid.stacks), "stack"), counted(len(grid.data), "data set")
+    found = {
+        "Made by": _unique(suite["command"] for suite in grid.suites),
+        "Grid": [f"{stacks} on {data}, seeds of each: {seeds}"],
+        "Length": [f"{_range(_unique(row['ticks'] for row in rows))} ticks (minibatches per seed)"],
+        "Score of a seed": [SCORES[score]],
+        "Commit": _unique(commit(row["commit"]) for row in rows),
+        "Device": _unique(row["device"] for row in rows),
+        "Threads": [_range(_unique(row["threads"] for row in rows))],
+        "Versions": _unique(", ".join(f"{name} {value}" for name, value in row["versions"].items()) for row in rows),
+    }
+    return [(name, "; ".join(values)) for name, values in found.items()]
+
+
+def commit(found: dict[str, str | bool] | None) -> str:
+    """Twelve digits of a commit, and whether the tree differed from it."""
+    if found is None:
+        return "unknown"
+    return f"{str(found['hash'])[:12]}{' with uncommitted changes' if found['dirty'] else ''}"
+
+
+def warnings(grid: Grid) -> list[str]:
+    """What a reader must know before the numbers."""
+    found = []
+    regenerated = [data.label for data in grid.data if data.regenerated]
+    if regenerated:
+        found.append(f"{', '.join(regenerated)}: {REGENERATED[0].lower()}{REGENERATED[1:]}")
+    fewest = min(len(cell.rows) for cell in grid.cells.values())
+    if fewest < 5:
+        found.append(f"Some cells have {counted(fewest, 'seed')}: {_few(fewest)}")
+    gone = sum(cell.lost for cell in grid.cells.values())
+    if gone:
+        found.append(
+            f"{gone} of {len(grid.rows)} seeds were lost (numbers that were not finite). A lost seed counts as a "
+            "score of 0, the reference's random policy; where there is no score it is left out and said so."
+        )
+    if grid.missing:
+        found.append(f"{counted(len(grid.missing), 'planned cell')} not finished: {_named(grid.missing)}.")
+    if not grid.all_scored and len(grid.data) > 1:
+        found.append("Some data sets have no reference returns, so nothing is put together over data sets.")
+    return found
+
+
+def _named(missing: Sequence[Missing]) -> str:
+    """The first few, with the reasons of those that failed."""
+    reasons = [f", which failed ({cell.reason})" if cell.reason else "" for cell in missing]
+    cells = [f"{cell.stack} on {cell.data}{reason}" for cell, reason in zip(missing, reasons, strict=True)]
+    return "; ".join([*cells[:5], *(["..."] if len(cells) > 5 else [])])
+
+
+def _few(seeds: int) -> str:
+    if seeds == 1:
+        return "one seed says nothing about how seeds vary, so there is no interval."
+    share = "half" if seeds == 2 else "four fifths"
+    return f"an interval named 95 % then holds the true mean about {share} of the time on one data set."
+
+
+def published_note(figure: Published, grid: Grid) -> str:
+    """Why a published figure and ours may differ, beyond chance."""
+    data = next((data for data in grid.data if data.reference == figure["data"]), None)
+    return REGENERATED if data is not None and data.regenerated else ""
+
+
+def published_ours(figure: Published, grid: Grid) -> GridCell | None:
+    """The cell that a published figure stands beside."""
+    cells = grid.cells.values()
+    return next((cell for cell in cells if _stands_beside(cell, figure)), None)
+
+
+def _stands_beside(cell: GridCell, figure: Published) -> bool:
+    return cell.rows[0]["stack"] == figure["stack"] and cell.data.reference == figure["data"]
+
+
+def printed(figure: Published) -> str:
+    """A published figure as it is printed."""
+    spread = figure["spread"]
+    return number(figure["score"]) + ("" if spread is None else f" ± {number(spread)}")
+
+
+def cost(cell: GridCell) -> list[tuple[str, float]]:
+    """Speed and memory of a cell, all its seeds together, as (text, number)."""
+    row = cell.rows[0]
+    return [
+        (f"{row['ticks']:,}", row["ticks"]),
+        (number(row["ticks_per_second"]), row["ticks_per_second"]),
+        (duration(row["seconds"]), row["seconds"]),
+        (duration(row["wall_seconds"]), row["wall_seconds"]),
+        (f"{row['peak_memory'] / 2**20:,.0f}", row["peak_memory"]),
+    ]
+
+
+COSTS = ("ticks", "ticks/s", "training", "in all", "peak memory, MiB")
+
+
+def duration(seconds: float) -> str:
+    """Such as ``2 h 05 min``, ``3 min 20 s`` or ``12 s``."""
+    whole = round(seconds)
+    if whole >= 3_600:
+        return f"{whole // 3_600} h {whole % 3_600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{seconds:.1f} s"
+
+
+def counted(number: int, thing: str) -> str:
+    """Such as ``1 seed`` or ``2 seeds``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _unique(values: Iterable[object]) -> list[str]:
+    return list(dict.fromkeys(map(str, values)))
+
+
+def _range(values: list[str]) -> str:
+    return " or ".join(f"{int(value):,}" for value in sorted(values, key=int))

@@ -1,0 +1,109 @@
+"""Evaluating a run: the environment that fits it, and the score that means something there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_constraints.data.references import ReferenceScore, reference_score, task_of_env
+from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, alterations, plain_env_spec
+from adaptive_constraints.evaluation import Evaluation, Evaluator
+from adaptive_constraints.evaluation.expected import OPTION
+from adaptive_constraints.runs.identity import DataFacts
+from adaptive_constraints.runs.run import Trained
+from adaptive_constraints.support.stopping import Stopped
+
+ACTING_STEPS_PER_TICK = 1 << 20
+"""Room for the steps of one evaluation between the noise of one tick's policy and of the next."""
+
+
+def evaluator_of(
+    trained: Trained, source: EnvSource, episodes: int, seed: int = 0, max_steps: int | None = None
+) -> Evaluator:
+    """An evaluator in an environment that fits a run; doubts about it, and a score that would mean nothing, are said.
+
+    Raises `EvaluationError` where the environment has other sizes or bounds of actions than the run's data.
+    """
+    evaluator = Evaluator(source, episodes, seed, max_steps, trained.expected)
+    if (doubt := _score_doubt(trained.data, evaluator)) is not None:
+        evaluator.doubt(doubt.text)
+    evaluator.warn()
+    return evaluator
+
+
+def evaluate(trained: Trained, evaluator: Evaluator, stopping: Callable[[], bool] = lambda: False) -> Evaluation:
+    """Roll all seeds' policies out, on noise of their own.
+
+    stopping: asked before each step; once it says so, the evaluation is left by `Stopped`.
+    """
+    first = trained.engine.tick * ACTING_STEPS_PER_TICK
+
+    def policy(observations: NDArray[Any], step: int) -> NDArray[np.float32]:
+        if stopping():
+            raise Stopped
+        return trained.act(observations, first + step)
+
+    rollout = evaluator.run(policy, len(trained.engine.seeds))
+    doubt = _score_doubt(trained.data, evaluator)
+    reference = None if doubt is not None and doubt.certain else trained.data.reference
+    return Evaluation(trained.engine.tick, rollout.returns, reference)
+
+
+def described(evaluator: Evaluator) -> dict[str, Any]:
+    """What ``config.json`` says of an environment: its specification, and what bounds its episodes."""
+    limit, spec = evaluator.limit, evaluator.spec
+    named = {"env": evaluator.name} if isinstance(evaluator.source, str | RecordedEnv) else {}
+    return {
+        **named,
+        "env_spec": None if spec is None else plain_env_spec(spec),
+        "max_steps": limit.steps,
+        "bounded_by": limit.by,
+        "notes": evaluator.notes,
+    }
+
+
+class _Doubt(NamedTuple):
+    text: str
+    certain: bool
+    """There is no score; otherwise there is one, which may mean nothing."""
+
+
+def _score_doubt(data: DataFacts, evaluator: Evaluator) -> _Doubt | None:
+    """Why the data's reference returns do not hold, or may not hold, in an environment; None where they do.
+
+    Reference returns are of one task. Those of the table hold in the ids that the table knows, as they are registered;
+    those that the data carries hold in the environment that the data names. Of ids that the table does not know, it is
+    doubtful where they are made otherwise than registered. What is not registered at all is taken for the right one.
+    """
+    reference, spec, limit = data.reference, evaluator.spec, evaluator.limit
+    if reference is None or spec is None:
+        return None
+    shortened = limit.by == OPTION and (spec.max_episode_steps is None or (limit.steps or 0) < spec.max_episode_steps)
+    other, certain = _other_task(data, reference, evaluator)
+    if shortened:
+        other, certain = other | {"max_steps": limit.steps}, True
+    if not other:
+        return None
+    what = ", ".join(f"{name} is {value}" for name, value in other.items())
+    score = "there is no normalised score" if certain else "the normalised score may mean nothing"
+    return _Doubt(f"{score}: its reference returns are of {reference.task!r}, and in {evaluator.name} {what}", certain)
+
+
+def _other_task(data: DataFacts, reference: ReferenceScore, evaluator: Evaluator) -> tuple[dict[str, Any], bool]:
+    """What an environment has otherwise than the one that the references are of, and whether that is certain."""
+    env_id, changed = evaluator.spec.id, alterations(evaluator.spec)
+    if reference_score(reference.task) != reference:  # carried by the data
+        if isinstance(evaluator.source, RecordedEnv):
+            return {}, True
+        if data.env_spec is not None:
+            recorded, wanted = data.env_spec["id"], alterations(data.env_spec)
+            other = {"id": env_id} if env_id != recorded else {}
+            names = [name for name in {**wanted, **changed} if wanted.get(name) != changed.get(name)]
+            return other | {name: changed.get(name, "as registered") for name in names}, True
+    task = task_of_env(env_id)
+    if task not in (None, reference.task):
+        return {"id": env_id}, True
+    return changed, task is not None

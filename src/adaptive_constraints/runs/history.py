@@ -1,0 +1,146 @@
+"""What happened during a run, kept with the agent and in its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_constraints.data.references import ReferenceScore
+from adaptive_constraints.engine.metrics import Failure
+from adaptive_constraints.evaluation import Evaluation, Summary, summary
+from adaptive_constraints.support.typed import check
+
+
+@dataclass
+class History:
+    """Metrics at log points, evaluations, lost seeds, and the time that training took."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """Rows {"tick": t, name: [S] averages since the row before}."""
+    rates: list[float] = field(default_factory=list)
+    """Ticks per second, as far as was known at each of these rows."""
+    evaluations: list[Evaluation] = field(default_factory=list)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    """By seed: the tick and the term that was the first not to be finite. Such a seed no longer counts."""
+    adaptive: list[str] = field(default_factory=list)
+    """Names of the metrics that adapters diagnose: their adaptive quantities."""
+    seconds: float = 0.0
+    """Spent in ticks, evaluations apart."""
+    ticks: int = 0
+    online_from: int | None = None
+    """The tick after which the online phase began; None: it did not."""
+    unevaluated: int | None = None
+    """The tick at which an evaluation was broken off, to be made up for when the run goes on; None: at none."""
+    advice: list[str] = field(default_factory=list)
+    """What is doubtful about the data, as it was said when the run began."""
+
+    @property
+    def ticks_per_second(self) -> float:
+        """Ticks of all seeds together, per second."""
+        return self.ticks / self.seconds if self.seconds else float("nan")
+
+    def series(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Ticks [T] and values [T, S] of one metric, such as ``aspc/scale``."""
+        rows = [row for row in self.metrics if name in row]
+        return np.array([row["tick"] for row in rows]), np.array([row[name] for row in rows], dtype=np.float64)
+
+    def scores(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Ticks [T] and normalised scores [T, S] (mean returns where the task has no reference)."""
+        values = [e.mean_return if e.score is None else e.score for e in self.evaluations]
+        return np.array([e.tick for e in self.evaluations]), np.array(values, dtype=np.float64)
+
+    @property
+    def counted(self) -> list[Evaluation]:
+        """The evaluations that say how the run went: once it is online, only those of that phase."""
+        return [each for each in self.evaluations if self.online_from is None or each.tick > self.online_from]
+
+    def summary(self) -> Summary:
+        """Last score, best score, mean of the last ten, per seed, of those that count."""
+        return summary(self.counted)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain tree that `from_json` reads."""
+        return {
+            "metrics": self.metrics,
+            "rates": self.rates,
+            "evaluations": [
+                {"tick": e.tick, "returns": e.returns.tolist(), "reference": e.reference and asdict(e.reference)}
+                for e in self.evaluations
+            ],
+            "failures": {str(seed): list(failure) for seed, failure in self.failures.items()},
+            "adaptive": self.adaptive,
+            "seconds": self.seconds,
+            "ticks": self.ticks,
+            "online_from": self.online_from,
+            "unevaluated": self.unevaluated,
+            "advice": self.advice,
+        }
+
+    @staticmethod
+    def from_json(tree: Any, seeds: Sequence[int], tick: int) -> History:
+        """The history that `to_json` described, of a run of these seeds at this tick.
+
+        Raises `ValueError` where it can be none.
+        """
+        check(tree, _Plain, "history", finite=False)
+        history = History(
+            metrics=tree["metrics"],
+            rates=tree["rates"],
+            evaluations=[
+                Evaluation(
+                    each["tick"],
+                    np.array(each["returns"], dtype=np.float64),
+                    ReferenceScore(**each["reference"]) if each["reference"] else None,
+                )
+                for each in tree["evaluations"]
+            ],
+            failures={int(seed): Failure(*failure) for seed, failure in tree["failures"].items()},
+            adaptive=tree["adaptive"],
+            seconds=tree["seconds"],
+            ticks=tree["ticks"],
+            online_from=tree["online_from"],
+            unevaluated=tree["unevaluated"],
+            advice=tree["advice"],
+        )
+        history._check(seeds, tick)
+        return history
+
+    def _check(self, seeds: Sequence[int], tick: int) -> None:
+        ticks = [row.get("tick") for row in self.metrics]
+        ticks += [each.tick for each in self.evaluations] + [failure.tick for failure in self.failures.values()]
+        if not all(type(each) is int and 0 <= each <= tick for each in ticks):
+            raise ValueError(f"its history names ticks that are none between 0 and {tick}")
+        if len(self.rates) != len(self.metrics):
+            raise ValueError("its history has not one rate for each row of metrics")
+        lists = [values for row in self.metrics for values in row.values() if isinstance(values, list)]
+        if any(len(values) != len(seeds) for values in lists):
+            raise ValueError(f"its history has metrics of another number of seeds than {len(seeds)}")
+        if any(each.returns.ndim != 2 or len(each.returns) != len(seeds) for each in self.evaluations):
+            raise ValueError(f"its history has evaluations of another number of seeds than {len(seeds)}")
+        if not set(self.failures) <= set(seeds):
+            raise ValueError("its history names lost seeds that it has not")
+
+
+class _Evaluation(TypedDict):
+    tick: int
+    returns: list[list[float]]
+    reference: ReferenceScore | None
+
+
+class _Plain(TypedDict):
+    """What `History.to_json` gives."""
+
+    metrics: list[dict[str, float | list[float]]]
+    rates: list[float]
+    evaluations: list[_Evaluation]
+    failures: dict[str, list[int | str]]
+    adaptive: list[str]
+    seconds: float
+    ticks: int
+    online_from: int | None
+    unevaluated: int | None
+    advice: list[str]
