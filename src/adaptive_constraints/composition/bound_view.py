@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,11 +11,8 @@ from torch import Tensor
 from adaptive_constraints.composition.resolved import Resolved
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.types import SEAMS, Gaussian, Params, Point, Row, Spec, Terms
-from adaptive_constraints.core.view import Services, View
+from adaptive_constraints.core.view import DrawNoise, Inputs, Services, View
 from adaptive_constraints.errors import StackError
-
-Inputs = dict[str, Any]
-"""The tree a view is made of: params, targets, buffers, frozen, batch, clock (and noise tables, where drawn ahead)."""
 
 
 class BoundServices(Services):
@@ -50,30 +47,10 @@ class BoundServices(Services):
 class BoundView(View):
     """One seed's state, with every seam answered by the adapters of a resolved stack."""
 
-    def __init__(
-        self, resolved: Resolved, spec: Spec, inputs: Inputs, draw: Callable[[str, str, tuple[int, ...]], Tensor]
-    ) -> None:
-        self.resolved, self.phase, self.spec = resolved, resolved.phase, spec
-        self.p, self.target = inputs["params"], inputs["targets"]
-        self.buffers, self.frozen, self.batch = inputs["buffers"], inputs["frozen"], inputs["batch"]
-        clock = inputs["clock"]
-        self.tick, self.phase_tick, self.horizon = clock["tick"], clock["phase_tick"], clock["horizon"]
-        self.metrics: dict[str, Tensor] = {}
-        self._draw = draw
+    def __init__(self, resolved: Resolved, spec: Spec, inputs: Inputs, draw: DrawNoise) -> None:
+        super().__init__(spec, inputs, draw)
+        self.resolved, self.phase = resolved, resolved.phase
         self.services = BoundServices(self)
-
-    # -- noise and records ----------------------------------------------------------------------------------------
-
-    def normal(self, site: str, shape: Sequence[int]) -> Tensor:
-        return self._draw("normal", site, tuple(shape))
-
-    def uniform(self, site: str, shape: Sequence[int]) -> Tensor:
-        return self._draw("uniform", site, tuple(shape))
-
-    def log(self, name: str, value: Tensor) -> None:
-        if value.dim():
-            raise StackError(f"what is logged under {name!r} must be one number, not of the shape {list(value.shape)}")
-        self.metrics[name] = value.detach()
 
     # -- seams ----------------------------------------------------------------------------------------------------
 
@@ -203,4 +180,4 @@ def _check_shape(adapter: Adapter, seam: str, answer: Tensor, shape: torch.Size)
         )
 
 
-__all__ = ["BoundServices", "BoundView", "Inputs"]
+__all__ = ["BoundServices", "BoundView"]

@@ -230,3 +230,15 @@ class Prepared:
     """Frozen tensors [S, ...], found in ``v.frozen['<adapter>']`` without the axis over seeds."""
     online: Mapping[str, float] = field(default_factory=dict)
     """The value a row collected online gets in each column."""
+
+
+class Draw(NamedTuple):
+    """One draw of noise, which every step makes anew."""
+
+    kind: str
+    """normal, uniform, index (row numbers below ``rows``) or fraction (uniform draws that row numbers are made of)."""
+    site: str
+    """Name of the place that draws; equal names draw equal numbers."""
+    shape: tuple[int, ...]
+    rows: int = 0
+    """Bound of row numbers; 0 for the other kinds."""

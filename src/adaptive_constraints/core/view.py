@@ -1,17 +1,25 @@
 """The read-only view ``v`` that losses and answers receive: one seed's state, the learner's services, and the seams.
 
-This page is abstract: it says what may be asked and which shapes come back. `composition.bound_view` combines the
-answers of the adapters of one stack. B rows of a minibatch, D observation dimensions, A action dimensions, N rows.
+What `View` adds to the state is abstract here: it says what may be asked and which shapes come back;
+`composition.bound_view` combines the answers of the adapters of one stack. B rows of a minibatch, D observation
+dimensions, A action dimensions, N rows.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
-from adaptive_constraints.core.types import Facts, Gaussian, Params, Phase, Point, Row, Spec, Terms
+from adaptive_constraints.core.types import Draw, Facts, Gaussian, Params, Phase, Point, Row, Spec, Terms
+from adaptive_constraints.errors import StackError
+
+Inputs = dict[str, Any]
+"""The tree a view is made of: params, targets, buffers, frozen, batch, clock (and noise, where drawn ahead)."""
+DrawNoise = Callable[[Draw], Tensor]
+"""Gives the noise of one draw."""
 
 
 class Services(ABC):
@@ -49,30 +57,32 @@ class Services(ABC):
         """Draws [count, N, A] from the learner's own behaviour model, or None."""
 
 
-class View(ABC):
-    """One seed's state as losses and answers see it. Nothing here carries gradient."""
+class StateView:
+    """One seed's state as the losses of a model see it. Nothing here carries gradient."""
 
-    phase: Phase
-    spec: Spec
-    """Dimensions of the data."""
-    p: Mapping[str, Params]
-    """Parameters of every group, as they stood when the stage began."""
-    target: Mapping[str, Params]
-    """Polyak averages of the groups that have one."""
-    buffers: Mapping[str, Params]
-    """Adapters' non-gradient state, by adapter name."""
-    frozen: Mapping[str, Params]
-    """Models prepared before tick 1, by adapter name."""
-    batch: Mapping[str, Tensor]
-    """Columns of the minibatch, in learner space."""
-    tick: Tensor
-    """This tick, from 1; [] int64."""
-    phase_tick: Tensor
-    """This tick counted from the start of the phase; [] int64."""
-    horizon: Tensor
-    """The planned number of ticks; [] int64."""
-    services: Services
-    """The learner's functions."""
+    def __init__(self, spec: Spec, inputs: Inputs, draw: DrawNoise) -> None:
+        self.spec = spec
+        """Dimensions of the data."""
+        self.p: Mapping[str, Params] = inputs["params"]
+        """Parameters of every group, as they stood when the stage began."""
+        self.target: Mapping[str, Params] = inputs["targets"]
+        """Polyak averages of the groups that have one."""
+        self.buffers: Mapping[str, Params] = inputs["buffers"]
+        """Adapters' non-gradient state, by adapter name."""
+        self.frozen: Mapping[str, Params] = inputs["frozen"]
+        """Models prepared before tick 1, by adapter name."""
+        self.batch: Mapping[str, Tensor] = inputs["batch"]
+        """Columns of the minibatch, in learner space."""
+        clock = inputs["clock"]
+        self.tick: Tensor = clock["tick"]
+        """This tick, from 1; [] int64."""
+        self.phase_tick: Tensor = clock["phase_tick"]
+        """This tick counted from the start of the phase; [] int64."""
+        self.horizon: Tensor = clock["horizon"]
+        """The planned number of ticks; [] int64."""
+        self.metrics: dict[str, Tensor] = {}
+        """Scalars recorded by `log`."""
+        self._draw = draw
 
     # -- the minibatch --------------------------------------------------------------------------------------------
 
@@ -103,20 +113,30 @@ class View(ABC):
 
     # -- noise and records ----------------------------------------------------------------------------------------
 
-    @abstractmethod
     def normal(self, site: str, shape: Sequence[int]) -> Tensor:
         """Standard normal draws, a pure function of (seed, site, tick, index): the same site draws the same.
 
         An adapter begins its sites with its name, lest it share draws with somebody else's site.
         """
+        return self._draw(Draw("normal", site, tuple(shape)))
 
-    @abstractmethod
     def uniform(self, site: str, shape: Sequence[int]) -> Tensor:
         """Uniform draws in [0, 1); otherwise as `normal`."""
+        return self._draw(Draw("uniform", site, tuple(shape)))
 
-    @abstractmethod
     def log(self, name: str, value: Tensor) -> None:
         """Record a scalar under ``name``, averaged over the ticks between two log points; losses need no call."""
+        if value.dim():
+            raise StackError(f"what is logged under {name!r} must be one number, not of the shape {list(value.shape)}")
+        self.metrics[name] = value.detach()
+
+
+class View(StateView, ABC):
+    """One seed's state as the losses of learners and the answers of adapters see it: with services and seams."""
+
+    phase: Phase
+    services: Services
+    """The learner's functions."""
 
     # -- seams ----------------------------------------------------------------------------------------------------
 
@@ -186,4 +206,4 @@ class View(ABC):
         """The state value [N] that the stack shares: the learner's own or the toolkit's."""
 
 
-__all__ = ["Services", "View"]
+__all__ = ["DrawNoise", "Inputs", "Services", "StateView", "View"]

@@ -15,10 +15,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from adaptive_constraints.core.types import Draw
+
 _AHEAD_ON_CPU, _AHEAD = 1 << 19, 1 << 22
 """Numbers drawn ahead at once and per site, on a CPU and elsewhere, where launching the hash is what costs."""
-Draw = tuple[str, str, tuple[int, ...], int]
-"""(kind, site, shape, rows) of one draw; rows is 0 but for row numbers."""
 
 
 def _signed(value: int) -> int:
@@ -117,13 +117,13 @@ class NoiseTables:
         ``kind`` is normal, uniform, index (row numbers below ``rows``), or fraction (what row numbers are made of, for
         tables whose number of rows changes from tick to tick).
         """
-        draw = (kind, site, shape, rows)
+        draw = Draw(kind, site, shape, rows)
         self.read.add(draw)
         self._fill(tick, draw)
         return self.of_tick(self._chunks[draw].values, tick)
 
     def of_tick(self, ahead: Tensor, tick: int) -> Tensor:
-        """Of tensors [length, ...] made for some ticks ahead, the one of this tick; by the clock, if there is one."""
+        """Select this tick's entry from a prefetched chunk [length, ...], by the device clock if there is one."""
         if self._clock is None:
             return ahead[tick % len(ahead)]
         return ahead.index_select(0, (self._clock % len(ahead)).view(1))[0]
@@ -140,7 +140,7 @@ class NoiseTables:
             self._fill(tick, draw)
 
     def _fill(self, tick: int, draw: Draw) -> None:
-        length = self._length(draw[2])
+        length = self._length(draw.shape)
         number, chunk = tick // length, self._chunks.get(draw)
         if chunk is None:
             self._chunks[draw] = _Chunk(number, self._draw(draw, number * length, length))

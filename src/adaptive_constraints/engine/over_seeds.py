@@ -1,4 +1,4 @@
-"""Functions of stacked tensors, whose leading axis is over seeds: mapping, gradients, clipping, Adam."""
+"""Functions of stacked tensors, whose leading axis is over seeds: mapping, gradients, layout, clipping."""
 
 from __future__ import annotations
 
@@ -11,25 +11,6 @@ from torch.func import vmap
 from torch.utils import _pytree as pytree
 
 from adaptive_constraints.core.types import Params
-
-
-def adam(params: Params, captured: bool = False) -> torch.optim.Adam:
-    """torch's fused Adam over stacked tensors; its state exists at once, to be saved, restored and captured.
-
-    ``captured``: its learning rate is a tensor on the device, which a recorded step reads when it is replayed.
-    """
-    tensors = list(params.values())
-    on_cuda = tensors[0].is_cuda
-    rate = torch.zeros((), dtype=torch.float32 if on_cuda else torch.float64, device=tensors[0].device)
-    optimizer = torch.optim.Adam(tensors, lr=rate if captured else 0.0, fused=True, capturable=captured and on_cuda)
-    optimizer._warned_capturable_if_run_uncaptured = True  # steps before the first graph
-    for tensor in params.values():
-        optimizer.state[tensor] = {
-            "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
-            "exp_avg": torch.zeros_like(tensor),
-            "exp_avg_sq": torch.zeros_like(tensor),
-        }
-    return optimizer
 
 
 def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:

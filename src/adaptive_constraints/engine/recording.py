@@ -8,14 +8,16 @@ to date, and ticks that run different operations have different graphs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from adaptive_constraints.engine.noise import Draw
+from adaptive_constraints.core.types import Draw
+from adaptive_constraints.engine.batches import Batches, Columns
+from adaptive_constraints.engine.noise import NoiseTables
 
 RARE = 100
 """Ticks with something that runs less often than once in this many are not recorded: a graph holds memory, and they
@@ -66,3 +68,50 @@ class Recorded:
 def graphs_for(device: torch.device) -> Callable[[], Graph] | None:
     """What makes a graph on this device; None where ticks are not recorded."""
     return CudaGraph if device.type == "cuda" else None
+
+
+class Recorder:
+    """One graph for each set of things due."""
+
+    def __init__(
+        self, new_graph: Callable[[], Graph], noise: NoiseTables, changing: Callable[[], Iterable[tuple[str, Tensor]]]
+    ) -> None:
+        """``changing`` gives every tensor that a tick changes, by name."""
+        self._new_graph, self._noise, self._changing = new_graph, noise, changing
+        self.recorded: dict[Hashable, Recorded] = {}
+        """By what was due."""
+
+    def replay(self, due: Hashable, tick: int, batches: Batches, run: Callable[[], dict[str, Tensor]]) -> Columns:
+        """Do what ``run`` does, which is the same for equal ``due``; its minibatch."""
+        if due not in self.recorded:
+            self.recorded[due] = self._record(run)
+        recorded = self.recorded[due]
+        self._noise.refill(tick, recorded.draws)
+        batches.refill(tick)
+        recorded.graph.replay()
+        return recorded.batch
+
+    def forget(self) -> None:
+        """Record anew from now on: tensors that graphs read are no longer the same."""
+        self.recorded.clear()
+
+    def _record(self, run: Callable[[], dict[str, Tensor]]) -> Recorded:
+        """Record a tick, leaving the state as it is."""
+        saved = {name: tensor.clone() for name, tensor in self._changing()}
+        graph = self._new_graph()
+        batch: dict[str, Tensor] = {}
+        for _ in range(2):  # the first finds out which noise is drawn, the second traces what the third will run
+            run()
+            self._restore(saved)
+        self._noise.read.clear()
+        graph.record(lambda: batch.update(run()))
+        self._restore(saved)
+        return Recorded(graph, frozenset(self._noise.read), batch)
+
+    @torch.no_grad()
+    def _restore(self, saved: Mapping[str, Tensor]) -> None:
+        for name, tensor in self._changing():
+            if name in saved:
+                tensor.copy_(saved[name])
+            else:  # sums of metrics that nobody had added to before
+                tensor.zero_()
