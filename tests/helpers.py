@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Learner, Spec
+from adaptive_constraints.composition.program import program_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.view import View
 from adaptive_constraints.data import Preprocessor
-from adaptive_constraints.engine.engine import Engine
+from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import initial_state
 from adaptive_constraints.pretraining.preparation import prepare
 
@@ -60,7 +61,15 @@ def build(
     spec = Spec(data.observation_dim, data.action_dim)
     initial = initial_state(resolved, spec, seeds, prepare(resolved, data, preprocessor, seeds, torch.device("cpu")))
     table = preprocessor.table(data, learner.columns())
-    return Engine(resolved, initial, table, horizon=horizon, dtype=dtype, traced=traced, **options)
+    execution = Execution(traced, options.pop("precision", "float32"), options.pop("compiled", False))
+    program = program_of(resolved, spec, horizon)
+    return Engine(program, initial, table, horizon=horizon, execution=execution, dtype=dtype, **options)
+
+
+def columns_of(engine: Engine) -> dict[str, Tensor]:
+    """The columns [N, C] that an engine draws minibatches from."""
+    shared, _ = engine.batches.select(torch.arange(engine.batches.rows))
+    return {name: column.reshape(len(column), -1) for name, column in shared.items()}
 
 
 def trained(learner: Learner, *adapters: Adapter, ticks: int = 4, **options) -> Engine:

@@ -42,7 +42,7 @@ class Peak(TD3BC):
 def ask(engine: Engine, answer) -> dict[str, Tensor]:
     """What ``answer`` of the first tick's view says, of the first seed."""
     if engine.tick == 0:
-        engine._set_tick(1)
+        engine.set_tick(1)
     return {name: tensor[0] for name, tensor in engine.ask("test", answer).items()}
 
 

@@ -19,7 +19,7 @@ from adaptive_constraints.engine import noise
 from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, columns_of, different, largest_difference, learned, random_data, trained
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
 SMALL = {"hidden": 8, "batch_size": 16}
@@ -65,11 +65,10 @@ class PlainANQ:
     """ANQ on TD3+BC or on IQL: V, two critics, mu and a policy, stepped one at a time."""
 
     def __init__(self, engine: Engine, anq: ANQ) -> None:
-        (self.seed,), self.anq, self.batch = engine.seeds, anq, engine.resolved.learner.batch_size
-        self.iql = isinstance(engine.resolved.learner, IQL)
-        self.tau = engine.resolved.learner.expectile if self.iql else anq.value_expectile
-        table = engine._batches
-        self.columns = dict(zip(table._shapes, torch.split(table._packed, table._widths, 1), strict=True))
+        (self.seed,), self.anq, self.batch = engine.seeds, anq, engine.program.resolved.learner.batch_size
+        self.iql = isinstance(engine.program.resolved.learner, IQL)
+        self.tau = engine.program.resolved.learner.expectile if self.iql else anq.value_expectile
+        self.columns = columns_of(engine)
         self.value = Network(one(engine.params["value"]))
         self.critics, self.critic_targets = (
             [Network(one(engine.params["critic"], i)) for i in range(2)] for _ in range(2)
@@ -394,7 +393,7 @@ def at(v, batch: dict[str, Tensor]):
 
 def test_without_adaptivity_all_neighbourhoods_are_of_one_size():
     engine = trained(TD3BC(**SMALL), ANQ(adaptivity=0.0, **WIDE))
-    assert (seen(engine, engine.resolved.adapters[0].penalty_factor) == 1).all()
+    assert (seen(engine, engine.program.resolved.adapters[0].penalty_factor) == 1).all()
     assert float(engine.diagnose()["anq/penalty_factor_bounded"]) == 0
 
 
@@ -460,7 +459,7 @@ def test_the_value_regresses_at_the_averaged_mu():
     networks = {True: engine.targets["anq.mu"], False: engine.params["anq.mu"]}
     for averaged, seam in ((True, "value_action"), (False, "behavior_action"), (False, "query_action")):
         found = seen(engine, lambda v, seam=seam: getattr(v, seam)()[0] if "query" in seam else getattr(v, seam)())
-        expected = anq.refined(one(networks[averaged]), engine._batch["observation"][0], engine._batch["action"][0])
+        expected = anq.refined(one(networks[averaged]), engine.batch["observation"][0], engine.batch["action"][0])
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
         assert (found - seen(engine, lambda v: v.a)).abs().max() > 1e-3
 
@@ -477,8 +476,8 @@ def test_it_refines_what_adapters_before_it_say():
     anq = ANQ(**WIDE)
     engine = trained(TD3BC(**SMALL), Halved(), anq)
     for seam, networks in (("value_action", engine.targets), ("behavior_action", engine.params)):
-        halves = engine._batch["action"][0] / 2
-        expected = anq.refined(one(networks["anq.mu"]), engine._batch["observation"][0], halves)
+        halves = engine.batch["action"][0] / 2
+        expected = anq.refined(one(networks["anq.mu"]), engine.batch["observation"][0], halves)
         found = seen(engine, lambda v, seam=seam: getattr(v, seam)())
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
 
@@ -486,7 +485,8 @@ def test_it_refines_what_adapters_before_it_say():
 def test_the_target_follows_the_value_and_ends_where_episodes_end():
     engine = trained(TD3BC(**SMALL), ANQ(**WIDE))
     s2, r, d, y = (
-        seen(engine, what) for what in (lambda v: v.s2, lambda v: v.r, lambda v: v.d, engine.resolved.learner.target)
+        seen(engine, what)
+        for what in (lambda v: v.s2, lambda v: v.r, lambda v: v.d, engine.program.resolved.learner.target)
     )
     assert 0 < d.sum() < len(d)
     assert torch.equal(y[d == 1], r[d == 1])

@@ -66,7 +66,7 @@ class PlainLoop:
     """The reference implementations' order: all losses at the old networks, then all steps, then the targets."""
 
     def __init__(self, engine: Engine, data: Dataset, dtype: torch.dtype) -> None:
-        self.settings = learner = engine.resolved.learner
+        self.settings = learner = engine.program.resolved.learner
         (self.seed,) = engine.seeds
         self.columns = {name: column.to(dtype) for name, column in Preprocessor.fit(data).table(data).items()}
         states, self.dims = self.columns["observation"].shape[1], self.columns["action"].shape[1]
@@ -300,7 +300,7 @@ def test_the_penalty_lifts_the_datas_actions_over_others():
 
     def advantage(engine: Engine) -> Tensor:
         critic = {name: tensor[0] for name, tensor in engine.params["critic"].items()}
-        q = engine.resolved.learner.q
+        q = engine.program.resolved.learner.q
         return (q(critic, columns["s"], columns["a"]) - q(critic, columns["s"], other)).mean(1)
 
     settings = {"hidden": 32, "batch_size": 64, "critic_learning_rate": 3e-3}
@@ -313,7 +313,7 @@ def test_the_penalty_lifts_the_datas_actions_over_others():
 
 def test_without_a_gap_no_action_is_drawn_for_it():
     def sites(alpha: float) -> set[str]:
-        return {site for _, site, _ in trained(CQL(alpha=alpha, **SMALL), ticks=1)._stages[0].gradients.draws}
+        return {draw.site for draw in trained(CQL(alpha=alpha, **SMALL), ticks=1).draws}
 
     assert sites(0.0) == {"policy", "target"}
     assert sites(1.0) == {"policy", "target", "gap/uniform", "gap/policy", "gap/next"}
@@ -426,7 +426,7 @@ def test_acting_takes_the_mean():
     engine = trained(CQL(**SMALL), ticks=2)
     states = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(0))
     actor = {name: tensor[0] for name, tensor in engine.params["actor"].items()}
-    mean = engine.resolved.learner.policy(actor, states[0]).mean
+    mean = engine.program.resolved.learner.policy(actor, states[0]).mean
     torch.testing.assert_close(engine.act(states, 1)[0], torch.tanh(mean))
 
 

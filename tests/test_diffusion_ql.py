@@ -82,7 +82,7 @@ class PlainLoop:
     """Networks stepped one at a time, as the paper's code does it."""
 
     def __init__(self, engine: Engine, data: Dataset, seed: int = 3) -> None:
-        self.learner, self.seed = engine.resolved.learner, seed
+        self.learner, self.seed = engine.program.resolved.learner, seed
         dtype = engine.params["actor"]["bias0"].dtype
         self.table = {name: column.to(dtype) for name, column in Preprocessor.fit(data).table(data).items()}
         states, actions, width = data.observation_dim, data.action_dim, self.learner.hidden
@@ -204,7 +204,7 @@ def test_equals_a_plain_loop_in_float32(case):
 
 def test_the_real_sizes_equal_a_plain_loop():
     engine, loop = beside(DiffusionQL(actor_average_start=0, actor_average_every=2), 3, torch.float64)
-    assert (engine.resolved.learner.hidden, engine.resolved.learner.batch_size) == (256, 256)
+    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 256)
     assert loop.largest_deviation(engine) < 1e-10
 
 

@@ -173,7 +173,7 @@ def test_each_member_learns_from_its_own_sample():
     rows = _Transitions.of(one_fit)
     assert len(rows.held_target) == 120 and len(rows.target) == 480
     fit = TINY._fit(one_fit, "t.dynamics", rows, (0, 4), steps=10)
-    samples = fit._engine._batches._columns["row"].long()
+    samples = fit.batches.select(torch.arange(fit.batches.rows))[1]["row"].long()
     assert samples.shape == (2, 480, 3)
     for sample in samples.permute(0, 2, 1).flatten(0, 1):
         assert 0.58 < len(sample.unique()) / 480 < 0.69, "with replacement, 1 - 1/e of the rows are there"

@@ -44,7 +44,7 @@ class PlainLoop:
     """One Adam over everything, as the paper's code has it."""
 
     def __init__(self, engine: Engine, data: Dataset, seed: int = 3) -> None:
-        self.learner, self.seed = engine.resolved.learner, seed
+        self.learner, self.seed = engine.program.resolved.learner, seed
         dtype = engine.params["student"]["bias0"].dtype
         self.table = {name: column.to(dtype) for name, column in Preprocessor.fit(data).table(data).items()}
         states, actions = data.observation_dim, data.action_dim
@@ -151,7 +151,7 @@ def test_equals_a_plain_loop_in_float32(case):
 
 def test_the_real_sizes_equal_a_plain_loop():
     engine, loop = beside(FQL(), 2, torch.float64)
-    learner = engine.resolved.learner
+    learner = engine.program.resolved.learner
     assert (learner.hidden, learner.layers, learner.flow_steps, learner.batch_size) == (512, 4, 10, 256)
     assert loop.largest_deviation(engine) < 1e-10
 

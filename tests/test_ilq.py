@@ -209,7 +209,7 @@ class PlainTD3BC(test_td3bc_aspc.PlainLoop):
 
     def __init__(self, engine) -> None:
         super().__init__(engine, engine.seeds[0])
-        (adapter,) = engine.resolved.adapters
+        (adapter,) = engine.program.resolved.adapters
         self.targets = PlainTargets({n: t[0] for n, t in engine.frozen["ilq"].items()}, adapter, self.seed)
 
     def noisy(self, policy, s, site, tick):
@@ -659,7 +659,7 @@ def test_the_behaviour_model_imitates():
         data=replace(data, actions=taken.astype(np.float32)),
     )
     engine.run(1)
-    (ilq,) = engine.resolved.adapters
+    (ilq,) = engine.program.resolved.adapters
     drawn, wanted = ask(engine, lambda v: (ilq.behavior(v, v.s), v.a))
     assert drawn.shape == (1, 10, 16, 2)
     assert (drawn * wanted[:, None] > 0).float().mean() > 0.65, "half of them by chance"

@@ -32,7 +32,7 @@ class PlainLoop:
     """V, twin critics with targets and an actor, stepped one after the other."""
 
     def __init__(self, engine: Engine, data: Dataset, dtype: torch.dtype) -> None:
-        self.settings: IQL = engine.resolved.learner
+        self.settings: IQL = engine.program.resolved.learner
         (self.seed,) = engine.seeds
         self.dtype = dtype
         arrays = (data.observations, data.actions, data.rewards, data.next_observations, data.terminals)
@@ -175,7 +175,7 @@ def test_equals_a_plain_loop_in_float32(case):
 
 def test_the_real_sizes_equal_a_plain_loop():
     engine, loop = beside(IQL(), torch.float64, 6)
-    assert (engine.resolved.learner.hidden, engine.resolved.learner.batch_size) == (256, 256)
+    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 256)
     assert loop.largest_deviation(engine) < 1e-10
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import linear, mse_loss
 
 from adaptive_constraints import ASPC, SSAR, Average, Spec, Stage, Update
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.engine import engine as engine_module
+from adaptive_constraints.engine import optimizers
 from adaptive_constraints.networks import torch_default
 from adaptive_constraints.pretraining.model_fit import EngineFit
 from adaptive_constraints.testing import check_learner, check_stack
@@ -191,6 +191,6 @@ def test_such_a_learner_keeps_the_laws():
 
 
 def test_check_stack_notices_an_optimizer_that_is_given_another_layout(monkeypatch):
-    monkeypatch.setattr(engine_module.stacked, "laid_out", lambda gradient, parameter: gradient)
+    monkeypatch.setattr(optimizers, "laid_out", lambda gradient, parameter: gradient)
     with pytest.raises(AssertionError, match="beside another seed, a seed learns otherwise"):
         check_stack(learner())

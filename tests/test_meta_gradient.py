@@ -132,7 +132,7 @@ def test_central_differences_agree(learner, seeds):
 def test_finite_in_float32_from_the_first_tick_with_dead_units(learner, backend):
     """Units that are never active leave second moments of exactly 0, where the root has no derivative."""
     engine = build(LEARNERS[learner], ASPC(interval=1, meta_step=backend), seeds=(0, 1))
-    group = engine.resolved.facts.constrained
+    group = engine.program.resolved.facts.constrained
     engine.params[group]["bias0"][..., :3] = -100.0
     for _ in range(3):
         assert outer_step(engine).isfinite().all()

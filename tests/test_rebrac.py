@@ -42,7 +42,7 @@ class PlainLoop:
     """An actor and twin critics with their targets, stepped one after the other on rows of the data set itself."""
 
     def __init__(self, engine: Engine, data: Dataset, dtype: torch.dtype) -> None:
-        self.settings: ReBRAC = engine.resolved.learner
+        self.settings: ReBRAC = engine.program.resolved.learner
         (self.seed,) = engine.seeds
         ends = data.terminals | data.timeouts
         self.columns = [
@@ -141,7 +141,7 @@ def test_equals_a_plain_loop(settings):
 
 def test_the_real_sizes_equal_a_plain_loop():
     engine, loop = beside(ReBRAC(), torch.float64, 4)
-    assert (engine.resolved.learner.hidden, engine.resolved.learner.batch_size) == (256, 1024)
+    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 1024)
     assert loop.largest_deviation(engine) < 1e-10
 
 

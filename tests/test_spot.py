@@ -250,7 +250,7 @@ def test_aspcs_gradient_passes_through_the_density(learner, samples):
 def constraint(learner, spot: SPOT) -> Tensor:
     """The constraint of the learner's policy on the first minibatch, over the density."""
     engine = build(learner, spot, dtype=torch.float64)
-    engine._set_tick(1)
+    engine.set_tick(1)
 
     def answer(v):
         action = v.a.flip(0)
@@ -328,7 +328,7 @@ def test_rows_weights_do_not_reach_the_density():
     alone, weighted = (build(TD3BC(**SMALL), SPOT(**TINY), *others) for others in ((), (Halved(),)))
     alone.run(4), weighted.run(4)
     assert not different(learned(alone), learned(weighted))
-    assert "is not heard by the constraint" in " ".join(weighted.resolved.warnings)
+    assert "is not heard by the constraint" in " ".join(weighted.program.resolved.warnings)
 
 
 def test_explain_shows_it_at_its_seam():

@@ -19,10 +19,11 @@ from adaptive_constraints import ASPC, SSAR, Adapter, Dataset, FixedScale, Gauss
 from adaptive_constraints.adapters._deviation import TrustInterval
 from adaptive_constraints.adapters._ssar_presets import ON_CQL, ON_TD3BC
 from adaptive_constraints.baselines import CQL, FQL, TD3BC
+from adaptive_constraints.composition.program import program_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.engine import noise
-from adaptive_constraints.engine.engine import Engine
+from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import initial_state
 from adaptive_constraints.errors import DatasetError, StackError
 from adaptive_constraints.networks import TanhGaussian
@@ -80,7 +81,7 @@ class PlainLoop:
 
     def __init__(self, engine: Engine, data: Dataset, dtype: torch.dtype, loosen_bound: bool, every: int) -> None:
         self.loosen_bound, self.every, self.n = loosen_bound, every, 1.0
-        self.size = engine.resolved.learner.batch_size
+        self.size = engine.program.resolved.learner.batch_size
         self.columns = {name: column.to(dtype) for name, column in Preprocessor.fit(data).table(data).items()}
         returns = [data.rewards[data.episode_ids == episode].sum() for episode in data.episode_ids]
         self.columns["trusted"] = torch.tensor(np.array(returns) > THRESHOLD).to(dtype)
@@ -143,7 +144,7 @@ class OnTD3BC(PlainLoop):
 
     def __init__(self, engine: Engine, *rest) -> None:
         super().__init__(engine, *rest)
-        width, dtype = engine.resolved.learner.hidden, self.columns["reward"].dtype
+        width, dtype = engine.program.resolved.learner.hidden, self.columns["reward"].dtype
         states, dims = self.columns["observation"].shape[1], self.columns["action"].shape[1]
         self.actor, self.actor_target = (
             nn.Sequential(perceptron(states, width, width, dims), nn.Tanh()).to(dtype) for _ in range(2)
@@ -197,7 +198,7 @@ class OnCQL(PlainLoop):
 
     def __init__(self, engine: Engine, *rest) -> None:
         super().__init__(engine, *rest)
-        width, dtype = engine.resolved.learner.hidden, self.columns["reward"].dtype
+        width, dtype = engine.program.resolved.learner.hidden, self.columns["reward"].dtype
         states, dims = self.columns["observation"].shape[1], self.columns["action"].shape[1]
         self.actor = perceptron(states, width, width, width, 2 * dims).to(dtype)
         self.factor, self.offset = (torch.tensor(x, dtype=dtype, requires_grad=True) for x in (1.0, -1.0))
@@ -886,9 +887,9 @@ def online(learner, ssar: SSAR, *others: Adapter, start: int = 40, horizon: int 
     data = random_data()
     resolved, preprocessor = Stack(learner, (ssar, *others)).resolve("online"), Preprocessor.fit(data)
     initial = initial_state(resolved, Spec(3, 2), (0, 1), prepare(resolved, data, preprocessor, (0, 1), CPU))
-    options = {"horizon": horizon, "traced": False, "phase_start": start}
-    engine = Engine(resolved, initial, preprocessor.table(data), **options)
-    engine._set_tick(start)
+    options = {"horizon": horizon, "execution": Execution(traced=False), "phase_start": start}
+    engine = Engine(program_of(resolved, Spec(3, 2), horizon), initial, preprocessor.table(data), **options)
+    engine.set_tick(start)
     return engine
 
 

@@ -17,7 +17,7 @@ from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC
 from adaptive_constraints.engine import noise
 from adaptive_constraints.engine.engine import Engine
 
-from .helpers import build, different, learned, random_data, trained
+from .helpers import build, columns_of, different, learned, random_data, trained
 
 ACTOR_EVERY = 2
 
@@ -66,10 +66,9 @@ class PlainLoop:
     """Five networks stepped one at a time, as the reference implementations do it."""
 
     def __init__(self, engine: Engine, seed: int, meta: Meta | None = None) -> None:
-        learner = engine.resolved.learner
+        learner = engine.program.resolved.learner
         self.seed, self.batch, self.meta, self.position = seed, learner.batch_size, meta, engine.seeds.index(seed)
-        table = engine._batches
-        self.columns = dict(zip(table._shapes, torch.split(table._packed, table._widths, 1), strict=True))
+        self.columns = columns_of(engine)
         dtype = self.columns["reward"].dtype
         states, actions = self.columns["observation"].shape[1], self.columns["action"].shape[1]
         robust, width = learner.critic == "robust", learner.hidden
@@ -245,7 +244,7 @@ def test_three_seeds_equal_three_plain_loops_in_float64():
 
 def test_the_real_sizes_equal_a_plain_loop():
     engine, (loop,) = beside("robust+ASPC", torch.float64, 20)
-    assert (engine.resolved.learner.hidden, engine.resolved.learner.batch_size) == (256, 256)
+    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 256)
     check(engine, loop, 1e-9, moved=0.01)
 
 

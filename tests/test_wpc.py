@@ -16,7 +16,7 @@ from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import mlp
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, columns_of, different, largest_difference, learned, random_data, trained
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
 SMALL = {"hidden": 8, "batch_size": 16}
@@ -49,9 +49,8 @@ def plain_ticks(engine: Engine, ticks: int) -> tuple[dict[str, nn.Sequential], l
 
     Also the share of rows that each policy step imitates.
     """
-    net, shares, learner = networks(engine), [], engine.resolved.learner
-    table = engine._batches
-    columns = dict(zip(table._shapes, torch.split(table._packed, table._widths, 1), strict=True))
+    net, shares, learner = networks(engine), [], engine.program.resolved.learner
+    columns = columns_of(engine)
     critics, targets = ([net[f"critic {i}{suffix}"] for i in range(2)] for suffix in ("", " target"))
     optimizers = {name: torch.optim.Adam(net[name].parameters(), lr=3e-4) for name in net if "target" not in name}
 
@@ -146,7 +145,7 @@ def test_the_value_regresses_on_the_critics_own_target():
     """Draws included: it sees what the critics see, and another adapter's bootstrap with it."""
     for adapters in ((), (ANQ(hidden=8),)):
         engine = trained(LEARNERS["TD3BC"], *adapters, WPC(hidden=8), dtype=torch.float64)
-        wpc = engine.resolved.adapters[-1]
+        wpc = engine.program.resolved.adapters[-1]
         shown = engine.ask(
             "wpc",
             lambda v, wpc=wpc: {
@@ -197,7 +196,7 @@ def test_it_judges_the_action_that_is_imitated():
             return -default()
 
     engine = trained(TD3BC(hidden=8, batch_size=64), Opposite(), WPC())
-    wpc = engine.resolved.adapters[1]
+    wpc = engine.program.resolved.adapters[1]
     shown = engine.ask(
         "wpc",
         lambda v: {

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints.agent import load_agent, wrap
+from adaptive_constraints.composition.program import program_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
@@ -172,7 +173,8 @@ class _Case:
         spec = Spec(self.data.observation_dim, self.data.action_dim)
         initial = initial_state(resolved, spec, seeds, prepared)
         table = preprocessor.table(self.data, self.learner.columns())
-        return Engine(resolved, initial, table, horizon=100, dtype=dtype, traced=traced)
+        program = program_of(resolved, spec, 100)
+        return Engine(program, initial, table, horizon=100, execution=Execution(traced=traced), dtype=dtype)
 
     def ran(
         self,
@@ -357,7 +359,7 @@ def _draws_under_its_own_name(case: _Case) -> None:
     (adapter,) = case.adapters
     bare, whole = _Case(case.learner, (), case.data), case
     more = whole.ran().draws - bare.ran(whole.ticks).draws
-    strangers = {site for _, site, _ in more if not site.startswith(adapter.name)}
+    strangers = {draw.site for draw in more if not draw.site.startswith(adapter.name)}
     assert not strangers, f"{adapter.name}: its noise at {sorted(strangers)} does not begin with its name"
 
 
@@ -404,9 +406,9 @@ def _runs_online(case: _Case) -> None:
 
 
 def _is_finite_and_moves(case: _Case, engine: Engine) -> None:
-    stepped = {update.group for stage in engine.resolved.stages for update in stage.updates}
-    if engine.resolved.meta is not None:
-        stepped.add(engine.resolved.meta[1].group)
+    stepped = {update.group for stage in engine.program.stages for update in stage.updates}
+    if engine.program.outer is not None:
+        stepped.add(engine.program.outer.step.group)
     before = _learned(engine)
     for _ in range(case.ticks):
         engine.run(1)
@@ -417,7 +419,7 @@ def _is_finite_and_moves(case: _Case, engine: Engine) -> None:
     assert not broken, f"{case.name}: not finite after {case.ticks} ticks: {broken}"
     moved = {name.split("/")[1] for name in _different(before, after) if name.startswith("params/")}
     assert moved <= stepped, f"{case.name}: {sorted(moved - stepped)} moved, though no stage steps them"
-    rates = {update.group: update.learning_rate for stage in engine.resolved.stages for update in stage.updates}
+    rates = {update.group: update.learning_rate for stage in engine.program.stages for update in stage.updates}
     idle = {group for group in stepped - moved if rates.get(group) != 0.0}
     assert not idle, f"{case.name}: {sorted(idle)} never moved, though a stage steps them"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints.core.types import Facts, Params, Spec, Stage
-from adaptive_constraints.core.view import View
+from adaptive_constraints.core.view import StateView
 from adaptive_constraints.data import Dataset, Preprocessor
 
 
@@ -54,7 +54,7 @@ class ModelFit(ABC):
         """Take over a state of the same model, seeds and table after this many minibatches."""
 
     @abstractmethod
-    def ask(self, name: str, answer: Callable[[View], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def ask(self, name: str, answer: Callable[[StateView], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """What ``answer`` of one seed's view says, for all seeds: tensors [S, ...], without gradient."""
 
 

@@ -11,7 +11,7 @@ it is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ from adaptive_constraints.engine.metrics import Metrics
 from adaptive_constraints.engine.noise import NoiseTables
 from adaptive_constraints.engine.optimizers import Optimizers
 from adaptive_constraints.engine.oracles import derivative_by
-from adaptive_constraints.engine.recording import RARE, Graph, Recorder, graphs_for
+from adaptive_constraints.engine.recording import RARE, Graph, Recorded, Recorder, graphs_for
 from adaptive_constraints.engine.saved import check_like
 from adaptive_constraints.engine.state import InitialState
 from adaptive_constraints.errors import StackError
@@ -145,7 +145,8 @@ class Engine:
             more = {name: column for name, column in initial.columns.items() if name not in table}
             columns, size = {**table, **more}, program.batch_size
             self._batches = batches_of(columns, initial.seed_columns, self._noise, size, device, dtype, growth)
-        self._batch: dict[str, Tensor] = {}
+        self.batch: dict[str, Tensor] = {}
+        """Columns [S, B, ...] of the last minibatch."""
         self._stages = [
             _Running(stage, number, self._losses, execution) for number, stage in enumerate(program.stages, start=1)
         ]
@@ -161,9 +162,20 @@ class Engine:
         return frozenset(draw for draws in found for draw in draws)
 
     @property
-    def recorded(self) -> int:
-        """How many kinds of ticks were recorded so far."""
-        return 0 if self._recorder is None else len(self._recorder.recorded)
+    def traced(self) -> dict[str, bool]:
+        """Which of the functions that have run were traced, by name."""
+        named: dict[str, Repeated[Any, Any]] = {
+            f"{each.number}.{each.stage.name}": each.gradients for each in self._stages
+        }
+        named |= {f"{each.number}.{each.stage.name}+meta": each.outer_gradients for each in self._stages}
+        if self._outer is not None:
+            named |= {"outer loss": self._outer.loss, "through the trade-off": self._outer.through}
+        return {name: each.traced for name, each in named.items() if each.met}
+
+    @property
+    def recorded(self) -> Mapping[Hashable, Recorded]:
+        """The ticks that were recorded so far, by what was due."""
+        return {} if self._recorder is None else self._recorder.recorded
 
     @property
     def batches(self) -> Batches:
@@ -184,7 +196,7 @@ class Engine:
                     self._run_tick(due)
                 else:
                     run = lambda due=due: self._run_tick(due)  # noqa: E731
-                    self._batch = self._recorder.replay(due, self.tick, self.batches, run)
+                    self.batch = self._recorder.replay(due, self.tick, self.batches, run)
                 for number in due.stages:
                     self.metrics.count(self._metric_group(self._stages[number - 1], due))
 
@@ -227,11 +239,11 @@ class Engine:
             self._run_stage(self._stages[number - 1], due)
         for name in due.advancing:
             self._assign(name, self.ask(name, self.program.advancing[name].advance))
-        return self._batch
+        return self.batch
 
     def _gather(self) -> None:
         if self._batches:  # and there is a row
-            self._batch = self._batches.at(self.tick)
+            self.batch = self._batches.at(self.tick)
 
     def _run_stage(self, running: _Running, due: Due) -> None:
         stage, constrained = running.stage, self.program.constrained
@@ -332,7 +344,7 @@ class Engine:
             "targets": self.targets,
             "buffers": self.buffers,
             "frozen": self.frozen,
-            "batch": self._batch,
+            "batch": self.batch,
             "noise": {draw: self._noise.at(self.tick, *draw) for draw in draws},
             "clock": self._clock,
         }
@@ -361,9 +373,10 @@ class Engine:
             tensor.copy_(state[name])
         if self._recorder is not None:
             self._recorder.forget()  # the sums of metrics are new tensors
-        self._set_tick(tick)
+        self.set_tick(tick)
 
-    def _set_tick(self, tick: int) -> None:
+    def set_tick(self, tick: int) -> None:
+        """Stand at this tick, with its minibatch, without running any."""
         self.tick = tick
         self._clock["tick"].fill_(tick)
         self._clock["phase_tick"].fill_(tick - self.phase_start)

@@ -40,17 +40,23 @@ class Repeated(Generic[Arguments, Result]):
 
     def __init__(self, function: Callable[[Arguments], Result], *, traced: bool, compiled: bool = False) -> None:
         """``traced=False``: always as it is written. ``compiled``: compile the trace, from the first run on."""
-        self._function, self._traced, self._compiled = function, traced, compiled
+        self._function, self._trace, self._compiled = function, traced, compiled
         self.draws: dict[Draw, None] = {}
         """The noise that it was found to draw."""
         self._graph: Callable[[Any], Any] | None = None
-        self._met = False
+        self.met = False
+        """It has run."""
+
+    @property
+    def traced(self) -> bool:
+        """Whether it runs as its trace from now on."""
+        return self._graph is not None
 
     def __call__(self, inputs: WithNoise[Arguments]) -> Result:
         """Its result at the arguments that ``inputs`` makes."""
         if self._graph is None:
-            if not (self._traced and self._met):
-                self._met = True
+            if not (self._trace and self.met):
+                self.met = True
                 found = with_draws(self.draws, self._function, inputs)
                 if not self._compiled:  # compiled operations round differently, so all runs are compiled ones
                     return found

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from adaptive_constraints.composition.resolved import Resolved
-from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.preparation import ModelFit, generator
-from adaptive_constraints.core.types import SEAMS, Facts, Params, Phase, Spec, Stage, Terms
-from adaptive_constraints.core.view import View
-from adaptive_constraints.engine.engine import Engine
+from adaptive_constraints.core.program import Program
+from adaptive_constraints.core.types import Params, Spec, Stage
+from adaptive_constraints.core.view import StateView
+from adaptive_constraints.engine.batches import Batches
+from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import InitialState, stack_seeds
 
 WORTH_TRACING = 100
@@ -47,14 +46,13 @@ class EngineFit(ModelFit):
             columns={},
             seed_columns=dict(seed_columns),
         )
-        resolved = _only_stages(stages, batch_size)
         self._engine = Engine(
-            resolved,
+            Program(tuple(stages), batch_size, view=partial(StateView, spec)),
             initial,
             table,
             horizon=steps,
+            execution=Execution(traced=steps >= WORTH_TRACING),
             device=device,
-            traced=steps >= WORTH_TRACING,
             namespace=f"{name}/",
         )
 
@@ -78,6 +76,11 @@ class EngineFit(ModelFit):
         """Minibatches planned."""
         return self._engine.horizon
 
+    @property
+    def batches(self) -> Batches:
+        """Where its minibatches come from."""
+        return self._engine.batches
+
     def run(self, ticks: int) -> dict[str, list[float]]:
         """Run this many minibatches; the mean of each logged quantity over them, one number per seed."""
         self._engine.run(ticks)
@@ -94,53 +97,6 @@ class EngineFit(ModelFit):
         """
         self._engine.load(state, tick)
 
-    def ask(self, name: str, answer: Callable[[View], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def ask(self, name: str, answer: Callable[[StateView], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """What ``answer`` of one seed's view says, for all seeds: tensors [S, ...], without gradient."""
         return self._engine.ask(name, answer)
-
-
-@dataclass(frozen=True)
-class _NoPolicy(Learner):
-    """Stands where the engine expects a learner: it has a batch size, and nobody asks it for anything else."""
-
-    def facts(self) -> Facts:
-        return Facts(constrained="", seams=frozenset(), tradeoff=None)
-
-    def _none(self, *_: Any) -> NoReturn:
-        raise TypeError("a model that is only fitted has no policy and no critics")
-
-    def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
-        self._none()
-
-    def stages(self, phase: Phase) -> tuple[Stage, ...]:
-        self._none()
-
-    def bootstrap(self, v: View, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None) -> Tensor:
-        self._none()
-
-    def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
-        self._none()
-
-    def sample(self, v: View, p: Params, observation: Tensor, site: str) -> Tensor:
-        self._none()
-
-    def terms(self, p: Params, v: View) -> Terms:
-        self._none()
-
-    def act(self, v: View, observation: Tensor) -> Tensor:
-        self._none()
-
-
-def _only_stages(stages: Sequence[Stage], batch_size: int) -> Resolved:
-    learner = _NoPolicy(batch_size=batch_size)
-    return Resolved(
-        learner=learner,
-        adapters=(),
-        phase="offline",
-        facts=learner.facts(),
-        answering=dict.fromkeys(SEAMS, ()),
-        stages=tuple(stages),
-        meta=None,
-        shared_value=None,
-        warnings=(),
-    )

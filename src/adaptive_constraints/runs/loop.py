@@ -130,7 +130,7 @@ def fit(trained: Trained, plan: Plan, kept: bool) -> None:
         progress = Progress(trained.stack.name, trained.engine.horizon, trained.engine.tick, plan.progress)
         try:
             with progress, tuned(trained.device, trained.products), trained.environments() as notes:
-                said = [*trained.engine.resolved.warnings, *(evaluator.notes if evaluator else []), *notes]
+                said = [*trained.warnings, *(evaluator.notes if evaluator else []), *notes]
                 for text in dict.fromkeys(said):
                     progress.say(f"note: {text}")
                 _Loop(trained, plan, evaluator, log, progress).run()

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adaptive_constraints.composition.program import program_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.types import Prepared, Spec
 from adaptive_constraints.data import Dataset, Preprocessor, ReferenceScore
@@ -106,6 +107,11 @@ class Trained:
         return self.progress > (self.engine.phase_start, 0)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What there is to say against this stack in the phase it is in."""
+        return self.stack.resolve("offline" if self.online is None else "online").warnings
+
+    @property
     def spec(self) -> Spec:
         """Dimensions of the data."""
         return self.engine.spec
@@ -163,7 +169,8 @@ class Trained:
         prepared = prepare(resolved, dataset, preprocessor, seeds, device, progress, kept or {})
         initial = initial_state(resolved, spec, seeds, prepared)
         table = preprocessor.packed_table(dataset, stack.learner.columns(), initial.columns)
-        engine = Engine(resolved, initial, table, horizon=steps, device=device, **execution._asdict())
+        program = program_of(resolved, spec, steps)
+        engine = Engine(program, initial, table, horizon=steps, execution=execution, device=device)
         return Trained(
             stack,
             engine,
@@ -400,8 +407,8 @@ def _read(header: Any, tensors: Mapping[str, Tensor], device: torch.device) -> T
         raise ValueError("its history has another beginning of the online phase")
     execution = Execution(precision=header["precision"], compiled=header["compiled"])
     if online is None:
-        options = execution._asdict()
-        engine = Engine(stack.resolve(), state, None, horizon=header["steps"], device=device, **options)
+        program = program_of(stack.resolve(), spec, header["steps"])
+        engine = Engine(program, state, None, horizon=header["steps"], execution=execution, device=device)
     else:
         settings = OnlineSettings(**online["settings"])
         engine = _online_engine(stack, settings, state, columns, online["start"], device, execution)
@@ -433,12 +440,12 @@ def _online_engine(
         table, own = empty_table(initial.spec, stack.learner, columns, len(initial.seeds))
         initial = replace(initial, seed_columns=own)
     return Engine(
-        stack.resolve("online"),
+        program_of(stack.resolve("online"), initial.spec, start + settings.ticks),
         initial,
         table,
         horizon=start + settings.ticks,
+        execution=execution,
         device=device,
-        **execution._asdict(),
         phase_start=start,
         growth=growth(settings, stack.learner, columns),
     )
