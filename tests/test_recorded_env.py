@@ -24,7 +24,7 @@ from adaptive_constraints.environments.specs import RecordedEnv, alterations, pl
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, SuiteError
 from adaptive_constraints.experiments.runner import bench
 from adaptive_constraints.experiments.suite import load_suite
-from adaptive_constraints.training.records import write_record
+from adaptive_constraints.support.records import write_record
 
 from .benching import InlineWorkers
 from .foreign import LIMIT, QUIET, Line, line_agent, line_data
