@@ -22,6 +22,7 @@ from adaptive_constraints.data.sources.files import (
 from adaptive_constraints.data.sources.hdf5 import load_hdf5
 from adaptive_constraints.data.sources.minari_sets import load_minari, local_minari_names
 from adaptive_constraints.data.sources.npz import load_npz, read_npz
+from adaptive_constraints.data.sources.scripted import load_scripted
 from adaptive_constraints.environments.maze_tasks import find_maze, scripted_names
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.arguments import checked
@@ -136,17 +137,11 @@ def _bundled_names() -> list[str]:
     return sorted(entry.name.removesuffix(".npz") for entry in folder.iterdir() if entry.name.endswith(".npz"))
 
 
-def _load_scripted(name: str) -> Dataset:
-    from adaptive_constraints.data.sources.scripted import load_scripted  # which collects, and so imports this module
-
-    return load_scripted(name)
-
-
 def _local_ogbench_names() -> list[str]:
     return ogbench_sets.local_names() if importlib.util.find_spec("ogbench") else []
 
 
-_LOCAL_SCHEMES: dict[str, Callable[[str], Dataset]] = {"bundled": _load_bundled, "scripted": _load_scripted}
+_LOCAL_SCHEMES: dict[str, Callable[[str], Dataset]] = {"bundled": _load_bundled, "scripted": load_scripted}
 _FILE_SCHEMES: dict[str, Callable[[str, Sequence[str]], Dataset]] = {"d4rl": load_hdf5, "npz": load_npz}
 _FETCHING_SCHEMES: dict[str, Callable[[str, bool], Dataset]] = {"minari": load_minari, "ogbench": _load_ogbench}
 _SCHEME_OF_SUFFIX = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl"}

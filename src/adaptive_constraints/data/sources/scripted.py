@@ -11,7 +11,7 @@ from pathlib import Path
 
 from adaptive_constraints.data.collecting.collect import collect, default_size, versions
 from adaptive_constraints.data.dataset import Dataset
-from adaptive_constraints.data.sources.loaders import load_dataset
+from adaptive_constraints.data.sources.npz import load_npz
 from adaptive_constraints.environments.maze_tasks import find_maze
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.files import cache_folder, locked
@@ -45,7 +45,7 @@ def _kept(file: Path) -> tuple[Dataset | None, str]:
     """What the cache holds; None and the reason where it is nothing, or not what its manifest says."""
     manifest = file.with_suffix(".json")
     try:
-        data = load_dataset(f"npz:{file}")
+        data = load_npz(str(file))
         with damage(DatasetError, f"{manifest} is not the manifest of {file}", "it was changed"):
             if json.loads(manifest.read_bytes())["fingerprint"] != data.fingerprint:
                 raise ValueError("another fingerprint")
