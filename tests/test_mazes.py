@@ -14,7 +14,6 @@ from adaptive_constraints import load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.cli import main
 from adaptive_constraints.data import doctor, list_datasets, load_dataset, reference_of
-from adaptive_constraints.data.collecting import mazes as mazes_module
 from adaptive_constraints.data.collecting.collect import collect, collect_maze, collect_random, default_size
 from adaptive_constraints.data.collecting.mazes import WaypointController, _next_cells
 from adaptive_constraints.environments.maze_tasks import MAZES, MazeTask, maze_id
@@ -162,7 +161,7 @@ def test_scripted_reference_collects_once_and_keeps_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path))
-    monkeypatch.setitem(mazes_module.MAZES, "umaze", MazeTask("U_MAZE", (1, 1), 300, 600))
+    monkeypatch.setitem(MAZES, "umaze", MazeTask("U_MAZE", (1, 1), 300, 600))
     first = load_dataset("scripted:pointmaze/umaze")
     assert "collecting scripted:pointmaze/umaze, 600 steps, once" in capsys.readouterr().err
     assert first.name == "scripted:pointmaze/umaze"
