@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.distributions import Normal, TanhTransform, TransformedDistribution
+from torch import Tensor
+from torch.distributions import Normal
 from torch.nn.functional import mse_loss
 
 from adaptive_constraints import ASPC, SSAR, Adapter, Dataset, FixedScale, Gaussian, Point, Spec, wrap
@@ -22,7 +22,6 @@ from adaptive_constraints.baselines import CQL, FQL, TD3BC
 from adaptive_constraints.composition.program import program_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import Preprocessor
-from adaptive_constraints.engine import noise
 from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import initial_state
 from adaptive_constraints.errors import DatasetError, StackError
@@ -31,6 +30,8 @@ from adaptive_constraints.pretraining.preparation import prepare
 from adaptive_constraints.testing import check_adapter, made_data
 
 from .helpers import build, different, largest_difference, learned, random_data, trained
+from .reference.common import NAMES, Scalar, adam, average, beside, minibatch, step_together, take
+from .reference.ssar import THRESHOLD, Coefficient, OnCQL, OnTD3BC, squashed_margin
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
 CPU = torch.device("cpu")
@@ -57,243 +58,12 @@ def one_thread():
 # -- plain loops ------------------------------------------------------------------------------------------------------
 
 
-def perceptron(*sizes: int) -> nn.Sequential:
-    layers = [each for i, o in itertools.pairwise(sizes) for each in (nn.Linear(i, o), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
-
-
-def tensors(params: dict[str, Tensor], critic: int | None = None) -> list[Tensor]:
-    """One seed's layers in the order and orientation of a module's parameters."""
-    one = {name: t[0] if critic is None else t[0, critic] for name, t in params.items() if name[-1].isdigit()}
-    return [
-        one[f"{kind}{i}"].mT if kind == "weight" else one[f"bias{i}"] for i in range(len(one) // 2) for kind in KIND
-    ]
-
-
-KIND = ("weight", "bias")
-
-
-class PlainLoop:
-    """What both back-bones have in common: the coefficient network, the schedule of n, the trusted subset."""
-
-    beta_0: float
-    rate: float
-
-    def __init__(self, engine: Engine, data: Dataset, dtype: torch.dtype, loosen_bound: bool, every: int) -> None:
-        self.loosen_bound, self.every, self.n = loosen_bound, every, 1.0
-        self.size = engine.program.resolved.learner.batch_size
-        self.columns = {name: column.to(dtype) for name, column in Preprocessor.fit(data).table(data).items()}
-        returns = [data.rewards[data.episode_ids == episode].sum() for episode in data.episode_ids]
-        self.columns["trusted"] = torch.tensor(np.array(returns) > THRESHOLD).to(dtype)
-        states = data.observation_dim
-        self.beta = perceptron(states, 24, 24, 24, 1).to(dtype)
-        self.take(self.beta, tensors(engine.params["ssar.beta"]))
-        with torch.no_grad():
-            self.beta[-1].bias += math.log(2)  # where the paper's code starts its sigmoid
-        self.beta_optimizer = torch.optim.Adam(self.beta.parameters(), lr=self.rate * 1e6 / engine.horizon)
-
-    @staticmethod
-    def take(network: nn.Module, given: list[Tensor]) -> None:
-        with torch.no_grad():
-            for ours, theirs in zip(network.parameters(), given, strict=True):
-                ours.copy_(theirs)
-
-    def batch(self, tick: int) -> list[Tensor]:
-        key = {"seeds": torch.tensor([0]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="batch", count=self.size, rows=len(self.columns["reward"]), **key)[0, 0]
-        names = ("observation", "action", "reward", "next_observation", "terminal", "trusted")
-        return [self.columns[name][index] for name in names]
-
-    def draw(self, kind: str, site: str, tick: int, *shape: int) -> Tensor:
-        key = {"seeds": torch.tensor([0]), "ticks": torch.tensor([tick]), "dtype": self.columns["reward"].dtype}
-        return getattr(noise, kind)(site=site, shape=shape, **key)[0, 0]
-
-    def coefficient(self, s: Tensor) -> Tensor:
-        """beta(s), in (0, 1.5 beta_0)."""
-        return 1.5 * self.beta_0 * torch.sigmoid(self.beta(s).squeeze(1))
-
-    def bound(self, s: Tensor, trusted: Tensor) -> Tensor:
-        """What stands before the regulariser."""
-        beta = self.coefficient(s).detach()
-        return beta * trusted if self.loosen_bound else beta
-
-    def step_beta(self, s: Tensor, w: Tensor, trusted: Tensor, tick: int) -> None:
-        self.beta_optimizer.zero_grad()
-        (w.detach() * self.coefficient(s) * trusted).mean().backward()
-        nn.utils.clip_grad_norm_(self.beta.parameters(), 0.5)
-        self.beta_optimizer.step()
-        if tick % self.every == 0:
-            assert w[trusted > 0].mean() < 0, "this data lies outside the interval throughout"
-            self.n = min(3.0, self.n + 0.2)
-
-    def deviation(self, engine: Engine) -> float:
-        """The largest over all networks, the coefficient's among them."""
-        pairs = [pair for ours, theirs in self.networks(engine) for pair in zip(ours, theirs, strict=True)]
-        *beta, bias = tensors(engine.params["ssar.beta"])
-        pairs += zip(self.beta.parameters(), [*beta, bias + math.log(2)], strict=True)
-        return max(float((ours.detach() - theirs).abs().max()) for ours, theirs in pairs)
-
-
-THRESHOLD = 0.5
-
-
-class OnTD3BC(PlainLoop):
-    """Section 1.6 of the spec: minimise -Q / |Q| + beta(s) m |pi - a|^2, the paper's own scale of the loss."""
-
-    beta_0, rate = 1 / 2.5, 3e-8
-
-    def __init__(self, engine: Engine, *rest) -> None:
-        super().__init__(engine, *rest)
-        width, dtype = engine.program.resolved.learner.hidden, self.columns["reward"].dtype
-        states, dims = self.columns["observation"].shape[1], self.columns["action"].shape[1]
-        self.actor, self.actor_target = (
-            nn.Sequential(perceptron(states, width, width, dims), nn.Tanh()).to(dtype) for _ in range(2)
-        )
-        self.critics, self.targets = (
-            [perceptron(states + dims, width, width, 1).to(dtype) for _ in range(2)] for _ in range(2)
-        )
-        for network, given in self.networks(engine):
-            self.take(SimpleNamespace(parameters=lambda network=network: network), given)
-        self.critic_optimizer = torch.optim.Adam([p for each in self.critics for p in each.parameters()], lr=3e-4)
-        # Its loss is that of TD3+BC over alpha, gradients and all: with Adam's epsilon over alpha, steps are the same.
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=3e-4, eps=1e-8 / 2.5)
-
-    def networks(self, engine: Engine):
-        params, targets = engine.params, engine.targets
-        yield list(self.actor.parameters()), tensors(params["actor"])
-        yield list(self.actor_target.parameters()), tensors(targets["actor"])
-        for j in range(2):
-            yield list(self.critics[j].parameters()), tensors(params["critic"], j)
-            yield list(self.targets[j].parameters()), tensors(targets["critic"], j)
-
-    def tick(self, tick: int) -> None:
-        s, a, r, s2, d, trusted = self.batch(tick)
-        with torch.no_grad():
-            smoothing = (0.2 * self.draw("normal", "target", tick, *a.shape)).clamp(-0.5, 0.5)
-            sa2 = torch.cat([s2, (self.actor_target(s2) + smoothing).clamp(-1, 1)], 1)
-            y = r + 0.99 * (1 - d) * torch.min(*(target(sa2).squeeze(1) for target in self.targets))
-        loss = sum(mse_loss(critic(torch.cat([s, a], 1)).squeeze(1), y) for critic in self.critics)
-        self.critic_optimizer.zero_grad()
-        loss.backward()
-        self.critic_optimizer.step()
-        if tick % 2:
-            return
-        p = self.actor(s)
-        q = self.critics[0](torch.cat([s, p], 1)).squeeze(1)
-        regulariser = (self.bound(s, trusted)[:, None] * (p - a) ** 2).mean()
-        self.actor_optimizer.zero_grad()
-        (-q.mean() / q.abs().mean().detach() + regulariser).backward()
-        self.actor_optimizer.step()
-        w = (self.n * 0.1) ** 2 - ((p - a) ** 2).clamp(max=1).mean(1)
-        self.step_beta(s, w, trusted, tick)
-        for target, network in zip([*self.targets, self.actor_target], [*self.critics, self.actor], strict=True):
-            for old, new in zip(target.parameters(), network.parameters(), strict=True):
-                old.data.copy_(0.995 * old.data + 0.005 * new.data)
-
-
-class OnCQL(PlainLoop):
-    """Section 1.7 of the spec, with all losses at the old networks: sum_i MSE_i + mean of beta(s) m gap_i."""
-
-    beta_0, rate = 10.0, 1e-8
-
-    def __init__(self, engine: Engine, *rest) -> None:
-        super().__init__(engine, *rest)
-        width, dtype = engine.program.resolved.learner.hidden, self.columns["reward"].dtype
-        states, dims = self.columns["observation"].shape[1], self.columns["action"].shape[1]
-        self.actor = perceptron(states, width, width, width, 2 * dims).to(dtype)
-        self.factor, self.offset = (torch.tensor(x, dtype=dtype, requires_grad=True) for x in (1.0, -1.0))
-        self.critics, self.targets = (
-            [perceptron(states + dims, width, width, width, 1).to(dtype) for _ in range(2)] for _ in range(2)
-        )
-        for network, given in self.networks(engine):
-            self.take(SimpleNamespace(parameters=lambda network=network: network), given)
-        self.temperature = torch.zeros((), dtype=dtype, requires_grad=True)
-        self.temperature_optimizer = torch.optim.Adam([self.temperature], lr=3e-5)
-        self.actor_optimizer = torch.optim.Adam([*self.actor.parameters(), self.factor, self.offset], lr=3e-5)
-        self.critic_optimizer = torch.optim.Adam([p for each in self.critics for p in each.parameters()], lr=3e-4)
-
-    def networks(self, engine: Engine):
-        yield list(self.actor.parameters()), tensors(engine.params["actor"])
-        for j in range(2):
-            yield list(self.critics[j].parameters()), tensors(engine.params["critic"], j)
-            yield list(self.targets[j].parameters()), tensors(engine.targets["critic"], j)
-
-    def policy(self, s: Tensor) -> tuple[Normal, TransformedDistribution]:
-        mean, raw = self.actor(s).chunk(2, -1)
-        normal = Normal(mean, (self.factor * raw + self.offset).clamp(-20, 2).exp())
-        return normal, TransformedDistribution(normal, TanhTransform(cache_size=1))
-
-    def act(self, s: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
-        normal, policy = self.policy(s)
-        action = policy.transforms[0](normal.mean + normal.stddev * draw)
-        return action, policy.log_prob(action).sum(-1)
-
-    @staticmethod
-    def q(critic: nn.Module, s: Tensor, a: Tensor) -> Tensor:
-        return critic(torch.cat([s.expand(*a.shape[:-1], -1), a], -1)).squeeze(-1)
-
-    def tick(self, tick: int) -> None:
-        s, a, r, s2, d, trusted = self.batch(tick)
-        action, log_pi = self.act(s, self.draw("normal", "policy", tick, *a.shape))
-        temperature_loss = -(self.temperature * (log_pi.detach() - a.shape[1])).mean()
-        value = torch.min(*(self.q(critic, s, action) for critic in self.critics))
-        actor_loss = (self.temperature.exp().detach() * log_pi - value).mean()
-        with torch.no_grad():
-            a2, _ = self.act(s2, self.draw("normal", "target", tick, *a.shape))
-            y = r + 0.99 * (1 - d) * torch.min(*(self.q(target, s2, a2) for target in self.targets))
-            many = (10, *a.shape)
-            here, log_here = self.act(s, self.draw("normal", "gap/policy", tick, *many))
-            after, log_after = self.act(s2, self.draw("normal", "gap/next", tick, *many))
-            anywhere = 2 * self.draw("uniform", "gap/uniform", tick, *many) - 1
-            log_anywhere = torch.full_like(log_here, a.shape[1] * math.log(0.5))
-            w = squashed_margin(self.policy(s)[0], a, self.n)
-        critic_loss = torch.zeros(())
-        for critic in self.critics:
-            pairs = ((anywhere, log_anywhere), (here, log_here), (after, log_after))
-            lse = torch.cat([self.q(critic, s, x) - log_x for x, log_x in pairs]).logsumexp(0)
-            gap = lse - self.q(critic, s, a)
-            critic_loss = critic_loss + mse_loss(self.q(critic, s, a), y) + (self.bound(s, trusted) * gap).mean()
-        for optimizer in (self.temperature_optimizer, self.actor_optimizer, self.critic_optimizer):
-            optimizer.zero_grad()
-        temperature_loss.backward()
-        actor_parameters = [*self.actor.parameters(), self.factor, self.offset]
-        found = torch.autograd.grad(actor_loss, actor_parameters)
-        critic_loss.backward()
-        for parameter, gradient in zip(actor_parameters, found, strict=True):
-            parameter.grad = gradient
-        for optimizer in (self.temperature_optimizer, self.actor_optimizer, self.critic_optimizer):
-            optimizer.step()
-        self.step_beta(s, w, trusted, tick)
-        for target, network in zip(self.targets, self.critics, strict=True):
-            for old, new in zip(target.parameters(), network.parameters(), strict=True):
-                old.data.copy_(0.995 * old.data + 0.005 * new.data)
-
-
-def squashed_margin(normal: Normal, a: Tensor, n: float) -> Tensor:
-    """w of section 1.7, by torch's own distributions."""
-    policy, center = TransformedDistribution(normal, TanhTransform()), torch.tanh(normal.mean)
-
-    def log_density_at_edges(n: float) -> Tensor:
-        found = []
-        for sign in (-1, 1):
-            edge = torch.tanh(normal.mean + sign * n * normal.stddev).clamp(-0.99999, 0.99999)
-            edge = torch.max(torch.min(edge, center + 0.1 * n), center - 0.1 * n)
-            found.append(policy.log_prob(edge))
-        return torch.min(*found)
-
-    return (torch.max(policy.log_prob(a), log_density_at_edges(10)) - log_density_at_edges(n)).mean(-1)
-
-
-def beside(loop: type[PlainLoop], learner, dtype, loosen_bound: bool, ticks: int) -> tuple[Engine, PlainLoop]:
+def beside_ssar(loop: type[Coefficient], learner, dtype, loosen_bound: bool, ticks: int) -> tuple[Engine, Coefficient]:
     """An engine and a plain loop after the same ticks; n grows in between."""
-    data = random_data(1000, observation=11, action=3)
     ssar = SSAR(select="return", return_threshold=THRESHOLD, loosen_bound=loosen_bound, hidden=24, growth_every=20)
-    engine = build(learner, ssar, horizon=ticks, data=data, dtype=dtype)
-    plain = loop(engine, data, dtype, loosen_bound, 20)
-    start = learned(engine)
-    engine.run(ticks)
-    for tick in range(1, ticks + 1):
-        plain.tick(tick)
+    start = learned(build(learner, ssar, seeds=(0,), horizon=ticks, data=random_data(1000, 11, 3), dtype=dtype))
+    make = lambda engine, data: loop(engine, data, loosen_bound, 20)  # noqa: E731
+    engine, plain = beside(make, learner, ssar, ticks=ticks, seeds=(0,), dtype=dtype)
     assert float(engine.buffers["ssar"]["n"]) == pytest.approx(plain.n) == pytest.approx(1 + 0.2 * min(10, ticks // 20))
     moved = {name: float((learned(engine)[name] - start[name]).abs().max()) for name in start}
     assert moved["params/ssar.beta/bias3"] > 1e-3, "the coefficient must have moved for this to say anything"
@@ -302,14 +72,14 @@ def beside(loop: type[PlainLoop], learner, dtype, loosen_bound: bool, ticks: int
 
 @pytest.mark.parametrize(("loosen_bound", "ticks"), [(True, 100), (False, 40)])
 def test_equals_a_plain_loop_on_td3bc(loosen_bound, ticks):
-    engine, plain = beside(OnTD3BC, TD3BC(hidden=64, batch_size=64), torch.float32, loosen_bound, ticks)
-    assert plain.deviation(engine) < 1e-5
+    engine, plain = beside_ssar(OnTD3BC, TD3BC(hidden=64, batch_size=64), torch.float32, loosen_bound, ticks)
+    assert plain.largest_deviation(engine) < 1e-5
 
 
 @pytest.mark.parametrize(("loosen_bound", "ticks"), [(True, 50), (False, 25)])
 def test_equals_a_plain_loop_on_cql(loosen_bound, ticks):
-    engine, plain = beside(OnCQL, CQL(hidden=16, batch_size=16), torch.float64, loosen_bound, ticks)
-    assert plain.deviation(engine) < 1e-9
+    engine, plain = beside_ssar(OnCQL, CQL(hidden=16, batch_size=16), torch.float64, loosen_bound, ticks)
+    assert plain.largest_deviation(engine) < 1e-9
 
 
 # -- neutral ----------------------------------------------------------------------------------------------------------
@@ -838,35 +608,27 @@ def test_the_selecting_critics_are_those_of_implicit_q_learning():
     from adaptive_constraints.core.preparation import generator
 
     start = Advantage(0.6, steps, 0.99).init(Spec(3, 2), generator(seed, "ssar.advantage"))
-    value, critics = perceptron(3, 256, 256, 1), [perceptron(5, 256, 256, 1) for _ in range(2)]
-    target_critics = [perceptron(5, 256, 256, 1) for _ in range(2)]
-    PlainLoop.take(value, tensors({name: t[None] for name, t in start["value"].items()}))
-    for j, each in itertools.product(range(2), (critics, target_critics)):
-        PlainLoop.take(each[j], tensors({name: t[None] for name, t in start["critic"].items()}, j))
-    value_optimizer = torch.optim.Adam(value.parameters(), lr=3e-4)
-    critic_optimizer = torch.optim.Adam([p for each in critics for p in each.parameters()], lr=3e-4)
+    value, critics = Scalar(3, 256, 256, 1), [Scalar(5, 256, 256, 1) for _ in range(2)]
+    targets = [Scalar(5, 256, 256, 1) for _ in range(2)]
+    take(value, start["value"])
+    for j, each in itertools.product(range(2), (critics, targets)):
+        take(each[j], {name: tensor[j] for name, tensor in start["critic"].items()})
+    optimizers = [adam(value), adam(*critics)]
     table = Preprocessor.fit(data).table(data)
     for tick in range(1, steps + 1):
-        key = {"seeds": torch.tensor([seed]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="ssar.advantage/batch", count=256, rows=len(data), **key)[0, 0]
-        s, a, r, s2, d = (
-            table[name][index] for name in ("observation", "action", "reward", "next_observation", "terminal")
-        )
-        sa = torch.cat([s, a], 1)
+        index = minibatch(256, len(data), seed, tick, "ssar.advantage/batch")
+        s, a, r, s2, d = (table[name][index] for name in NAMES)
         with torch.no_grad():
-            y = r + 0.99 * (1 - d) * value(s2).squeeze(1)
-            q = torch.min(*(target(sa).squeeze(1) for target in target_critics))
-        u = q - value(s).squeeze(1)
-        value_optimizer.zero_grad(), critic_optimizer.zero_grad()
-        torch.where(u > 0, 0.6 * u**2, 0.4 * u**2).mean().backward()
-        (sum(mse_loss(critic(sa).squeeze(1), y) for critic in critics) / 2).backward()
-        value_optimizer.step(), critic_optimizer.step()
-        for target, critic in zip(target_critics, critics, strict=True):
-            for old, new in zip(target.parameters(), critic.parameters(), strict=True):
-                old.data.copy_(0.995 * old.data + 0.005 * new.data)
-    sa = torch.cat([table["observation"], table["action"]], 1)
+            y = r + 0.99 * (1 - d) * value(s2)
+            q = torch.min(*(target(s, a) for target in targets))
+        u = q - value(s)
+        value_loss = torch.where(u > 0, 0.6 * u**2, 0.4 * u**2).mean()
+        first, second = (mse_loss(critic(s, a), y) for critic in critics)
+        step_together(optimizers, [value_loss, (first + second) / 2])
+        average(targets, critics)
+    s, a = table["observation"], table["action"]
     with torch.no_grad():
-        advantage = torch.min(*(critic(sa).squeeze(1) for critic in critics)) - value(table["observation"]).squeeze(1)
+        advantage = torch.min(*(critic(s, a) for critic in critics)) - value(s)
     clear = advantage.abs() > 1e-4
     assert clear.float().mean() > 0.95
     assert torch.equal(found.seed_columns["trusted"][0][clear], (advantage >= 0).float()[clear])
