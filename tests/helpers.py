@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Learner, Spec
-from adaptive_constraints.composition.program import program_of
+from adaptive_constraints.composition.program import StackProgram, program_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.view import View
 from adaptive_constraints.data import Preprocessor
@@ -70,6 +71,12 @@ def columns_of(engine: Engine) -> dict[str, Tensor]:
     """The columns [N, C] that an engine draws minibatches from."""
     shared, _ = engine.batches.select(torch.arange(engine.batches.rows))
     return {name: column.reshape(len(column), -1) for name, column in shared.items()}
+
+
+def resolved_of(engine: Engine) -> Any:
+    """The resolved stack that an engine runs."""
+    assert isinstance(engine.program, StackProgram)
+    return engine.program.resolved
 
 
 def trained(learner: Learner, *adapters: Adapter, ticks: int = 4, **options) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from .sketches import TinyCQL, TinyFQL, TinyIQL
 from .test_agent import make_data
 from .test_meta_gradient import deviation, outer_step, put
 
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 PROPOSALS = ("policy", "prior")
 
 
@@ -61,7 +62,7 @@ def test_what_is_decoded():
     engine = build(TD3BC(**SMALL), A2PR(hidden=8), dtype=torch.float64)
     policy, prior = (A2PR(proposal=proposal, hidden=8) for proposal in PROPOSALS)
 
-    def answer(v: View) -> dict[str, Tensor]:
+    def answer(v) -> dict[str, Tensor]:
         draw = v.normal("a2pr/decode", (16, 4))
         action = v.resolved.learner.policy(v.p["actor"], v.s)
         return {"policy": policy.decoded(v), "prior": prior.decoded(v), "s": v.s, "a": action, "draw": draw}
@@ -191,7 +192,7 @@ LEARNERS = {"TD3BC": TD3BC(policy_every=1, **SMALL), "IQL": TinyIQL(), "FQL": Ti
 @pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_learner_that_imitates_runs_under_it(learner, proposal):
-    options = {"seeds": (0, 1), "ticks": 5}
+    options: dict[str, Any] = {"seeds": (0, 1), "ticks": 5}
     engine = trained(LEARNERS[learner], A2PR(proposal=proposal, hidden=8), **options)
     assert not engine.metrics.failures()
     assert all(tensor.isfinite().all() for tensor in learned(engine).values())
@@ -203,7 +204,7 @@ def test_every_learner_that_imitates_runs_under_it(learner, proposal):
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_aspcs_gradient_beside_it(learner):
-    settings = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
+    settings: dict[str, Any] = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
     engine, other = (
         build(LEARNERS[learner], A2PR(hidden=8), ASPC(interval=1, meta_step=name), **settings)
         for name in ("closed_form", "autograd")
@@ -218,7 +219,7 @@ def test_aspcs_gradient_beside_it(learner):
 
 
 def test_seeds_together_and_traced_are_seeds_alone_and_untraced():
-    options = {"dtype": torch.float64, "ticks": 20}
+    options: dict[str, Any] = {"dtype": torch.float64, "ticks": 20}
     stack = (TD3BC(**SMALL), A2PR(hidden=8))
     together = trained(*stack, seeds=(0, 4), traced=True, **options)
     for position, seed in enumerate((0, 4)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +19,12 @@ from adaptive_constraints.data.checks.doctor import split_at_joins
 from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, different, largest_difference, learned, random_data, resolved_of, trained
 from .reference.anq import PlainANQ
 from .reference.common import network, one
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 LEARNERS = {
     "TD3BC": TD3BC(policy_every=1, **SMALL),
     "IQL": IQL(**SMALL),
@@ -31,7 +32,7 @@ LEARNERS = {
     "FQL": TinyFQL(),
 }
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
-WIDE = {"hidden": 8, "output_variance": 0.2, "learning_rate": 3e-3}
+WIDE: dict[str, Any] = {"hidden": 8, "output_variance": 0.2, "learning_rate": 3e-3}
 """A mu that moves far from the start."""
 
 
@@ -43,9 +44,9 @@ def seen(engine: Engine, what: Callable[..., Tensor]) -> Tensor:
 # -- plain loops ------------------------------------------------------------------------------------------------------
 
 
-FAR = {"output_variance": 1.0, "learning_rate": 1e-3, "largest_factor": 1.02, "largest_weight": 1.05}
+FAR: dict[str, Any] = {"output_variance": 1.0, "learning_rate": 1e-3, "largest_factor": 1.02, "largest_weight": 1.05}
 """Settings under which displacements, averages and bounds all matter within some dozen ticks."""
-CASES = {
+CASES: dict[str, Any] = {
     "TD3BC": (
         TD3BC,
         ANQ(hidden=64, value_aggregate="mean", value_expectile=0.8, adaptivity=2.0, polyak=0.05, **FAR),
@@ -224,7 +225,7 @@ def test_better_actions_are_kept_nearer():
     ranks = torch.stack([each.argsort().argsort().double() for each in (advantage, size)])
     assert float(torch.corrcoef(ranks)[0, 1]) < -0.9
     order = advantage.argsort()
-    batch = {"observation": s, "action": a}
+    batch: dict[str, Any] = {"observation": s, "action": a}
     factor = engine.ask("anq", lambda v: {"w": anq.penalty_factor(at(v, batch))})["w"][0]
     assert (factor[order].diff() > 0).all()
     torch.testing.assert_close(factor, advantage.exp())
@@ -238,7 +239,7 @@ def at(v, batch: dict[str, Tensor]):
 
 def test_without_adaptivity_all_neighbourhoods_are_of_one_size():
     engine = trained(TD3BC(**SMALL), ANQ(adaptivity=0.0, **WIDE))
-    assert (seen(engine, engine.program.resolved.adapters[0].penalty_factor) == 1).all()
+    assert (seen(engine, resolved_of(engine).adapters[0].penalty_factor) == 1).all()
     assert float(engine.diagnose()["anq/penalty_factor_bounded"]) == 0
 
 
@@ -331,7 +332,7 @@ def test_the_target_follows_the_value_and_ends_where_episodes_end():
     engine = trained(TD3BC(**SMALL), ANQ(**WIDE))
     s2, r, d, y = (
         seen(engine, what)
-        for what in (lambda v: v.s2, lambda v: v.r, lambda v: v.d, engine.program.resolved.learner.target)
+        for what in (lambda v: v.s2, lambda v: v.r, lambda v: v.d, resolved_of(engine).learner.target)
     )
     assert 0 < d.sum() < len(d)
     assert torch.equal(y[d == 1], r[d == 1])
@@ -433,7 +434,7 @@ def test_presets():
 
 @each_learner
 def test_seeds_together_are_seeds_alone(learner):
-    settings = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
     together = trained(learner, ANQ(**WIDE), seeds=(0, 1), **settings)
     for position, seed in enumerate((0, 1)):
         alone = trained(learner, ANQ(**WIDE), seeds=(seed,), **settings)
@@ -450,7 +451,7 @@ def test_traced_is_eager():
 @each_learner
 def test_beside_a_learned_trade_off(learner):
     """Finite, and the meta-gradient through the weighted imitation agrees with autograd's."""
-    settings = {"seeds": (0, 1), "dtype": torch.float64, "horizon": 10}
+    settings: dict[str, Any] = {"seeds": (0, 1), "dtype": torch.float64, "horizon": 10}
     closed, oracle = (
         build(learner, ANQ(**WIDE), ASPC(interval=1, meta_step=each), **settings)
         for each in ("closed_form", "autograd")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -17,16 +18,16 @@ from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import TanhGaussian
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, different, largest_difference, learned, random_data, resolved_of, trained
 from .reference.common import beside
 from .reference.cql import PlainCQL
 
-SMALL = {"hidden": 16, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 16, "batch_size": 16}
 
 # -- the plain loop ---------------------------------------------------------------------------------------------------
 
 
-CASES = {
+CASES: dict[str, Any] = {
     "gym": {},
     "Lagrange, LayerNorm, another temperature": {"target_gap": 4.0, "critic": "robust", "gap_temperature": 2.0},
     "max-target backup, clipped, imitating, no entropy": {
@@ -77,7 +78,10 @@ class Answer(Adapter):
     def weight(self, v):
         return 1 + self.by * (v.r > 0) if self.rows else 1 + self.by
 
-    td_weight = constraint_scale = lambda self, v: 1 + self.by
+    def td_weight(self, v):
+        return 1 + self.by
+
+    constraint_scale = td_weight
     constraint_weight = sample_weight = weight
 
     def bootstrap(self, v, observation, site, batch, default):
@@ -119,10 +123,10 @@ def test_the_penalty_lifts_the_datas_actions_over_others():
 
     def advantage(engine: Engine) -> Tensor:
         critic = {name: tensor[0] for name, tensor in engine.params["critic"].items()}
-        q = engine.program.resolved.learner.q
+        q = resolved_of(engine).learner.q
         return (q(critic, columns["s"], columns["a"]) - q(critic, columns["s"], other)).mean(1)
 
-    settings = {"hidden": 32, "batch_size": 64, "critic_learning_rate": 3e-3}
+    settings: dict[str, Any] = {"hidden": 32, "batch_size": 64, "critic_learning_rate": 3e-3}
     start, free, held = (
         advantage(trained(CQL(alpha=alpha, **settings), ticks=ticks, data=data))
         for alpha, ticks in ((0.0, 0), (0.0, 60), (10.0, 60))
@@ -245,13 +249,13 @@ def test_acting_takes_the_mean():
     engine = trained(CQL(**SMALL), ticks=2)
     states = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(0))
     actor = {name: tensor[0] for name, tensor in engine.params["actor"].items()}
-    mean = engine.program.resolved.learner.policy(actor, states[0]).mean
+    mean = resolved_of(engine).learner.policy(actor, states[0]).mean
     torch.testing.assert_close(engine.act(states, 1)[0], torch.tanh(mean))
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
 
-TABLE = {
+TABLE: dict[str, Any] = {
     # alpha, target gap, backup actions, smallest gap, actor's rate, layers, z-scored states, reward scale and shift
     "gym": (10.0, None, 1, None, 3e-5, 3, True, 1.0, 0.0),
     "hopper-medium": (10.0, None, 1, None, 3e-5, 3, True, "return_range", 0.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,18 +16,17 @@ from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.engine import noise
 from adaptive_constraints.errors import DatasetError, StackError
 from adaptive_constraints.networks import VariancePreserving, denoise, init_noise_network, noise_error
-from adaptive_constraints.testing import check_learner
+from adaptive_constraints.testing import Probe, check_learner
 
-from .helpers import build, different, learned, random_data, trained
+from .helpers import build, different, learned, random_data, resolved_of, trained
 from .reference.common import beside
 from .reference.diffusion_ql import PlainDiffusionQL
-from .test_seams import Probe
 
 SMALL = DiffusionQL(hidden=8, batch_size=16, diffusion_steps=2, candidates=5, backup_actions=3)
 
 # -- the plain loop ---------------------------------------------------------------------------------------------------
 
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "as it is": {"actor_average_start": 50},
     "every option": {
         "eta": 2.5,
@@ -54,7 +54,7 @@ def test_the_real_sizes_equal_a_plain_loop():
     engine, loop = beside(
         PlainDiffusionQL, DiffusionQL(actor_average_start=0, actor_average_every=2), ticks=3, dtype=torch.float64
     )
-    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 256)
+    assert (resolved_of(engine).learner.hidden, resolved_of(engine).learner.batch_size) == (256, 256)
     assert loop.largest_deviation(engine) < 1e-10
 
 
@@ -126,7 +126,7 @@ def test_it_keeps_the_laws_of_a_learner():
 
 def test_seeds_together_are_seeds_alone():
     learner = replace(SMALL, max_q_backup=True, critic="robust", gradient_clip=0.5, actor_average_start=3)
-    options = {"ticks": 20, "dtype": torch.float64}
+    options: dict[str, Any] = {"ticks": 20, "dtype": torch.float64}
     together = trained(learner, ASPC(interval=2), seeds=(5, 0), **options)
     for position, seed in enumerate(together.seeds):
         alone = learned(trained(learner, ASPC(interval=2), seeds=(seed,), **options), 0)
@@ -214,7 +214,7 @@ def test_candidates_come_from_the_policy_and_scores_from_the_target_critics():
     p, target = (
         {name: t[0] for name, t in tree.items()} for tree in (engine.params["actor"], engine.targets["critic"])
     )
-    key = {"seeds": torch.tensor([0]), "ticks": torch.tensor([0])}
+    key: dict[str, Any] = {"seeds": torch.tensor([0]), "ticks": torch.tensor([0])}
     for count, taken in acts.items():
         z = noise.normal(site="act/candidates", shape=(2, count, 6, 2), dtype=torch.float32, **key)[0, 0]
         candidates = denoise(p, VariancePreserving(2), observation[0], z[0], z[1:])

@@ -14,12 +14,11 @@ from adaptive_constraints.baselines import FQL
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.engine import noise
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.testing import check_learner
+from adaptive_constraints.testing import Probe, check_learner
 
-from .helpers import build, different, learned, random_data, trained
+from .helpers import build, different, learned, random_data, resolved_of, trained
 from .reference.common import beside
 from .reference.fql import PlainFQL
-from .test_seams import Probe
 
 SMALL = FQL(hidden=8, layers=2, batch_size=16, flow_steps=3, normalize_q=True, alpha=3.0)
 
@@ -40,7 +39,7 @@ def test_equals_a_plain_loop_in_float32(case):
 
 def test_the_real_sizes_equal_a_plain_loop():
     engine, loop = beside(PlainFQL, FQL(), ticks=2, dtype=torch.float64)
-    learner = engine.program.resolved.learner
+    learner = resolved_of(engine).learner
     assert (learner.hidden, learner.layers, learner.flow_steps, learner.batch_size) == (512, 4, 10, 256)
     assert loop.largest_deviation(engine) < 1e-10
 

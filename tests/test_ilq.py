@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ from adaptive_constraints.pretraining.preparation import BoundPreparation
 from adaptive_constraints.support import checkpoint
 from adaptive_constraints.testing import made_data
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, different, largest_difference, learned, random_data, resolved_of, trained
 from .reference.ilq import ILQOnSAC, ILQOnTD3BC, PlainTargets
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
@@ -49,7 +50,7 @@ LEARNERS = {
     "FQL": TinyFQL(),
 }
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
-TINY = {
+TINY: dict[str, Any] = {
     "model_hidden": 8,
     "model_members": 3,
     "model_elites": 2,
@@ -93,7 +94,7 @@ class Untrained(ILQ):
         return Prepared(models={name: torch.stack([each[name] for each in models]) for name in models[0]})
 
 
-SMALL = {"model_hidden": 16, "model_members": 4, "model_elites": 3, "behavior_hidden": 16, "samples": 4}
+SMALL: dict[str, Any] = {"model_hidden": 16, "model_members": 4, "model_elites": 3, "behavior_hidden": 16, "samples": 4}
 
 
 @dataclass(frozen=True)
@@ -410,7 +411,7 @@ def test_delta_is_in_units_of_the_raw_return():
 
 
 def test_rows_are_split_among_the_policy_and_those_who_read_q():
-    ilq, learner = Untrained(**SMALL), replace(LEARNERS["TD3BC"], policy_noise=0.0)
+    ilq, learner = Untrained(**SMALL), TD3BC(hidden=8, batch_size=16, policy_every=1, policy_noise=0.0)
     for rows, shares in ((None, [6, 5, 5]), (7, [3, 2, 2]), (100, [6, 5, 5])):
         mine = replace(ilq, rows=rows)
         engine = trained(learner, mine, Queries(), seeds=(0, 1))
@@ -432,7 +433,7 @@ def test_rows_are_split_among_the_policy_and_those_who_read_q():
 
 def test_models_are_trained_once_per_seed_and_go_on_bit_for_bit(cache, tmp_path):
     stack, data = (TD3BC(hidden=8, batch_size=16), ILQ(termination="learned", **TINY)), made_data()
-    options = {"steps": 8, "seeds": 2, "progress": False, "traced": False, "device": "cpu"}
+    options: dict[str, Any] = {"steps": 8, "seeds": 2, "progress": False, "traced": False, "device": "cpu"}
     whole, half = wrap(*stack), wrap(*stack)
     whole.fit(data, **options)
     files = {file.name: checkpoint.read(file)[1] for file in cache.iterdir()}
@@ -492,7 +493,7 @@ def test_the_behaviour_model_imitates():
         data=replace(data, actions=taken.astype(np.float32)),
     )
     engine.run(1)
-    (ilq,) = engine.program.resolved.adapters
+    (ilq,) = resolved_of(engine).adapters
     drawn, wanted = ask(engine, lambda v: (ilq.behavior(v, v.s), v.a))
     assert drawn.shape == (1, 10, 16, 2)
     assert (drawn * wanted[:, None] > 0).float().mean() > 0.65, "half of them by chance"
@@ -581,7 +582,7 @@ def test_a_learned_end_is_a_calibrated_probability():
     )
     ilq = ILQ(limit=False, **(TINY | {"termination_steps": 150}))
     models = {name: tensor[0] for name, tensor in ilq.prepare(preparation(data)).models.items()}
-    found = ilq._terminal(models, torch.tensor(data.next_observations))
+    found = ilq.terminal(models, torch.tensor(data.next_observations))
     assert found[after[:, 0] > 6].mean() == pytest.approx(0.8, abs=0.12)
     assert found[after[:, 0] < 3].mean() < 0.05
 

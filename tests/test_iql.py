@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +13,15 @@ from adaptive_constraints import ASPC, Gaussian, Point
 from adaptive_constraints.baselines import IQL
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.errors import StackError
+from adaptive_constraints.testing import Probe
 
-from .helpers import build, different, largest_difference, learned, seen, trained
+from .helpers import build, different, largest_difference, learned, resolved_of, seen, trained
 from .reference.common import beside
 from .reference.iql import PlainIQL
 from .test_meta_gradient import deviation, outer_step, put
-from .test_seams import Probe, groups
+from .test_seams import groups
 
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 
 # -- the plain loop ---------------------------------------------------------------------------------------------------
 
@@ -51,7 +53,7 @@ def test_equals_a_plain_loop_in_float32(case):
 
 def test_the_real_sizes_equal_a_plain_loop():
     engine, loop = beside(PlainIQL, IQL(), ticks=6, dtype=torch.float64)
-    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 256)
+    assert (resolved_of(engine).learner.hidden, resolved_of(engine).learner.batch_size) == (256, 256)
     assert loop.largest_deviation(engine) < 1e-10
 
 
@@ -74,7 +76,7 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 @pytest.mark.parametrize("variant", ["awr", "ddpg+bc, deterministic"])
 def test_seeds_together_and_traced_are_seeds_alone(variant):
-    settings = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
     together = trained(VARIANTS[variant], ASPC(interval=2), seeds=(5, 0), traced=True, **settings)
     for position, seed in enumerate(together.seeds):
         alone = trained(VARIANTS[variant], ASPC(interval=2), seeds=(seed,), **settings)
@@ -184,7 +186,7 @@ def test_a_gaussian_policy_samples_around_its_mean_within_bounds():
 
 # -- presets and refusals ---------------------------------------------------------------------------------------------
 
-PRESETS = {
+PRESETS: dict[str, Any] = {
     # beta, expectile, policy, dropout, reward scale, reward shift, Polyak rate
     "gym": (3.0, 0.7, "gaussian", 0.0, 1.0, 0.0, 0.005),
     "hopper-medium-expert": (6.0, 0.5, "gaussian", 0.0, 1.0, 0.0, 0.005),
@@ -214,7 +216,7 @@ def test_presets_are_the_published_settings():
         assert {iql.value_learning_rate, iql.critic_learning_rate, iql.actor_learning_rate} == {3e-4}
 
 
-REFUSED = {
+REFUSED: dict[str, Any] = {
     "beta": ({"beta": 0.0}, "beta must be > 0, not 0.0"),
     "alpha": ({"alpha": -1.0}, "alpha must be > 0, not -1.0"),
     "expectile": ({"expectile": 1.0}, "expectile must lie in (0, 1), not 1.0"),

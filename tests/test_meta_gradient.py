@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from adaptive_constraints import ASPC, Adapter, MetaLoss, MetaStep
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.engine.engine import Engine
 
-from .helpers import build
+from .helpers import build, resolved_of
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
 LEARNERS = {
@@ -62,7 +63,7 @@ def deviation(found: list[Tensor], expected: list[Tensor]) -> float:
 @pytest.mark.parametrize("learner", LEARNERS | CLIPPED)
 def test_back_ends_agree(learner, seeds):
     """From the second step on (the first loses its digits by cancellation), with the optimizer's state carried."""
-    settings = {"seeds": seeds, "horizon": 10, "dtype": torch.float64}
+    settings: dict[str, Any] = {"seeds": seeds, "horizon": 10, "dtype": torch.float64}
     learner = (LEARNERS | CLIPPED)[learner]
     engine = build(learner, ASPC(interval=1), **settings)
     others = {name: build(learner, ASPC(interval=1, meta_step=name), **settings) for name in TOLERANCES}
@@ -132,7 +133,7 @@ def test_central_differences_agree(learner, seeds):
 def test_finite_in_float32_from_the_first_tick_with_dead_units(learner, backend):
     """Units that are never active leave second moments of exactly 0, where the root has no derivative."""
     engine = build(LEARNERS[learner], ASPC(interval=1, meta_step=backend), seeds=(0, 1))
-    group = engine.program.resolved.facts.constrained
+    group = resolved_of(engine).facts.constrained
     engine.params[group]["bias0"][..., :3] = -100.0
     for _ in range(3):
         assert outer_step(engine).isfinite().all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from adaptive_constraints import ASPC, Dataset
 from adaptive_constraints.baselines import ReBRAC
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.errors import StackError
+from adaptive_constraints.testing import Probe
 
-from .helpers import build, different, largest_difference, learned, random_data, seen, trained
+from .helpers import build, different, largest_difference, learned, random_data, resolved_of, seen, trained
 from .reference.common import beside
 from .reference.rebrac import PlainReBRAC
 from .test_meta_gradient import deviation, outer_step, put
-from .test_seams import Probe, groups
+from .test_seams import groups
 
 SMALL = ReBRAC(hidden=8, batch_size=16, policy_every=1)
 
@@ -38,7 +40,7 @@ def test_equals_a_plain_loop(settings):
 
 def test_the_real_sizes_equal_a_plain_loop():
     engine, loop = beside(PlainReBRAC, ReBRAC(), ticks=4, dtype=torch.float64)
-    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 1024)
+    assert (resolved_of(engine).learner.hidden, resolved_of(engine).learner.batch_size) == (256, 1024)
     assert loop.largest_deviation(engine) < 1e-10
 
 
@@ -93,7 +95,7 @@ def test_the_penalty_is_for_states_of_the_data_alone():
 
 
 def test_seeds_together_and_traced_are_seeds_alone():
-    settings = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
     together = trained(SMALL, ASPC(interval=2), seeds=(5, 0), traced=True, **settings)
     for position, seed in enumerate(together.seeds):
         alone = trained(SMALL, ASPC(interval=2), seeds=(seed,), **settings)
@@ -126,7 +128,7 @@ def test_the_trade_off_weighs_the_actors_penalty():
 
 # -- presets and refusals ---------------------------------------------------------------------------------------------
 
-PRESETS = {
+PRESETS: dict[str, Any] = {
     # batch, actor's and critics' learning rate, discount, reward scale
     "gym": (1024, 1e-3, 1e-3, 0.99, 1.0),
     "antmaze": (256, 3e-4, 5e-5, 0.999, 100.0),
@@ -144,7 +146,7 @@ def test_presets_are_the_published_settings():
         assert (rebrac.hidden, rebrac.policy_every, rebrac.polyak) == (256, 2, 0.005)
 
 
-REFUSED = {
+REFUSED: dict[str, Any] = {
     "beta1": ({"beta1": 0.0}, "beta1 must be > 0, not 0.0"),
     "beta2": ({"beta2": -0.1}, "beta2 must be >= 0, not -0.1"),
     "hidden": ({"hidden": 0}, "hidden must be at least 1, not 0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_action_vae
 from adaptive_constraints.pretraining.preparation import BoundPreparation
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, different, largest_difference, learned, random_data, resolved_of, trained
 from .reference.common import draw, minibatch, step
 from .reference.spot import PlainSPOT
 from .reference.vae import PlainVAE, plain_vae
@@ -29,9 +30,9 @@ from .sketches import TinyCQL, TinyFQL, TinyIQL
 from .test_agent import make_data
 from .test_meta_gradient import deviation, outer_step, put
 
-TINY = {"hidden": 16, "steps": 20, "batch_size": 32}
+TINY: dict[str, Any] = {"hidden": 16, "steps": 20, "batch_size": 32}
 """A model that is trained in no time."""
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +177,7 @@ def test_equals_a_plain_loop():
 @pytest.mark.parametrize("samples", [1, 4])
 @pytest.mark.parametrize("learner", [TD3BC(policy_every=1, **SMALL), TinyFQL()], ids=["TD3BC", "FQL"])
 def test_aspcs_gradient_passes_through_the_density(learner, samples):
-    settings = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
+    settings: dict[str, Any] = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
     spot = SPOT(samples=samples, **TINY)
     engine, other = (
         build(learner, spot, ASPC(interval=1, meta_step=name), **settings) for name in ("closed_form", "autograd")
@@ -226,7 +227,7 @@ def test_a_larger_trade_off_from_elsewhere_loosens_it():
 
 
 def test_seeds_together_and_traced_are_seeds_alone_and_untraced():
-    options = {"dtype": torch.float64, "ticks": 20}
+    options: dict[str, Any] = {"dtype": torch.float64, "ticks": 20}
     stack = (TD3BC(**SMALL), SPOT(samples=2, **TINY))
     together = trained(*stack, seeds=(0, 4), traced=True, **options)
     for position, seed in enumerate((0, 4)):
@@ -271,7 +272,7 @@ def test_rows_weights_do_not_reach_the_density():
     alone, weighted = (build(TD3BC(**SMALL), SPOT(**TINY), *others) for others in ((), (Halved(),)))
     alone.run(4), weighted.run(4)
     assert not different(learned(alone), learned(weighted))
-    assert "is not heard by the constraint" in " ".join(weighted.program.resolved.warnings)
+    assert "is not heard by the constraint" in " ".join(resolved_of(weighted).warnings)
 
 
 def test_explain_shows_it_at_its_seam():

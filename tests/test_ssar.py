@@ -7,6 +7,7 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from torch.distributions import Normal
 from torch.nn.functional import mse_loss
 
 from adaptive_constraints import ASPC, SSAR, Adapter, Dataset, FixedScale, Gaussian, Point, Spec, wrap
-from adaptive_constraints.adapters._deviation import TrustInterval
-from adaptive_constraints.adapters._ssar_presets import ON_CQL, ON_TD3BC
+from adaptive_constraints.adapters.deviation import TrustInterval
+from adaptive_constraints.adapters.ssar_presets import ON_CQL, ON_TD3BC
 from adaptive_constraints.baselines import CQL, FQL, TD3BC
 from adaptive_constraints.composition.program import program_of
 from adaptive_constraints.composition.stack import Stack
@@ -35,7 +36,7 @@ from .reference.ssar import THRESHOLD, Coefficient, OnCQL, OnTD3BC, squashed_mar
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
 CPU = torch.device("cpu")
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 LEARNERS = {"TD3BC": TD3BC(**SMALL, policy_every=1), "CQL": TinyCQL(), "IQL": TinyIQL(), "FQL": TinyFQL()}
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 
@@ -89,7 +90,7 @@ def test_equals_a_plain_loop_on_cql(loosen_bound, ticks):
 @pytest.mark.parametrize("settings", [{"select": "all"}, {"loosen_bound": False, "cap": 1.3}], ids=["all", "bound"])
 @each_learner
 def test_frozen_is_the_learner_bit_for_bit(learner, settings, dtype):
-    options = {"seeds": (0, 1), "dtype": dtype}
+    options: dict[str, Any] = {"seeds": (0, 1), "dtype": dtype}
     bare, frozen = (trained(learner, *each, **options) for each in ((), (SSAR(frozen=True, hidden=8, **settings),)))
     plain, beside = learned(bare), learned(frozen)
     assert not different(plain, {name: beside[name] for name in plain})
@@ -112,7 +113,7 @@ def test_resumes_bit_for_bit_where_seeds_trust_other_rows():
     data = made_data()
     ssar = SSAR(select="advantage", selection_steps=5, hidden=8, rate=1e-3, growth_every=2)
     whole, parted = (wrap(LEARNERS["TD3BC"], ssar) for _ in range(2))
-    options = {"steps": 8, "seeds": 2, "traced": False, "progress": False, "device": "cpu"}
+    options: dict[str, Any] = {"steps": 8, "seeds": 2, "traced": False, "progress": False, "device": "cpu"}
     whole.fit(data, **options)
     parted.fit(data, stop_after=3, **options)
     parted.fit(data, **options)
@@ -604,7 +605,7 @@ def test_the_selecting_critics_are_those_of_implicit_q_learning():
     """A plain loop of 30 minibatches decides the same on every row."""
     data, steps, seed = random_data(), 30, 4
     found = prepared(SSAR(select="advantage", selection_steps=steps, selection_expectile=0.6), data, (seed,))
-    from adaptive_constraints.adapters._trust import Advantage
+    from adaptive_constraints.adapters.trust import Advantage
     from adaptive_constraints.core.preparation import generator
 
     start = Advantage(0.6, steps, 0.99).init(Spec(3, 2), generator(seed, "ssar.advantage"))
@@ -636,7 +637,7 @@ def test_the_selecting_critics_are_those_of_implicit_q_learning():
 
 
 def test_length_of_the_selecting_training():
-    from adaptive_constraints.adapters._trust import Advantage
+    from adaptive_constraints.adapters.trust import Advantage
 
     assert [Advantage.steps_for(rows) for rows in (100, 50_000, 202_000, 2_000_000)] == [100_000, 250_000, 10**6, 10**6]
 
@@ -649,7 +650,7 @@ def online(learner, ssar: SSAR, *others: Adapter, start: int = 40, horizon: int 
     data = random_data()
     resolved, preprocessor = Stack(learner, (ssar, *others)).resolve("online"), Preprocessor.fit(data)
     initial = initial_state(resolved, Spec(3, 2), (0, 1), prepare(resolved, data, preprocessor, (0, 1), CPU))
-    options = {"horizon": horizon, "execution": Execution(traced=False), "phase_start": start}
+    options: dict[str, Any] = {"horizon": horizon, "execution": Execution(traced=False), "phase_start": start}
     engine = Engine(program_of(resolved, Spec(3, 2), horizon), initial, preprocessor.table(data), **options)
     engine.set_tick(start)
     return engine
@@ -724,7 +725,7 @@ def test_a_learned_trade_off_says_how_much_and_the_weights_where():
 
 @each_learner
 def test_the_meta_gradient_agrees_with_automatic_differentiation(learner):
-    options = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
+    options: dict[str, Any] = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
     adapters = [
         (ASPC(interval=1, meta_step=backend), SSAR(hidden=8, rate=1e-2)) for backend in ("closed_form", "autograd")
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,12 @@ from adaptive_constraints import ASPC, Facts, FixedScale, LinearScale, Terms
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC
 from adaptive_constraints.engine.engine import Engine
 
-from .helpers import build, different, learned, random_data, trained
+from .helpers import build, different, learned, random_data, resolved_of, trained
 from .reference.td3bc import Meta, PlainTD3BC
 
 # -- the plain loop ---------------------------------------------------------------------------------------------------
 
-CASES = {
+CASES: dict[str, Any] = {
     "plain": ("plain", None),
     "layernorm": ("layernorm", None),
     "robust": ("robust", None),
@@ -69,7 +70,7 @@ def test_three_seeds_equal_three_plain_loops_in_float64():
 
 def test_the_real_sizes_equal_a_plain_loop():
     engine, (loop,) = beside("robust+ASPC", torch.float64, 20)
-    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 256)
+    assert (resolved_of(engine).learner.hidden, resolved_of(engine).learner.batch_size) == (256, 256)
     check(engine, loop, 1e-9, moved=0.01)
 
 
@@ -238,7 +239,7 @@ def test_learning_rates_of_the_scale():
 
 # -- schedules that learn nothing -------------------------------------------------------------------------------------
 
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 
 
 @pytest.mark.parametrize("adapter", [FixedScale(value=7.0), LinearScale(start=7.0, end=7.0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +14,12 @@ from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import mlp
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, different, largest_difference, learned, random_data, resolved_of, trained
 from .reference.common import beside
 from .reference.wpc import PlainWPC
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 LEARNERS = {"TD3BC": TD3BC(policy_every=1, **SMALL), "FQL": TinyFQL(), "IQL": TinyIQL()}
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 
@@ -75,14 +76,14 @@ def test_all_rows_count_below_any_action_and_none_above(level):
     assert not different(plain, {name: beside[name] for name in plain})
 
 
-TWO = {"seeds": (0, 1)}
+TWO: dict[str, Any] = {"seeds": (0, 1)}
 
 
 def test_the_value_regresses_on_the_critics_own_target():
     """Draws included: it sees what the critics see, and another adapter's bootstrap with it."""
     for adapters in ((), (ANQ(hidden=8),)):
         engine = trained(LEARNERS["TD3BC"], *adapters, WPC(hidden=8), dtype=torch.float64)
-        wpc = engine.program.resolved.adapters[-1]
+        wpc = resolved_of(engine).adapters[-1]
         shown = engine.ask(
             "wpc",
             lambda v, wpc=wpc: {
@@ -133,7 +134,7 @@ def test_it_judges_the_action_that_is_imitated():
             return -default()
 
     engine = trained(TD3BC(hidden=8, batch_size=64), Opposite(), WPC())
-    wpc = engine.program.resolved.adapters[1]
+    wpc = resolved_of(engine).adapters[1]
     shown = engine.ask(
         "wpc",
         lambda v: {
@@ -148,7 +149,7 @@ def test_it_judges_the_action_that_is_imitated():
 
 @each_learner
 def test_seeds_together_are_seeds_alone(learner):
-    settings = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
     together = trained(learner, WPC(), **TWO, **settings)
     for position, seed in enumerate(TWO["seeds"]):
         alone = trained(learner, WPC(), seeds=(seed,), **settings)
@@ -163,7 +164,7 @@ def test_traced_is_eager():
 @each_learner
 def test_beside_a_learned_trade_off(learner):
     """The meta-gradient through the weighted imitation agrees with autograd's."""
-    settings = {**TWO, "dtype": torch.float64, "horizon": 10}
+    settings: dict[str, Any] = {**TWO, "dtype": torch.float64, "horizon": 10}
     closed, oracle = (
         build(learner, WPC(), ASPC(interval=1, meta_step=each), **settings) for each in ("closed_form", "autograd")
     )

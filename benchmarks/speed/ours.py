@@ -12,6 +12,7 @@ import torch
 
 from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Spec
 from adaptive_constraints.composition import registry
+from adaptive_constraints.composition.program import program_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.engine.engine import Engine
@@ -44,9 +45,11 @@ def engine(contestant: Contestant, device: str, **options: Any) -> Engine:
     with tempfile.TemporaryDirectory() as folder:
         os.environ[CACHE_VARIABLE] = folder  # this process is the contestant's own
         prepared = prepare(resolved, data, preprocessor, range(contestant.seeds), place)
-    initial = initial_state(resolved, Spec(shape.state, shape.action), range(contestant.seeds), prepared)
+    spec = Spec(shape.state, shape.action)
+    initial = initial_state(resolved, spec, range(contestant.seeds), prepared)
     table = preprocessor.table(data, learner.columns())
-    return Engine(resolved, initial, table, horizon=HORIZON, device=place, **options)
+    program = program_of(resolved, spec, HORIZON)
+    return Engine(program, initial, table, horizon=HORIZON, device=place, **options)
 
 
 def dataset(shape: Shape) -> Dataset:

@@ -10,6 +10,7 @@ from adaptive_constraints import ANQ, Dataset
 from adaptive_constraints.baselines import IQL
 from adaptive_constraints.engine.engine import Engine
 
+from ..helpers import resolved_of
 from .common import Loop, Network, Scalar, adam, average, step, step_together
 
 
@@ -18,7 +19,7 @@ class PlainANQ(Loop):
 
     def __init__(self, engine: Engine, data: Dataset) -> None:
         super().__init__(engine, data)
-        (adapter,) = engine.program.resolved.adapters
+        (adapter,) = resolved_of(engine).adapters
         assert isinstance(adapter, ANQ)
         self.anq, self.iql = adapter, isinstance(self.settings, IQL)
         self.tau = self.settings.expectile if self.iql else adapter.value_expectile

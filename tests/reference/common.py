@@ -14,7 +14,7 @@ from adaptive_constraints import Adapter, Dataset, Learner
 from adaptive_constraints.engine import noise
 from adaptive_constraints.engine.engine import Engine
 
-from ..helpers import build, random_data
+from ..helpers import build, random_data, resolved_of
 
 
 class Network(nn.Sequential):
@@ -41,7 +41,8 @@ class Network(nn.Sequential):
 class Scalar(Network):
     """One number per row, of states [B, O] or of states and actions [..., B, A]."""
 
-    def forward(self, state: Tensor, *action: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
+        state, *action = inputs
         state = state.expand(*action[0].shape[:-1], -1) if action else state
         return super().forward(state, *action).squeeze(-1)
 
@@ -106,7 +107,7 @@ def step_together(optimizers: Sequence[Optimizer], losses: Sequence[Tensor]) -> 
 
 def draw(kind: str, site: str, shape: Sequence[int], seed: int, tick: int, dtype: torch.dtype) -> Tensor:
     """Noise of one seed at one tick."""
-    key = {"seeds": torch.tensor([seed]), "ticks": torch.tensor([tick])}
+    key: dict[str, Any] = {"seeds": torch.tensor([seed]), "ticks": torch.tensor([tick])}
     return getattr(noise, kind)(site=site, shape=shape, dtype=dtype, **key)[0, 0]
 
 
@@ -124,7 +125,7 @@ class Loop:
     """The networks of one seed, stepped as the method's authors do it, on rows of the data set itself."""
 
     def __init__(self, engine: Engine, data: Dataset, seed: int | None = None) -> None:
-        self.settings: Any = engine.program.resolved.learner
+        self.settings: Any = resolved_of(engine).learner
         self.seed = engine.seeds[0] if seed is None else seed
         self.position, self.now = engine.seeds.index(self.seed), 0
         self.dtype = next(iter(engine.params["critic"].values())).dtype

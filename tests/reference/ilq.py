@@ -12,6 +12,7 @@ from torch.nn.functional import mse_loss
 from adaptive_constraints import ILQ, Dataset
 from adaptive_constraints.engine.engine import Engine
 
+from ..helpers import resolved_of
 from .common import draw, network, one, step
 from .cql import PlainCQL
 from .td3bc import PlainTD3BC
@@ -99,7 +100,7 @@ class PlainTargets:
 
 def targets_of(engine: Engine, seed: int) -> PlainTargets:
     """From the models that an engine with ILQ alone has."""
-    (adapter,) = engine.program.resolved.adapters
+    (adapter,) = resolved_of(engine).adapters
     assert isinstance(adapter, ILQ)
     return PlainTargets(adapter, one(engine.frozen["ilq"]), seed)
 

@@ -37,7 +37,7 @@ class Coefficient(Loop):
         self.beta = Network(self.states, 24, 24, 24, 1).to(self.dtype)
         take(self.beta, one(engine.params["ssar.beta"]))
         with torch.no_grad():
-            list(self.beta.parameters())[-1] += math.log(2)  # where the released code starts its sigmoid
+            list(self.beta.parameters())[-1].add_(math.log(2))  # where the released code starts its sigmoid
         self.beta_optimizer = adam(self.beta, rate=self.rate * 1e6 / engine.horizon)
 
     def coefficient(self, s: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from adaptive_constraints import WPC, Dataset
 from adaptive_constraints.engine.engine import Engine
 
+from ..helpers import resolved_of
 from .common import Scalar, adam, give, one, step, take
 from .td3bc import PlainTD3BC
 
@@ -16,7 +17,7 @@ class PlainWPC(PlainTD3BC):
 
     def __init__(self, engine: Engine, data: Dataset) -> None:
         super().__init__(engine, data)
-        (adapter,) = engine.program.resolved.adapters
+        (adapter,) = resolved_of(engine).adapters
         assert isinstance(adapter, WPC)
         self.value = Scalar(self.states, adapter.hidden, adapter.hidden, 1).to(self.dtype)
         take(self.value, one(engine.params["wpc.value"], self.position))
