@@ -11,17 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptive_constraints import A2PR, ASPC, Adapter, Dataset, View, load_agent, wrap
+from adaptive_constraints import A2PR, Adapter, Dataset, View, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, deviation, different, largest_difference, learned, meta_gradients, random_data, trained
 from .reference.a2pr import PlainA2PR
 from .reference.vae import plain_vae
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 from .test_agent import make_data
-from .test_meta_gradient import deviation, outer_step, put
 
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 PROPOSALS = ("policy", "prior")
@@ -204,16 +203,7 @@ def test_every_learner_that_imitates_runs_under_it(learner, proposal):
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_aspcs_gradient_beside_it(learner):
-    settings: dict[str, Any] = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
-    engine, other = (
-        build(LEARNERS[learner], A2PR(hidden=8), ASPC(interval=1, meta_step=name), **settings)
-        for name in ("closed_form", "autograd")
-    )
-    found, expected = [], []
-    outer_step(engine)
-    for _ in range(2):
-        expected.append(outer_step(put(other, engine)))
-        found.append(outer_step(engine))
+    found, expected = meta_gradients(LEARNERS[learner], A2PR(hidden=8), rounds=2, horizon=10)
     assert torch.stack(found).isfinite().all() and torch.stack(found).abs().max() > 0
     assert deviation(found, expected) < 1e-10
 

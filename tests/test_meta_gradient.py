@@ -11,9 +11,8 @@ from torch import Tensor
 
 from adaptive_constraints import ASPC, Adapter, MetaLoss, MetaStep
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.engine.engine import Engine
 
-from .helpers import build, resolved_of
+from .helpers import build, deviation, outer_step, put, resolved_of
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
 LEARNERS = {
@@ -35,25 +34,6 @@ STEP = 1e-3
 """Of the trade-off, for differences."""
 STENCIL = {-2: 1 / 12, -1: -2 / 3, 1: 2 / 3, 2: -1 / 12}
 """Weights of central differences of fourth order, by multiple of the step."""
-
-
-def outer_step(engine: Engine, key: str = "aspc/gradient") -> Tensor:
-    """One tick, which must hold an outer step; d(outer loss)/d(trade-off) [S]."""
-    engine.metrics.flush()
-    engine.run(1)
-    return torch.tensor(engine.metrics.flush()[key], dtype=torch.float64)
-
-
-def put(engine: Engine, other: Engine) -> Engine:
-    """``engine`` at the state of ``other``."""
-    engine.load({name: tensor.clone() for name, tensor in other.state().items()}, other.tick)
-    return engine
-
-
-def deviation(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest, relative to the largest expected."""
-    one, two = torch.stack(found), torch.stack(expected)
-    return float((one - two).abs().max() / two.abs().max())
 
 
 # -- against differentiable optimizers --------------------------------------------------------------------------------

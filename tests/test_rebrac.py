@@ -15,10 +15,20 @@ from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.testing import Probe
 
-from .helpers import build, different, largest_difference, learned, random_data, resolved_of, seen, trained
+from .helpers import (
+    build,
+    deviation,
+    different,
+    largest_difference,
+    learned,
+    meta_gradients,
+    random_data,
+    resolved_of,
+    seen,
+    trained,
+)
 from .reference.common import beside
 from .reference.rebrac import PlainReBRAC
-from .test_meta_gradient import deviation, outer_step, put
 from .test_seams import groups
 
 SMALL = ReBRAC(hidden=8, batch_size=16, policy_every=1)
@@ -103,15 +113,7 @@ def test_seeds_together_and_traced_are_seeds_alone():
 
 
 def test_the_meta_gradient_agrees_with_autograd():
-    closed, autograd = (
-        build(SMALL, ASPC(interval=1, meta_step=name), seeds=(0, 1), dtype=torch.float64)
-        for name in ("closed_form", "autograd")
-    )
-    outer_step(closed)
-    found, expected = [], []
-    for _ in range(3):
-        expected.append(outer_step(put(autograd, closed)))
-        found.append(outer_step(closed))
+    found, expected = meta_gradients(SMALL, rounds=3)
     assert all((derivative != 0).all() for derivative in expected)
     assert deviation(found, expected) < 1e-10
 

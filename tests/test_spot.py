@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import mse_loss
 
-from adaptive_constraints import ASPC, SPOT, Adapter, Dataset, FixedScale, Preparation, Spec, load_agent, wrap
+from adaptive_constraints import SPOT, Adapter, Dataset, FixedScale, Preparation, Spec, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.core.preparation import generator
 from adaptive_constraints.data import Preprocessor
@@ -22,13 +22,22 @@ from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_action_vae
 from adaptive_constraints.pretraining.preparation import BoundPreparation
 
-from .helpers import build, different, largest_difference, learned, random_data, resolved_of, trained
+from .helpers import (
+    build,
+    deviation,
+    different,
+    largest_difference,
+    learned,
+    meta_gradients,
+    random_data,
+    resolved_of,
+    trained,
+)
 from .reference.common import draw, minibatch, step
 from .reference.spot import PlainSPOT
 from .reference.vae import PlainVAE, plain_vae
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 from .test_agent import make_data
-from .test_meta_gradient import deviation, outer_step, put
 
 TINY: dict[str, Any] = {"hidden": 16, "steps": 20, "batch_size": 32}
 """A model that is trained in no time."""
@@ -177,16 +186,7 @@ def test_equals_a_plain_loop():
 @pytest.mark.parametrize("samples", [1, 4])
 @pytest.mark.parametrize("learner", [TD3BC(policy_every=1, **SMALL), TinyFQL()], ids=["TD3BC", "FQL"])
 def test_aspcs_gradient_passes_through_the_density(learner, samples):
-    settings: dict[str, Any] = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
-    spot = SPOT(samples=samples, **TINY)
-    engine, other = (
-        build(learner, spot, ASPC(interval=1, meta_step=name), **settings) for name in ("closed_form", "autograd")
-    )
-    found, expected = [], []
-    outer_step(engine)
-    for _ in range(3):
-        expected.append(outer_step(put(other, engine)))
-        found.append(outer_step(engine))
+    found, expected = meta_gradients(learner, SPOT(samples=samples, **TINY), rounds=3, horizon=10)
     assert torch.stack(found).isfinite().all() and torch.stack(found).abs().min() > 0
     assert deviation(found, expected) < 1e-10
 

@@ -149,7 +149,7 @@ def test_the_coefficient_has_finite_derivatives_everywhere():
 
 
 def test_the_coefficient_starts_near_the_learners_own():
-    """Check 1 of the spec's list: within 10 %, inside (0, 1.5), other from state to state, hidden biases 0."""
+    """Within 10 %, inside (0, 1.5), other from state to state, hidden biases 0."""
     ssar = SSAR()
     p = ssar.init(Spec(17, 6), TD3BC().facts(), torch.Generator().manual_seed(0))["beta"]
     assert [tuple(p[f"weight{i}"].shape) for i in range(4)] == [(17, 512), (512, 512), (512, 512), (512, 1)]
@@ -182,7 +182,6 @@ class Fixed(SSAR):
 
 @pytest.mark.parametrize(("w", "sign"), [(0.005, -1), (-0.05, 1)])
 def test_a_constant_w_moves_the_coefficient(w, sign):
-    """Check 3 of the spec's list."""
     ssar = Fixed(select="all", w=w, hidden=8, rate=1e-2)
     engine = trained(LEARNERS["TD3BC"], ssar, ticks=1)
     before = engine.diagnose()
@@ -225,7 +224,7 @@ def test_untrusted_rows_leave_an_imitation_by_advantage():
 
 @each_learner
 def test_without_trusted_rows_nothing_is_learned_or_constrained(learner):
-    """Check 4 of the spec's list; n stays too."""
+    """n stays too."""
     ssar = Nobody(select="all", hidden=8, rate=1e-2, growth_every=1)
     start, engine, unbound = build(learner, ssar), trained(learner, ssar), trained(learner, Unbound())
     assert not different(engine.params["ssar.beta"], start.params["ssar.beta"])
@@ -298,7 +297,7 @@ def margin(kind: str, policy: object, a: Tensor, n: float, distribution: str = "
 
 @pytest.mark.parametrize("n", [1.0, 1.5, 3.0, 5.0])
 def test_fixed_sigma(n):
-    """Check 2 of the spec's list, and the bound of 1 on each dimension's square."""
+    """The margin (n / 10)^2 less the mean squared distance, with the bound of 1 on each dimension's square."""
     pi = torch.tensor([[0.3, -0.4], [0.0, 0.0], [0.9, 0.0]], dtype=torch.float64)
     data = pi + torch.tensor([[0.0, 0.0], [0.2, 0.2], [-1.8, 0.1]], dtype=torch.float64)
     found = margin("fixed_sigma", Point(pi), data, n)
@@ -426,7 +425,7 @@ def path_of_n(ssar: SSAR, ticks: int, horizon: int) -> list[float]:
 
 
 def test_n_grows_in_ten_steps():
-    """Check 5 of the spec's list, on a run of 60 ticks: every 3 of them."""
+    """The published growth, on a run of 60 ticks: every 3 of them."""
     found = path_of_n(Fixed(select="all", w=-1.0, hidden=8), 40, horizon=60)
     expected = [min(3.0, 1 + 0.2 * (tick // 3)) for tick in range(1, 41)]
     assert found == pytest.approx(expected)
@@ -684,7 +683,6 @@ def test_annealing_can_be_off():
 
 @each_learner
 def test_online_the_coefficient_is_used_but_not_trained(learner):
-    """Check 6 of the spec's list."""
     ssar = SSAR(hidden=8, rate=1e-2, growth_every=1, annealing_steps=10)
     engine = online(learner, ssar)
     before = learned(engine)

@@ -15,7 +15,7 @@ from adaptive_constraints.composition import registry
 from adaptive_constraints.composition.program import program_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import Preprocessor
-from adaptive_constraints.engine.engine import Engine
+from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import initial_state
 from adaptive_constraints.pretraining.preparation import prepare
 from adaptive_constraints.support.cpu import fastest_products, tuned
@@ -67,8 +67,8 @@ def as_trained(device: str) -> AbstractContextManager[None]:
 
 def build(contestant: Contestant, device: str) -> Loop:
     """The engine, run a tick at a time as `Agent.fit` runs it."""
-    options = {"traced": contestant.traced, "precision": contestant.precision, "compiled": contestant.compiled}
-    running = engine(contestant, device, **options)
+    execution = Execution(contestant.traced, contestant.precision, contestant.compiled)
+    running = engine(contestant, device, execution=execution)
 
     def run(ticks: int) -> int:
         with as_trained(device):
