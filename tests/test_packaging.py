@@ -247,3 +247,15 @@ def test_nothing_private_is_read_from_outside(folder: str) -> None:
     """Tests hold what the package promises, so that what it does not promise may change."""
     found = [line for path in sorted((ROOT / folder).rglob("*.py")) for line in private_reads(path)]
     assert not found, "\n".join(found)
+
+
+def test_the_guide_for_contributors_names_what_is_there() -> None:
+    """Each path that it names, and every room of its picture, from top to bottom."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`([\w/]+/[\w.]*)`", text))
+    assert paths and not {path for path in paths if not any((top / path).exists() for top in (ROOT, SOURCE))}
+    picture = re.findall(
+        r"^    (\w+(?: \| \w+)*)  +\w", text.partition("from top to bottom")[2].partition("| part")[0], re.M
+    )
+    (layers,) = (each["layers"] for each in PROJECT["tool"]["importlinter"]["contracts"] if each["type"] == "layers")
+    assert picture == [layer.removesuffix(" | _version") for layer in layers]
