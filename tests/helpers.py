@@ -130,11 +130,11 @@ def deviation(found: list[Tensor], expected: list[Tensor]) -> float:
 
 
 def meta_gradients(
-    learner: Learner, *adapters: Adapter, rounds: int, horizon: int = 100
+    learner: Learner, *adapters: Adapter, rounds: int, horizon: int = 100, seeds: Sequence[int] = (0, 1)
 ) -> tuple[list[Tensor], list[Tensor]]:
     """d(outer loss)/d(trade-off) [S] of some outer steps: in closed form, and by autograd from the same states."""
     closed, autograd = (
-        build(learner, *adapters, ASPC(interval=1, meta_step=name), seeds=(0, 1), horizon=horizon, dtype=torch.float64)
+        build(learner, *adapters, ASPC(interval=1, meta_step=name), seeds=seeds, horizon=horizon, dtype=torch.float64)
         for name in META_STEPS
     )
     outer_step(closed)

@@ -18,7 +18,7 @@ from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import TanhGaussian
 
-from .helpers import build, different, largest_difference, learned, random_data, resolved_of, trained
+from .helpers import build, different, largest_difference, learned, meta_gradients, random_data, resolved_of, trained
 from .reference.common import beside
 from .reference.cql import PlainCQL
 
@@ -391,23 +391,12 @@ def test_seeds_together_and_traced_equal_seeds_alone(settings, adapters):
         assert largest_difference(learned(together, position), learned(alone, 0)) < 1e-12
 
 
-def outer_step(engine: Engine) -> Tensor:
-    """One tick, with an outer step; d(outer loss)/d(trade-off) [S]."""
-    engine.metrics.flush()
-    engine.run(1)
-    return torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64)
-
-
 @pytest.mark.parametrize("critic", ["plain", "robust"])
 def test_back_ends_of_the_meta_step_agree(critic):
-    learner, settings = CQL(critic=critic, **SMALL), {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
-    closed, autograd = (build(learner, ASPC(interval=1, meta_step=m), **settings) for m in ("closed_form", "autograd"))
-    outer_step(closed)
-    for _ in range(2):
-        autograd.load({name: tensor.clone() for name, tensor in closed.state().items()}, closed.tick)
-        found, expected = outer_step(closed), outer_step(autograd)
-        assert (found != 0).all()
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13)
+    found = meta_gradients(CQL(critic=critic, **SMALL), rounds=2, horizon=10)
+    for closed, autograd in zip(*found, strict=True):
+        assert (closed != 0).all()
+        torch.testing.assert_close(closed, autograd, rtol=1e-9, atol=1e-13)
 
 
 def test_facts():
