@@ -38,10 +38,10 @@ def main() -> None:
     print(f"{EPISODES} episodes each, reset seeds 0 to {EPISODES - 1}")
     register_mazes()
     for name in sys.argv[1:] or MAZES:
-        env = gymnasium.make(maze_id(name), disable_env_checker=True)
+        env: Any = gymnasium.make(maze_id(name), disable_env_checker=True)
         draw = np.random.default_rng(0)
         policies: dict[str, Callable[[Any], Any]] = {
-            "random": lambda _, draw=draw: draw.uniform(-1, 1, 2),
+            "random": lambda _, draw=draw: draw.uniform(-1, 1, 2),  # type: ignore[misc]
             "controller": WaypointController(env.unwrapped),
         }
         for label, policy in policies.items():

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from adaptive_constraints.experiments.rows import ResultRow, read_rows, read_suite
 from adaptive_constraints.reports import text as report_text
@@ -61,7 +61,7 @@ def _filled(marker: re.Match[str]) -> str:
 
 def cells(folder: str, data: str = "") -> list[Cell]:
     """The cells of a folder, on one data set if it is named, in the order of its suite."""
-    rows = cast(list[ResultRow], read_rows(RESULTS / folder))
+    rows = read_rows(RESULTS / folder)
     order = [cell["cell"] for cell in read_suite(RESULTS / folder)["cells"] if data in ("", cell["data"])]
     return [[row for row in rows if row["cell"] == name] for name in order]
 

@@ -72,7 +72,7 @@ def _of_bench(folder: Path) -> list[ResultRow]:
     seeds = {cell["cell"]: cell["seeds"] for cell in read_suite(folder)["cells"]}
     for row in rows:
         row["series"] |= terms(folder / CELLS / row["cell"], seeds[row["cell"]].index(row["seed"]))
-    return cast(list[ResultRow], rows)
+    return rows
 
 
 def of_run(folder: Path, suite: str, command: str, stack: str | None = None, threads: int = 1) -> list[ResultRow]:
@@ -136,7 +136,7 @@ def keep(folder: Path, rows: Sequence[ResultRow], suite: SuiteRecord) -> None:
     """Write rows and plan, beside those that the folder has."""
     has = (folder / SUITE).is_file()
     there, planned = (read_rows(folder), read_suite(folder)["cells"]) if has else ([], [])
-    kept = {_key(row): shortened(row) for row in [*cast(list[ResultRow], there), *rows]}
+    kept = {_key(row): shortened(row) for row in [*there, *rows]}
     plan = {cell["cell"]: cell for cell in [*planned, *_plan(list(kept.values()))]}
     write_suite(folder, suite | {"cells": list(plan.values())})
     write_rows(folder, kept.values())

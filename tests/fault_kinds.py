@@ -26,7 +26,7 @@ from adaptive_constraints.experiments.cell import Cell
 from adaptive_constraints.experiments.suite import load_suite
 from adaptive_constraints.networks import init_mlp, mlp
 from adaptive_constraints.pretraining import resume as pretraining
-from adaptive_constraints.pretraining.preparation import Preparation
+from adaptive_constraints.pretraining.preparation import BoundPreparation
 from adaptive_constraints.reports.grid import read_grid
 from adaptive_constraints.runs import loop as fitting
 from adaptive_constraints.support import checkpoint
@@ -67,8 +67,8 @@ NEVER_NOTICED = ("",)
 
 # -- runs -------------------------------------------------------------------------------------------------------------
 
-SMALL = {"hidden": 4, "batch_size": 4}
-QUIET = {"progress": False, "traced": False, "seeds": 2, "steps": 6, "log_every": 2}
+SMALL: dict[str, Any] = {"hidden": 4, "batch_size": 4}
+QUIET: dict[str, Any] = {"progress": False, "traced": False, "seeds": 2, "steps": 6, "log_every": 2}
 
 
 def data() -> Dataset:
@@ -124,7 +124,14 @@ def go_on(folder: Path) -> Any:
     return learned(agent), files(folder / "run")
 
 
-ONLINE = {"steps": 9, "warm_up": 3, "buffer": "all", "eval_env": None, "progress": False, "traced": False}
+ONLINE: dict[str, Any] = {
+    "steps": 9,
+    "warm_up": 3,
+    "buffer": "all",
+    "eval_env": None,
+    "progress": False,
+    "traced": False,
+}
 
 
 def make_online(folder: Path) -> None:
@@ -200,7 +207,7 @@ def make_scripted(folder: Path) -> None:
 
 
 def read_scripted(folder: Path) -> Any:
-    found, _ = scripted._kept(folder / "kept.npz")
+    found, _ = scripted.what_is_kept(folder / "kept.npz")
     return whole(data() if found is None else found)  # which is what would be collected
 
 
@@ -210,7 +217,7 @@ def read_scripted(folder: Path) -> Any:
 def model(folder: Path, minibatches: int) -> Any:
     """A small regression, trained or taken from a cache in the folder."""
     rows = data()
-    one = Preparation(
+    one = BoundPreparation(
         rows, Preprocessor.fit(rows), Facts("actor", frozenset(), None), Spec(3, 2), (0,), discount=0.99
     )  # fmt: skip
 
@@ -265,19 +272,19 @@ class Killed(BaseException):
 
 
 def make_half(folder: Path) -> None:
-    write, pretraining.SAVE_EVERY, pretraining.PORTION = pretraining.Pretraining._write, -1.0, 3
+    write, pretraining.SAVE_EVERY, pretraining.PORTION = pretraining.KeptPretraining.save, -1.0, 3
 
     def and_die(self, *state):
         write(self, *state)
         raise Killed
 
-    pretraining.Pretraining._write = and_die
+    pretraining.KeptPretraining.save = and_die  # type: ignore[method-assign]
     try:
         model(folder, 9)
     except Killed:
         pass
     finally:
-        pretraining.Pretraining._write, pretraining.SAVE_EVERY, pretraining.PORTION = write, 60.0, 50
+        pretraining.KeptPretraining.save, pretraining.SAVE_EVERY, pretraining.PORTION = write, 60.0, 50  # type: ignore[method-assign]
     (half,) = (folder / "cache").glob("*half-trained*")
     half.rename(folder / "cache" / "damaged")
     (folder / "cache" / "name").write_text(half.name)
@@ -325,7 +332,7 @@ def _opened(whole: bytes) -> tuple[dict[str, Any], faults.Arrays]:
 
 
 def _closed(header: dict[str, Any], arrays: faults.Arrays) -> bytes:
-    text = faults.dumps({"arrays": checkpoint._kinds(arrays), **header}).encode()
+    text = faults.dumps({"arrays": checkpoint.kinds_of(arrays), **header}).encode()
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **{"header.json": np.frombuffer(text, np.uint8)}, **arrays)
     seal(file)
@@ -367,8 +374,8 @@ def read_toml(folder: Path) -> Any:
 
 
 STATE, BYTES, BOTH = (*SEALED, *SEALED, *RESEALED), (faults.in_bytes,), (faults.in_bytes, faults.in_npz)
-GOING_ON = {"make": make_run, "read": go_on, "ways": TEXT, "cost": 80}
-MODEL = {"ways": (*SEALED, *SEALED, KEPT), "anew": True, "cost": 40}
+GOING_ON: dict[str, Any] = {"make": make_run, "read": go_on, "ways": TEXT, "cost": 80}
+MODEL: dict[str, Any] = {"ways": (*SEALED, *SEALED, KEPT), "anew": True, "cost": 40}
 
 KINDS = (
     Kind("saved agent", "agent.npz", make_agent, read_agent, STATE, CONTENT, cost=15),
@@ -400,7 +407,7 @@ def no_commit(*_: object) -> None:
 
 def quick() -> None:
     """Leave out what takes time and is not read."""
-    fitting.commit, fitting.picture = no_commit, no_commit
+    fitting.commit, fitting.picture = no_commit, no_commit  # type: ignore[assignment,attr-defined]
 
 
 __all__ = ["KINDS", "Kind", "quick"]

@@ -59,7 +59,7 @@ def line_data(length: int = 10, episodes: int = 12, truly: bool = False, **optio
     )
 
 
-QUIET = {"progress": False, "traced": False, "device": "cpu"}
+QUIET: dict[str, Any] = {"progress": False, "traced": False, "device": "cpu"}
 
 
 def line_agent(data: Dataset | None = None, **options: Any) -> Agent:

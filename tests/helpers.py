@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Learner, Spec
-from adaptive_constraints.composition.program import program_of
+from adaptive_constraints.composition.program import StackProgram, program_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.view import View
 from adaptive_constraints.data import Preprocessor
@@ -17,6 +18,7 @@ from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import initial_state
 from adaptive_constraints.pretraining.preparation import prepare
 
+META_STEPS: tuple[Literal["closed_form", "autograd"], ...] = ("closed_form", "autograd")
 FOUR = (
     ANQ(hidden=8, policy_every=1),
     SSAR(hidden=8, select="return", trusted_fraction=0.5, growth_every=2),
@@ -72,6 +74,12 @@ def columns_of(engine: Engine) -> dict[str, Tensor]:
     return {name: column.reshape(len(column), -1) for name, column in shared.items()}
 
 
+def resolved_of(engine: Engine) -> Any:
+    """The resolved stack that an engine runs."""
+    assert isinstance(engine.program, StackProgram)
+    return engine.program.resolved
+
+
 def trained(learner: Learner, *adapters: Adapter, ticks: int = 4, **options) -> Engine:
     """An engine that has run."""
     engine = build(learner, *adapters, **options)
@@ -100,3 +108,38 @@ def largest_difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
     """Over all tensors of two trees of the same names."""
     assert one.keys() == two.keys()
     return max(float((one[name] - two[name]).abs().max()) for name in one)
+
+
+def outer_step(engine: Engine, key: str = "aspc/gradient") -> Tensor:
+    """One tick, which must hold an outer step; d(outer loss)/d(trade-off) [S]."""
+    engine.metrics.flush()
+    engine.run(1)
+    return torch.tensor(engine.metrics.flush()[key], dtype=torch.float64)
+
+
+def put(engine: Engine, other: Engine) -> Engine:
+    """``engine`` at the state of ``other``."""
+    engine.load({name: tensor.clone() for name, tensor in other.state().items()}, other.tick)
+    return engine
+
+
+def deviation(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest, relative to the largest expected."""
+    one, two = torch.stack(found), torch.stack(expected)
+    return float((one - two).abs().max() / two.abs().max())
+
+
+def meta_gradients(
+    learner: Learner, *adapters: Adapter, rounds: int, horizon: int = 100, seeds: Sequence[int] = (0, 1)
+) -> tuple[list[Tensor], list[Tensor]]:
+    """d(outer loss)/d(trade-off) [S] of some outer steps: in closed form, and by autograd from the same states."""
+    closed, autograd = (
+        build(learner, *adapters, ASPC(interval=1, meta_step=name), seeds=seeds, horizon=horizon, dtype=torch.float64)
+        for name in META_STEPS
+    )
+    outer_step(closed)
+    found, expected = [], []
+    for _ in range(rounds):
+        expected.append(outer_step(put(autograd, closed)))
+        found.append(outer_step(closed))
+    return found, expected

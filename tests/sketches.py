@@ -64,7 +64,7 @@ class TinyCQL(Sketch):
         return groups | ({"multiplier": {"log": torch.zeros(())}} if self.lagrange else {})
 
     def stages(self, phase: Phase) -> tuple[Stage, ...]:
-        updates = (
+        updates: tuple[Update, ...] = (
             Update("temperature", self.temperature_loss),
             Update("actor", self.actor_loss),
             Update("critic", self.constrained_loss, clip=self.clip),

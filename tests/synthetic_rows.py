@@ -11,7 +11,11 @@ from adaptive_constraints.experiments.rows import Published, ResultRow, SuiteRec
 
 LEVELS = {"TD3BC": 45.0, "IQL": 40.0, "ASPC": 9.0, "ANQ": 3.0, "SSAR": 1.0}
 """Mean score of a learner, and what an adapter adds to it."""
-QUANTITIES = {"ASPC": {"aspc/scale": 2.5}, "SSAR": {f"ssar/weight_{q}": q / 50 for q in (10, 50, 90)}, "ANQ": {}}
+QUANTITIES = {
+    "ASPC": {"aspc/scale": 2.5},
+    "SSAR": {f"ssar/weight_{q}": q / 50 for q in (10, 50, 90)},
+    "ANQ": {},
+}
 HOPPER, MAZE = "bundled:hopper", "npz:maze/umaze.npz"
 
 
@@ -47,19 +51,19 @@ def row(learner: str, adapters: Sequence[str], data: str, seed: int, **changed: 
         "commit": {"hash": "0123456789abcdef", "dirty": False}, "threads": 1,
         "command": f"adaptive-constraints train --data {data} --learner {learner} --adapters {' '.join(adapters)}",
     }  # fmt: skip
-    return made | changed  # type: ignore[return-value]
+    return made | changed
 
 
 def lost(of: ResultRow, tick: int = 5_000) -> ResultRow:
     """The same seed, had its losses ceased to be finite at ``tick``."""
     kept = [each for each in of["evaluations"] if each["tick"] < tick]
     gone = {"lost": {"tick": tick, "term": "critic"}, "tick": tick, "last": None, "best": None, "last_ten": None}
-    return of | gone | {"evaluations": kept}  # type: ignore[return-value]
+    return of | gone | {"evaluations": kept}
 
 
 def in_returns(of: ResultRow) -> ResultRow:
     """The same seed where no reference returns are known: mean returns instead of scores."""
-    return of | {"measure": "return", "reference": None}  # type: ignore[return-value]
+    return of | {"measure": "return", "reference": None}
 
 
 def grid(
@@ -76,7 +80,7 @@ def folder(at: Path, rows: Sequence[ResultRow], published: Sequence[Published] =
     """A results folder that holds ``rows`` and planned as much."""
     cells: dict[str, Mapping[str, object]] = {}
     for each in rows:
-        kept = {key: each[key] for key in ("cell", "stack", "learner", "adapters", "ticks")}  # type: ignore[literal-required]
+        kept = {key: each[key] for key in ("cell", "stack", "learner", "adapters", "ticks")}
         seeds = [other["seed"] for other in rows if other["cell"] == each["cell"]]
         cells[each["cell"]] = kept | {"data": each["data"]["reference"], "seeds": seeds}
     record = {

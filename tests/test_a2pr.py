@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch import Tensor
 
-from adaptive_constraints import A2PR, ASPC, Adapter, Dataset, View, load_agent, wrap
+from adaptive_constraints import A2PR, Adapter, Dataset, View, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.engine import noise
 from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, deviation, different, largest_difference, learned, meta_gradients, random_data, trained
+from .reference.a2pr import PlainA2PR
+from .reference.vae import plain_vae
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 from .test_agent import make_data
-from .test_meta_gradient import deviation, outer_step, put
-from .test_spot import plain_vae
-from .test_td3bc_aspc import PlainLoop, take
 
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 PROPOSALS = ("policy", "prior")
 
 
@@ -63,7 +61,7 @@ def test_what_is_decoded():
     engine = build(TD3BC(**SMALL), A2PR(hidden=8), dtype=torch.float64)
     policy, prior = (A2PR(proposal=proposal, hidden=8) for proposal in PROPOSALS)
 
-    def answer(v: View) -> dict[str, Tensor]:
+    def answer(v) -> dict[str, Tensor]:
         draw = v.normal("a2pr/decode", (16, 4))
         action = v.resolved.learner.policy(v.p["actor"], v.s)
         return {"policy": policy.decoded(v), "prior": prior.decoded(v), "s": v.s, "a": action, "draw": draw}
@@ -167,68 +165,15 @@ def test_on_a_bandit_the_worse_arm_is_imitated_no_more():
 # -- on learners ------------------------------------------------------------------------------------------------------
 
 
-class PlainA2PR(PlainLoop):
-    """TD3+BC, a value, and an autoencoder of the data's good actions, whose action is imitated where it is better."""
-
-    def __init__(self, engine: Engine, seed: int, weight: float) -> None:
-        super().__init__(engine, seed)
-        self.weight = weight
-        own = {group: {n: t[self.position] for n, t in engine.params[group].items()} for group in ("value", "a2pr.vae")}
-        states = self.columns["observation"].shape[1]
-        self.value = nn.Sequential(nn.Linear(states, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1))
-        self.value.to(self.columns["reward"].dtype)
-        take(self.value, own["value"], None)
-        self.vae = plain_vae(own["a2pr.vae"])
-        self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=3e-4)
-        self.vae_optimizer = torch.optim.Adam(self.vae.parameters(), lr=1e-3)
-
-    def draw(self, site: str, rows: int) -> Tensor:
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([self.now])}
-        shape, dtype = (rows, self.vae.decoder[0].in_features - self.columns["observation"].shape[1]), torch.float64
-        return noise.normal(site=f"a2pr/{site}", shape=shape, dtype=dtype, **key)[0, 0]
-
-    @torch.no_grad()
-    def q(self, s: Tensor, a: Tensor) -> Tensor:
-        return torch.min(*(target(s, a) for target in self.critic_targets))
-
-    def tick(self, tick: int) -> None:
-        self.now = tick
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="batch", count=self.batch, rows=len(self.columns["reward"]), **key)[0, 0]
-        s, a = self.columns["observation"][index], self.columns["action"][index]
-        self.value_optimizer.zero_grad()
-        (0.5 * mse_loss(self.value(s).squeeze(1), self.q(s, a))).backward()  # an expectile of 0.5 weighs by 0.5
-        self.value_optimizer.step()
-        good = (self.q(s, a) > self.value(s).squeeze(1)).to(s.dtype).unsqueeze(1)
-        u, divergence = self.vae(s, a, self.draw("reconstruct", len(s)))
-        self.vae_optimizer.zero_grad()
-        ((good * (u - a).square()).mean() + 0.5 * divergence.mean()).backward()
-        self.vae_optimizer.step()
-        super().tick(tick)
-
-    def policy_loss(self, action: Tensor, s: Tensor, a: Tensor, alpha: float) -> Tensor:
-        with torch.no_grad():
-            decoded, _ = self.vae(s, action, self.draw("decode", len(s)))
-            ours, theirs = self.q(s, decoded), self.q(s, a)
-            target = torch.where((ours > theirs)[:, None], decoded, a)
-            imitated = torch.maximum(ours, theirs) > self.value(s).squeeze(1)
-            self.seen = (float((ours > theirs).double().mean()), float(imitated.double().mean()))
-        q = self.critics[0](s, action)
-        imitation = (self.weight * imitated[:, None] * (action - target).square()).mean()
-        return -alpha / q.abs().mean().detach() * q.mean() + imitation
-
-
 def test_equals_a_plain_loop():
     learner = TD3BC(hidden=32, batch_size=64)
     a2pr, data = A2PR(hidden=16, imitation_weight=3.0), random_data(500, 11, 3)
     engine = build(learner, a2pr, seeds=(3,), data=data, dtype=torch.float64)
     without = trained(learner, seeds=(3,), data=data, dtype=torch.float64, ticks=30)
-    loop, seen = PlainA2PR(engine, 3, 3.0), []
+    loop = PlainA2PR(engine, data, 3.0)
     engine.run(30)
-    for tick in range(1, 31):
-        loop.tick(tick)
-        seen += [loop.seen] if tick % 2 == 0 else []
-    replaced, imitated = torch.tensor(seen).mean(0).tolist()
+    loop.run(30)
+    replaced, imitated = torch.tensor(loop.shares).mean(0).tolist()
     assert 0.05 < replaced < 0.95 and 0.05 < imitated < 0.95, "rows of all kinds must have been met"
     assert loop.largest_deviation(engine) < 1e-11
     for ours, theirs in zip(
@@ -246,7 +191,7 @@ LEARNERS = {"TD3BC": TD3BC(policy_every=1, **SMALL), "IQL": TinyIQL(), "FQL": Ti
 @pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_learner_that_imitates_runs_under_it(learner, proposal):
-    options = {"seeds": (0, 1), "ticks": 5}
+    options: dict[str, Any] = {"seeds": (0, 1), "ticks": 5}
     engine = trained(LEARNERS[learner], A2PR(proposal=proposal, hidden=8), **options)
     assert not engine.metrics.failures()
     assert all(tensor.isfinite().all() for tensor in learned(engine).values())
@@ -258,22 +203,13 @@ def test_every_learner_that_imitates_runs_under_it(learner, proposal):
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_aspcs_gradient_beside_it(learner):
-    settings = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
-    engine, other = (
-        build(LEARNERS[learner], A2PR(hidden=8), ASPC(interval=1, meta_step=name), **settings)
-        for name in ("closed_form", "autograd")
-    )
-    found, expected = [], []
-    outer_step(engine)
-    for _ in range(2):
-        expected.append(outer_step(put(other, engine)))
-        found.append(outer_step(engine))
+    found, expected = meta_gradients(LEARNERS[learner], A2PR(hidden=8), rounds=2, horizon=10)
     assert torch.stack(found).isfinite().all() and torch.stack(found).abs().max() > 0
     assert deviation(found, expected) < 1e-10
 
 
 def test_seeds_together_and_traced_are_seeds_alone_and_untraced():
-    options = {"dtype": torch.float64, "ticks": 20}
+    options: dict[str, Any] = {"dtype": torch.float64, "ticks": 20}
     stack = (TD3BC(**SMALL), A2PR(hidden=8))
     together = trained(*stack, seeds=(0, 4), traced=True, **options)
     for position, seed in enumerate((0, 4)):

@@ -12,6 +12,7 @@ import time
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from adaptive_constraints.errors import CheckpointError, DatasetError, Evaluatio
 from adaptive_constraints.runs.loop import CHECKPOINT, LostSeedWarning
 from adaptive_constraints.support.progress import Progress
 
-SMALL = {"hidden": 16, "batch_size": 32}
+SMALL: dict[str, Any] = {"hidden": 16, "batch_size": 32}
 
 
 def make_data(rows: int = 400, seed: int = 0) -> Dataset:
@@ -313,7 +314,7 @@ def test_a_killed_run_goes_on_bit_for_bit(stack, tmp_path):
     tick = load_agent(out, device="cpu").tick
     assert tick >= 20
     killed, whole = stack.untrained(), stack.untrained()
-    stop = {"steps": 100_000, "stop_after": tick + 25, "traced": True}
+    stop: dict[str, Any] = {"steps": 100_000, "stop_after": tick + 25, "traced": True}
     fit(killed, out=out, **stop)
     fit(whole, **stop)
     assert_same(killed, whole)

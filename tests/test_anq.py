@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptive_constraints import ANQ, ASPC, Adapter, Dataset, FixedScale, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.baselines.iql import IQL
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data.checks.doctor import split_at_joins
-from adaptive_constraints.engine import noise
 from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 
-from .helpers import build, columns_of, different, largest_difference, learned, random_data, trained
+from .helpers import build, different, largest_difference, learned, random_data, resolved_of, trained
+from .reference.anq import PlainANQ
+from .reference.common import network, one
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 LEARNERS = {
     "TD3BC": TD3BC(policy_every=1, **SMALL),
     "IQL": IQL(**SMALL),
@@ -30,7 +32,7 @@ LEARNERS = {
     "FQL": TinyFQL(),
 }
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
-WIDE = {"hidden": 8, "output_variance": 0.2, "learning_rate": 3e-3}
+WIDE: dict[str, Any] = {"hidden": 8, "output_variance": 0.2, "learning_rate": 3e-3}
 """A mu that moves far from the start."""
 
 
@@ -42,164 +44,9 @@ def seen(engine: Engine, what: Callable[..., Tensor]) -> Tensor:
 # -- plain loops ------------------------------------------------------------------------------------------------------
 
 
-class Network(nn.Sequential):
-    """Two hidden ReLU layers, each linear map as one seed of the engine has it."""
-
-    def __init__(self, params: dict[str, Tensor], *last: nn.Module) -> None:
-        layers: list[nn.Module] = []
-        for i in range(3):
-            weight, bias = params[f"weight{i}"], params[f"bias{i}"]
-            layer = nn.Linear(*weight.shape, dtype=weight.dtype)
-            layer.weight.data, layer.bias.data = weight.mT.clone(), bias.clone()
-            layers += [layer, nn.ReLU()]
-        super().__init__(*layers[:-1], *last)
-
-    def deviation(self, params: dict[str, Tensor]) -> float:
-        linear = [layer for layer in self if isinstance(layer, nn.Linear)]
-        pairs = [(each.weight, params[f"weight{i}"].mT) for i, each in enumerate(linear)]
-        pairs += [(each.bias, params[f"bias{i}"]) for i, each in enumerate(linear)]
-        return max(float((ours.detach() - theirs).abs().max()) for ours, theirs in pairs)
-
-
-class PlainANQ:
-    """ANQ on TD3+BC or on IQL: V, two critics, mu and a policy, stepped one at a time."""
-
-    def __init__(self, engine: Engine, anq: ANQ) -> None:
-        (self.seed,), self.anq, self.batch = engine.seeds, anq, engine.program.resolved.learner.batch_size
-        self.iql = isinstance(engine.program.resolved.learner, IQL)
-        self.tau = engine.program.resolved.learner.expectile if self.iql else anq.value_expectile
-        self.columns = columns_of(engine)
-        self.value = Network(one(engine.params["value"]))
-        self.critics, self.critic_targets = (
-            [Network(one(engine.params["critic"], i)) for i in range(2)] for _ in range(2)
-        )
-        self.mu, self.mu_target = (Network(one(engine.params["anq.mu"]), nn.Tanh()) for _ in range(2))
-        self.policy = Network(one(engine.params["actor"]), nn.Tanh())
-        parameters = {
-            "value": [*self.value.parameters()],
-            "critic": [p for critic in self.critics for p in critic.parameters()],
-            "mu": [*self.mu.parameters()],
-            "policy": [*self.policy.parameters()],
-        }
-        if self.iql:
-            self.log_std = nn.Parameter(one(engine.params["actor"])["log_std"].clone())
-            parameters["policy"].append(self.log_std)
-        self.optimizers = {name: torch.optim.Adam(each, lr=3e-4) for name, each in parameters.items()}
-        self.optimizers["mu"].param_groups[0]["lr"] = anq.learning_rate
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizers["mu"], engine.horizon // 2)
-        self.cut = 0
-        """Rows whose refined action the bounds have cut."""
-
-    def deviations(self, engine: Engine) -> dict[str, float]:
-        found = {name: getattr(self, name).deviation(one(engine.params[name])) for name in ("value",)}
-        found["policy"] = self.policy.deviation(one(engine.params["actor"]))
-        found["mu"] = self.mu.deviation(one(engine.params["anq.mu"]))
-        if self.anq.target_mu:
-            found["mu target"] = self.mu_target.deviation(one(engine.targets["anq.mu"]))
-        for i in range(2):
-            found[f"critic {i}"] = self.critics[i].deviation(one(engine.params["critic"], i))
-            found[f"critic target {i}"] = self.critic_targets[i].deviation(one(engine.targets["critic"], i))
-        if self.iql:
-            found["log_std"] = float((self.log_std.detach() - one(engine.params["actor"])["log_std"]).abs().max())
-        return found
-
-    def q(self, critics: list[Network], s: Tensor, a: Tensor, how: str = "min") -> Tensor:
-        both = torch.stack([critic(torch.cat([s, a], 1)).squeeze(1) for critic in critics])
-        return both.mean(0) if how == "mean" else both.min(0).values
-
-    def delta(self, mu: Network, s: Tensor, a: Tensor) -> Tensor:
-        return self.anq.reach * mu(torch.cat([s, a], 1))
-
-    def step(self, **losses: Tensor) -> None:
-        """All losses at the same parameters, then all steps."""
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
-        for name, loss in losses.items():
-            parameters = self.optimizers[name].param_groups[0]["params"]
-            for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters, retain_graph=True), strict=True):
-                p.grad = gradient
-        for name in losses:
-            self.optimizers[name].step()
-
-    def tick(self, tick: int) -> None:
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="batch", count=self.batch, rows=len(self.columns["reward"]), **key)[0, 0]
-        names = ("observation", "action", "reward", "next_observation", "terminal")
-        s, a, r, s2, d = (self.columns[name][index] for name in names)
-        r, d = r.squeeze(1), d.squeeze(1)
-        if self.iql:  # V, Q and the policy at the same parameters, then the target critics; mu every second tick
-            self.step(value=self.value_loss(s, a), critic=self.q_loss(s, a, r, s2, d) / 2, policy=self.awr_loss(s, a))
-            average(self.critic_targets, self.critics, 0.005)
-        else:
-            self.step(value=self.value_loss(s, a))
-            self.step(critic=self.q_loss(s, a, r, s2, d))
-        if tick % 2:
-            return
-        self.step(mu=self.mu_loss(s, a))
-        self.schedule.step()
-        average([self.mu_target], [self.mu], self.anq.polyak)
-        if not self.iql:
-            self.step(policy=self.td3_bc_loss(s, a))
-            average(self.critic_targets, self.critics, 0.005)
-
-    def value_loss(self, s: Tensor, a: Tensor) -> Tensor:
-        mu = self.mu_target if self.anq.target_mu else self.mu
-        with torch.no_grad():
-            target = self.q(self.critic_targets, s, (a + self.delta(mu, s, a)).clamp(-1, 1))
-        u = target - self.value(s).squeeze(1)
-        return ((self.tau - (u < 0).to(u.dtype)).abs() * u**2).mean()
-
-    def q_loss(self, s: Tensor, a: Tensor, r: Tensor, s2: Tensor, d: Tensor) -> Tensor:
-        with torch.no_grad():
-            y = r + 0.99 * (1 - d) * self.value(s2).squeeze(1)
-        return sum(((critic(torch.cat([s, a], 1)).squeeze(1) - y) ** 2).mean() for critic in self.critics)
-
-    def mu_loss(self, s: Tensor, a: Tensor) -> Tensor:
-        anq, delta = self.anq, self.delta(self.mu, s, a)
-        with torch.no_grad():
-            advantage = self.q(self.critic_targets, s, a, anq.value_aggregate) - self.value(s).squeeze(1)
-            w = torch.exp(anq.adaptivity * advantage).clamp(anq.smallest_factor, anq.largest_factor)
-        self.cut += int(((a + delta).abs() > 1).any(1).sum())
-        q = self.q(self.critics, s, (a + delta).clamp(-1, 1), anq.objective_aggregate)
-        kappa = 1 / (q.abs().mean().detach() + 1e-6) if anq.normalize_q else 1.0
-        if anq.penalty == "squared":
-            return -kappa * q.mean() + anq.penalty_weight * (w[:, None] * delta**2).mean()
-        return -kappa * q.mean() + anq.penalty_weight * (w * torch.linalg.vector_norm(delta, dim=1)).mean()
-
-    def refined(self, s: Tensor, a: Tensor, how: str) -> tuple[Tensor, Tensor]:
-        """The imitated action and its advantage."""
-        with torch.no_grad():
-            action = (a + self.delta(self.mu, s, a)).clamp(-1, 1)
-            return action, self.q(self.critic_targets, s, action, how) - self.value(s).squeeze(1)
-
-    def td3_bc_loss(self, s: Tensor, a: Tensor) -> Tensor:
-        target, advantage = self.refined(s, a, self.anq.value_aggregate)
-        g = torch.exp(self.anq.inverse_temperature * advantage).clamp(max=self.anq.largest_weight)
-        pi = self.policy(s)
-        q = self.critics[0](torch.cat([s, pi], 1)).squeeze(1)
-        return -2.5 / q.abs().mean().detach() * q.mean() + (g[:, None] * (pi - target) ** 2).mean()
-
-    def awr_loss(self, s: Tensor, a: Tensor) -> Tensor:
-        target, advantage = self.refined(s, a, "min")
-        weight = torch.exp(3.0 * advantage).clamp(max=100)
-        policy = torch.distributions.Normal(self.policy(s), self.log_std.exp())
-        return -(weight * policy.log_prob(target).sum(1)).mean()
-
-
-def one(params: dict[str, Tensor], index: int | None = None) -> dict[str, Tensor]:
-    """The tensors of the only seed, or of one of its critics."""
-    return {name: tensor[0] if index is None else tensor[0, index] for name, tensor in params.items()}
-
-
-def average(targets: list[Network], networks: list[Network], rate: float) -> None:
-    for target, network in zip(targets, networks, strict=True):
-        for old, new in zip(target.parameters(), network.parameters(), strict=True):
-            old.data.copy_(rate * new.data + (1 - rate) * old.data)
-
-
-FAR = {"output_variance": 1.0, "learning_rate": 1e-3, "largest_factor": 1.02, "largest_weight": 1.05}
+FAR: dict[str, Any] = {"output_variance": 1.0, "learning_rate": 1e-3, "largest_factor": 1.02, "largest_weight": 1.05}
 """Settings under which displacements, averages and bounds all matter within some dozen ticks."""
-CASES = {
+CASES: dict[str, Any] = {
     "TD3BC": (
         TD3BC,
         ANQ(hidden=64, value_aggregate="mean", value_expectile=0.8, adaptivity=2.0, polyak=0.05, **FAR),
@@ -226,12 +73,11 @@ def test_equals_a_plain_loop(case):
     learner = kind(hidden=64, batch_size=64, **({"schedule": "constant"} if kind is IQL else {}))
     data = random_data(1000, observation=11, action=3)
     engine = build(learner, anq, seeds=(3,), horizon=ticks, data=data, dtype=torch.float64)
-    loop = PlainANQ(engine, anq)
+    loop = PlainANQ(engine, data)
     start = learned(engine)
     engine.run(ticks)
-    for tick in range(1, ticks + 1):
-        loop.tick(tick)
-    assert max(loop.deviations(engine).values()) < 1e-10, loop.deviations(engine)
+    loop.run(ticks)
+    assert loop.largest_deviation(engine) < 1e-10
     moved = {name: (tensor - start[name]).abs().max() for name, tensor in learned(engine).items() if "weight" in name}
     assert min(moved.values()) > 3e-5, "every network must have moved for this to say anything"
     assert loop.cut > 0, "and so must the bounds of actions"
@@ -379,7 +225,7 @@ def test_better_actions_are_kept_nearer():
     ranks = torch.stack([each.argsort().argsort().double() for each in (advantage, size)])
     assert float(torch.corrcoef(ranks)[0, 1]) < -0.9
     order = advantage.argsort()
-    batch = {"observation": s, "action": a}
+    batch: dict[str, Any] = {"observation": s, "action": a}
     factor = engine.ask("anq", lambda v: {"w": anq.penalty_factor(at(v, batch))})["w"][0]
     assert (factor[order].diff() > 0).all()
     torch.testing.assert_close(factor, advantage.exp())
@@ -393,7 +239,7 @@ def at(v, batch: dict[str, Tensor]):
 
 def test_without_adaptivity_all_neighbourhoods_are_of_one_size():
     engine = trained(TD3BC(**SMALL), ANQ(adaptivity=0.0, **WIDE))
-    assert (seen(engine, engine.program.resolved.adapters[0].penalty_factor) == 1).all()
+    assert (seen(engine, resolved_of(engine).adapters[0].penalty_factor) == 1).all()
     assert float(engine.diagnose()["anq/penalty_factor_bounded"]) == 0
 
 
@@ -486,14 +332,14 @@ def test_the_target_follows_the_value_and_ends_where_episodes_end():
     engine = trained(TD3BC(**SMALL), ANQ(**WIDE))
     s2, r, d, y = (
         seen(engine, what)
-        for what in (lambda v: v.s2, lambda v: v.r, lambda v: v.d, engine.program.resolved.learner.target)
+        for what in (lambda v: v.s2, lambda v: v.r, lambda v: v.d, resolved_of(engine).learner.target)
     )
     assert 0 < d.sum() < len(d)
     assert torch.equal(y[d == 1], r[d == 1])
-    value = Network(one(engine.params["value"]))(s2).squeeze(1)
+    value = network(one(engine.params["value"]))(s2).squeeze(1)
     torch.testing.assert_close(y, r + 0.99 * (1 - d) * value, rtol=1e-5, atol=1e-5)
     imagined = seen(engine, lambda v: v.bootstrap(v.s + 1, "imagined"))
-    torch.testing.assert_close(imagined, Network(one(engine.params["value"]))(seen(engine, lambda v: v.s) + 1)[:, 0])
+    torch.testing.assert_close(imagined, network(one(engine.params["value"]))(seen(engine, lambda v: v.s) + 1)[:, 0])
 
 
 def test_the_norm_has_a_gradient_where_nothing_moves():
@@ -588,7 +434,7 @@ def test_presets():
 
 @each_learner
 def test_seeds_together_are_seeds_alone(learner):
-    settings = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
     together = trained(learner, ANQ(**WIDE), seeds=(0, 1), **settings)
     for position, seed in enumerate((0, 1)):
         alone = trained(learner, ANQ(**WIDE), seeds=(seed,), **settings)
@@ -605,7 +451,7 @@ def test_traced_is_eager():
 @each_learner
 def test_beside_a_learned_trade_off(learner):
     """Finite, and the meta-gradient through the weighted imitation agrees with autograd's."""
-    settings = {"seeds": (0, 1), "dtype": torch.float64, "horizon": 10}
+    settings: dict[str, Any] = {"seeds": (0, 1), "dtype": torch.float64, "horizon": 10}
     closed, oracle = (
         build(learner, ANQ(**WIDE), ASPC(interval=1, meta_step=each), **settings)
         for each in ("closed_form", "autograd")

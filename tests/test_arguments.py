@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ from adaptive_constraints.errors import (
 from adaptive_constraints.testing import made_data
 
 DATA = made_data()
-SHORT = {"steps": 2, "progress": False, "traced": False}
+SHORT: dict[str, Any] = {"steps": 2, "progress": False, "traced": False}
 TRAINED = wrap(TD3BC(hidden=8, batch_size=16))
 
 
@@ -35,7 +37,7 @@ def fit(data=DATA, **options):
     return wrap(TD3BC(hidden=8, batch_size=16)).fit(data, **{**SHORT, **options})
 
 
-WRONG = {
+WRONG: dict[str, Any] = {
     "text for a number": (lambda: fit(steps="100"), TrainingError, "fit: steps must be a whole number, not '100'"),
     "a fraction": (lambda: fit(steps=1e3), TrainingError, "steps must be a whole number, not 1000.0"),
     "a truth for a number": (lambda: fit(steps=True), TrainingError, "steps must be a whole number, not True"),
@@ -107,7 +109,7 @@ def test_places_that_cannot_be_written_to(tmp_path):
 )
 def test_numbers_of_numpy_and_devices_of_torch_are_fine(seeds, tmp_path):
     agent = wrap(TD3BC(hidden=8, batch_size=16))
-    options = {**SHORT, "steps": np.int64(2), "device": torch.device("cpu"), "out": str(tmp_path)}
+    options: dict[str, Any] = {**SHORT, "steps": np.int64(2), "device": torch.device("cpu"), "out": str(tmp_path)}
     agent.fit(DATA, seeds=seeds, **options)
     assert agent.seeds == (0, 1) and all(type(seed) is int for seed in agent.seeds)
     assert load_agent(tmp_path).tick == 2

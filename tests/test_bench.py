@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_twins_are_paired(undisturbed):
 def test_the_command_of_a_row_is_that_cell(undisturbed, suite):
     words = shlex.split(undisturbed.rows[2]["command"])
     assert words[0] == "adaptive-constraints"
-    train = parse(words[1:])
+    train: Any = parse(words[1:])
     assert (train.data, train.steps, train.seeds) == (suite.cells[1].data, 60, 2)
     line = " ".join(train.learner) + " + " + " ".join(train.adapters)
     assert read_stack(line).stack.to_spec() == suite.cells[1].spec
@@ -138,7 +139,7 @@ def test_other_settings_in_the_same_folder_are_refused(suite, undisturbed):
 
 def test_a_failure_stops_no_other_cell_and_is_tried_again(tmp_path, capsys, monkeypatch):
     suite = tiny_suite(tmp_path, 'stacks = ["TD3BC hidden=8 critic_learning_rate=1e30"]')
-    monkeypatch.setattr("adaptive_constraints.cli.bench.Bench._workers", lambda self: InlineWorkers())
+    monkeypatch.setattr("adaptive_constraints.cli.bench.Bench.make_workers", lambda self: InlineWorkers())
     words = ["bench", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "out"), "--where", "adapter=none"]
     words += ["--imports", "fatal_env"]
     data = tmp_path / "random.npz"
@@ -169,7 +170,7 @@ def test_a_local_worker_that_dies_is_started_again(suite, tmp_path, monkeypatch)
         started.append(folder)
         return subprocess.Popen([sys.executable, "-Sc", "import os; os.kill(os.getpid(), 9)"], stdin=subprocess.PIPE)
 
-    monkeypatch.setattr(LocalWorkers, "_process", dying)
+    monkeypatch.setattr(LocalWorkers, "start_process", dying)
     outcome = bench(suite, suite.cells[:1], tmp_path, LocalWorkers(), progress=False)
     assert len(started) == RETRIES + 1
     (reason,) = outcome.failed.values()
@@ -184,7 +185,7 @@ def test_ctrl_c_closes_the_workers(suite, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
 
     workers = Interrupted()
-    monkeypatch.setattr("adaptive_constraints.cli.bench.Bench._workers", lambda self: workers)
+    monkeypatch.setattr("adaptive_constraints.cli.bench.Bench.make_workers", lambda self: workers)
     file = Path(suite.cells[0].data[4:]).parent / "tiny.toml"
     words = ["bench", str(file), "--out", str(tmp_path), "--where", "adapter=none", "--imports", "fatal_env"]
     assert main(words) == 130
@@ -211,7 +212,7 @@ def test_a_lost_seed_has_no_score(suite, tmp_path, monkeypatch):
 
 def test_long_series_are_thinned():
     history = History(metrics=[{"tick": t, "x/y": [t, -t]} for t in range(1, 1001)])
-    ticks, values = cell._series(history, "x/y", 1)
+    ticks, values = cell.thinned_series(history, "x/y", 1)
     assert len(ticks) == cell.POINTS
     assert (ticks[0], ticks[-1], values[-1]) == (1, 1000, -1000)
 
@@ -222,7 +223,7 @@ def test_a_terminal_shows_a_live_table(suite, undisturbed, monkeypatch):
 
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=160, height=20)
-    monkeypatch.setattr(board, "_live", lambda: Live(console=console, auto_refresh=False))
+    monkeypatch.setattr(board, "live_table", lambda: Live(console=console, auto_refresh=False))
     results = ResultsFolder(undisturbed.folder, suite, suite.cells, "")
     with board.Board(results, True) as shown:
         shown.started(suite.cells[1])

@@ -15,7 +15,7 @@ from adaptive_constraints.data.collecting.recording import RecordingEnv
 from adaptive_constraints.environments.boundary import CheckedEnv, EnvironmentWarning
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation import Evaluator, rollout
-from adaptive_constraints.evaluation.rollout import _reset_seeds
+from adaptive_constraints.evaluation.rollout import reset_seeds
 from adaptive_constraints.runs.collector import Collector, _reset_seed
 
 from .foreign import QUIET, Line, line_agent
@@ -84,7 +84,7 @@ def refuse(self, *arguments, **options):
     raise KeyError("no such joint")
 
 
-ODD = {
+ODD: dict[str, Any] = {
     "no seed": (env(lambda self: (np.zeros(2), {})), "unexpected keyword argument 'seed'.*shimmy"),
     "bare observation": (env(lambda self, seed=None, options=None: np.zeros(2)), "reset returned array.*shimmy"),
     "bare list": (env(lambda self, seed=None, options=None: [0.0, 0.0]), r"reset returned \[0.0, 0.0\] instead"),
@@ -154,7 +154,7 @@ def test_values_that_the_space_cannot_hold_are_not_cut_off() -> None:
         seen.append(observations[0, 0].tolist())
         return zero(observations, step)
 
-    halves = env(step=answering(0, lambda time: np.array([0.5, 200.25])))
+    halves: Any = env(step=answering(0, lambda time: np.array([0.5, 200.25])))
     halves.observation_space = Box(0, 255, (2,), np.uint8)
     rollout(halves, policy, policies=1, episodes=1)
     assert seen[1] == [0.5, 200.25]
@@ -185,17 +185,17 @@ def test_environments_that_cannot_be_made_or_closed_are_named() -> None:
 
 @pytest.mark.parametrize("seed", [0, 3, 2**31, 2**40])
 def test_reset_seeds_fit_an_int32_and_no_two_are_alike(seed: int) -> None:
-    seeds = _reset_seeds(seed, 3000)
+    seeds = reset_seeds(seed, 3000)
     assert len(set(seeds)) == 3000 and min(seeds) >= 0 and max(seeds) < 2**31
-    assert seeds[:5] == _reset_seeds(seed, 5)
+    assert seeds[:5] == reset_seeds(seed, 5)
     assert all(0 <= _reset_seed(seed, number) < 2**31 for number in range(200))
-    assert not set(seeds) & set(_reset_seeds(seed + 1, 100))
+    assert not set(seeds) & set(reset_seeds(seed + 1, 100))
 
 
 def test_two_hashes_that_meet_are_moved_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     same = SimpleNamespace(generate_state=lambda count: np.array([2**32 - 1], np.uint32))
     monkeypatch.setattr(np.random, "SeedSequence", lambda pair: same)
-    assert _reset_seeds(0, 3) == [2**31 - 1, 0, 1]
+    assert reset_seeds(0, 3) == [2**31 - 1, 0, 1]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

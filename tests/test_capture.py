@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -29,7 +30,7 @@ LEARNERS = {
     "DiffusionQL": DiffusionQL(hidden=8, batch_size=16),
     "FQL": FQL(hidden=8, batch_size=16),
 }
-STACKS = {
+STACKS: dict[str, Any] = {
     **{name: (learner,) for name, learner in LEARNERS.items()},
     **{f"{name} + four": (learner, *FOUR) for name, learner in LEARNERS.items()},
     "TD3BC + aspc": (LEARNERS["TD3BC"], ASPC(interval=2)),
@@ -78,8 +79,8 @@ def test_oracles_are_not_recorded():
 
 def test_replays_read_fresh_noise_and_rates(monkeypatch):
     """Across the ends of chunks, and with a learning rate that falls every tick."""
-    monkeypatch.setattr(noise, "_AHEAD_ON_CPU", 3 * 16 * 2)
-    options = {"seeds": (0, 1), "horizon": 12}
+    monkeypatch.setattr(noise, "AHEAD_ON_CPU", 3 * 16 * 2)
+    options: dict[str, Any] = {"seeds": (0, 1), "horizon": 12}
     recorded, eager = (
         build(LEARNERS["IQL"], ASPC(interval=1), graphs=each, **options) for each in (EmulatedGraph, None)
     )
@@ -205,7 +206,7 @@ def test_models_and_the_online_phase_are_recorded_too(monkeypatch, tmp_path, ada
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it imports the compiler
 def test_compiled_is_eager_to_rounding_and_resumes_bit_for_bit():
     """Two seeds, and weights kept as [outputs, inputs]: the compiler is free to lay gradients out otherwise."""
-    stack = {"learner": outputs_by_inputs(), "seeds": (0, 1), "dtype": torch.float64}
+    stack: dict[str, Any] = {"learner": outputs_by_inputs(), "seeds": (0, 1), "dtype": torch.float64}
     whole, first, second = (build(**stack, compiled=True, traced=True) for _ in range(3))
     eager = build(**stack)
     for engine in (whole, eager):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from adaptive_constraints.support.typed import check, parse_json
 from .fault_kinds import ONLINE, SMALL, Drift, data, stack
 from .helpers import build
 
-RUN = {"steps": 12, "seeds": 2, "log_every": 2, "progress": False, "traced": False}
+RUN: dict[str, Any] = {"steps": 12, "seeds": 2, "log_every": 2, "progress": False, "traced": False}
 
 
 @pytest.fixture(scope="module")

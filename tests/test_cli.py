@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -93,18 +93,18 @@ def test_the_default_folder_names_data_stack_and_length(data, tmp_path, monkeypa
 def test_ctrl_c_says_from_where_the_run_goes_on(data, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     command = ["train", "--data", data, *STACK, *SHORT, "--eval-env", "none", "--out", str(out), "--quiet"]
-    real = Engine.run
+    real, at = Engine.run, [0]
 
     def interrupted(engine: Engine, ticks: int) -> None:
-        if engine.tick == interrupted.at:
+        if engine.tick == at[0]:
             raise KeyboardInterrupt
         real(engine, ticks)
 
     monkeypatch.setattr(Engine, "run", interrupted)
-    interrupted.at = 0
+    at[0] = 0
     assert main(command) == 130
     assert "before the first checkpoint" in said(capsys)
-    interrupted.at = 20
+    at[0] = 20
     assert main(command) == 130
     assert f"the same command goes on from tick 20, the last checkpoint in {out}" in said(capsys)
     monkeypatch.undo()
@@ -129,7 +129,7 @@ def test_a_run_that_loses_every_seed_fails(data, tmp_path, capsys):
     assert "error: all seeds of TD3BC are lost" in said(capsys)
 
 
-WRONG = {
+WRONG: dict[str, Any] = {
     "unknown learner": (["--learner", "TD3"], "unknown learner 'TD3': did you mean TD3BC?"),
     "no learner": (["--learner"], "name a learner, such as --learner TD3BC"),
     "two learners": (["--learner", "TD3BC", "ASPC"], "one learner is needed, not TD3BC, ASPC"),
@@ -489,5 +489,5 @@ def test_text_that_does_not_fit_is_told_what_does(text, annotation, allowed):
 
 
 def test_settings_belong_to_the_name_before_them():
-    first, second = read_adapters(["aspc", "interval=5", "FixedScale", "name=other", "value=none"])
-    assert (first.interval, second.name, second.value) == (5, "other", None)
+    first, second = map(vars, read_adapters(["aspc", "interval=5", "FixedScale", "name=other", "value=none"]))
+    assert (first["interval"], second["name"], second["value"]) == (5, "other", None)

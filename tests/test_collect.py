@@ -33,22 +33,22 @@ def test_bundled_manifest_describes_the_bundled_set() -> None:
 
 def test_evenly_spaced_takes_whole_episodes_from_the_whole_run() -> None:
     episodes: list[Any] = [range(20)] * 50 + [range(1000)] * 10  # only their lengths count
-    chosen = collecting._evenly_spaced(episodes, 5500, 11000)
+    chosen = collecting.evenly_spaced(episodes, 5500, 11000)
     lengths = [len(episode) for episode in chosen]
     assert 4500 < sum(lengths) <= 5500
     assert lengths == sorted(lengths)  # in order of time
     assert lengths.count(20) == pytest.approx(25, abs=2)  # half of the rows, so half of each kind
     assert lengths.count(1000) == 5
-    assert collecting._evenly_spaced(episodes, 11000, 11000) == episodes
+    assert collecting.evenly_spaced(episodes, 11000, 11000) == episodes
 
 
 def test_evenly_spaced_refuses_what_cannot_be_kept() -> None:
     nothing: list[Any] = []
     with pytest.raises(DatasetError, match="no episode ended within 7 steps"):
-        collecting._evenly_spaced(nothing, 10, 7)
+        collecting.evenly_spaced(nothing, 10, 7)
     long: list[Any] = [range(1000)]
     with pytest.raises(DatasetError, match="no episode fits into 10 rows"):
-        collecting._evenly_spaced(long, 10, 1000)
+        collecting.evenly_spaced(long, 10, 1000)
 
 
 @pytest.mark.parametrize("source", ["Hopper-v5", "ppo:Hopper-v5", "sac:", "random"])

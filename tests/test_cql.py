@@ -2,200 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
-from torch.nn.functional import mse_loss
 
-from adaptive_constraints import ASPC, Adapter, Dataset, FixedScale, Row, Spec
+from adaptive_constraints import ASPC, Adapter, FixedScale, Row, Spec
 from adaptive_constraints.baselines import CQL
 from adaptive_constraints.composition.stack import Stack
-from adaptive_constraints.data import Preprocessor
-from adaptive_constraints.engine import noise
 from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import TanhGaussian
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, different, largest_difference, learned, meta_gradients, random_data, resolved_of, trained
+from .reference.common import beside
+from .reference.cql import PlainCQL
 
-SMALL = {"hidden": 16, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 16, "batch_size": 16}
 
 # -- the plain loop ---------------------------------------------------------------------------------------------------
 
 
-class Policy(nn.Module):
-    """A tanh-Gaussian policy with three hidden layers and a learned affine map of the log-std."""
-
-    def __init__(self, states: int, width: int, actions: int) -> None:
-        super().__init__()
-        sizes = [states, width, width, width]
-        hidden = [layer for i, o in itertools.pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU())]
-        self.net = nn.Sequential(*hidden, nn.Linear(width, 2 * actions))
-        self.factor, self.offset = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(-1.0))
-
-    def forward(self, state: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions and their log-densities, from normal noise."""
-        mean, log_std = self.net(state).chunk(2, -1)
-        std = (self.factor * log_std + self.offset).clamp(-20, 2).exp()
-        squash = TanhTransform(cache_size=1)
-        action = squash(mean + std * draw)
-        return action, TransformedDistribution(Normal(mean, std), squash).log_prob(action).sum(-1)
-
-
-class Critic(nn.Module):
-    """One critic; LayerNorm stands before the ReLU."""
-
-    def __init__(self, inputs: int, width: int, layers: int, robust: bool) -> None:
-        super().__init__()
-        net: list[nn.Module] = []
-        for i, o in itertools.pairwise([inputs, *[width] * layers]):
-            net += [nn.Linear(i, o), *([nn.LayerNorm(o)] if robust else []), nn.ReLU()]
-        self.net = nn.Sequential(*net, nn.Linear(width, 1))
-
-    def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        state = state.expand(*action.shape[:-1], -1)
-        return self.net(torch.cat([state, action], -1)).squeeze(-1)
-
-
-class PlainLoop:
-    """The reference implementations' order: all losses at the old networks, then all steps, then the targets."""
-
-    def __init__(self, engine: Engine, data: Dataset, dtype: torch.dtype) -> None:
-        self.settings = learner = engine.program.resolved.learner
-        (self.seed,) = engine.seeds
-        self.columns = {name: column.to(dtype) for name, column in Preprocessor.fit(data).table(data).items()}
-        states, self.dims = self.columns["observation"].shape[1], self.columns["action"].shape[1]
-        self.policy = Policy(states, learner.hidden, self.dims).to(dtype)
-        self.critics, self.targets = (
-            [
-                Critic(states + self.dims, learner.hidden, learner.critic_layers, learner.critic == "robust").to(dtype)
-                for _ in range(2)
-            ]
-            for _ in range(2)
-        )
-        for network, given in self.pairs(engine):
-            with torch.no_grad():
-                for ours, theirs in zip(network, given, strict=True):
-                    ours.copy_(theirs)
-        zero, one = torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)
-        self.log_temperature, self.log_multiplier = zero.requires_grad_(), one.requires_grad_()
-        rates = [learner.actor_learning_rate] * 2 + [learner.critic_learning_rate] * 3
-        groups = [[self.log_temperature], self.policy.parameters(), *(c.parameters() for c in self.critics)]
-        self.optimizers = [
-            torch.optim.Adam(group, lr=rate, foreach=True)
-            for group, rate in zip([*groups, [self.log_multiplier]], rates, strict=True)
-        ]
-        self.schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, engine.horizon) for each in self.optimizers]
-        self.below = self.above = 0
-        """Gaps that were clipped."""
-
-    def pairs(self, engine: Engine) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """Our tensors beside the engine's."""
-        actor, scalars = {}, []
-        for name, tensor in engine.params["actor"].items():
-            if name.startswith("log_std"):
-                scalars.append(tensor[0])
-            else:
-                actor[name] = tensor[0]
-        found = [([*self.policy.net.parameters(), self.policy.factor, self.policy.offset], given(actor) + scalars)]
-        for networks, tree in ((self.critics, engine.params["critic"]), (self.targets, engine.targets["critic"])):
-            for j, critic in enumerate(networks):
-                found.append((list(critic.parameters()), given({name: t[0, j] for name, t in tree.items()})))
-        return found
-
-    def largest_deviation(self, engine: Engine) -> float:
-        """Over every parameter of every network and target."""
-        pairs = [pair for ours, theirs in self.pairs(engine) for pair in zip(ours, theirs, strict=True)]
-        for group, ours in (("temperature", self.log_temperature), ("multiplier", self.log_multiplier)):
-            if group in engine.params:
-                pairs.append((ours, engine.params[group]["log"][0]))
-        return max(float((ours.detach() - theirs).abs().max()) for ours, theirs in pairs)
-
-    def draw(self, kind: str, site: str, tick: int, *shape: int) -> Tensor:
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        dtype = self.columns["reward"].dtype
-        return getattr(noise, kind)(site=site, shape=shape, dtype=dtype, **key)[0, 0]
-
-    def tick(self, tick: int) -> None:
-        c = self.settings
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="batch", count=c.batch_size, rows=len(self.columns["reward"]), **key)[0, 0]
-        names = ("observation", "action", "reward", "next_observation", "terminal")
-        s, a, r, s2, d = (self.columns[name][index] for name in names)
-
-        action, log_pi = self.policy(s, self.draw("normal", "policy", tick, *a.shape))
-        temperature_loss = -(self.log_temperature * (log_pi - self.dims).detach()).mean()
-        temperature = self.log_temperature.exp().detach() if c.entropy == "automatic" else 0.0
-        policy_loss = (temperature * log_pi - torch.min(*(q(s, action) for q in self.critics))).mean()
-        policy_loss = policy_loss + c.actor_imitation * ((action - a) ** 2).sum(1).mean()
-
-        with torch.no_grad():
-            a2, _ = self.policy(s2, self.draw("normal", "target", tick, c.backup_actions, *a.shape))
-            backup = torch.min(*(target(s2, a2) for target in self.targets)).max(0).values
-            y = r + 0.99 * (1 - d) * backup
-        critic_loss, excess = torch.zeros(()), torch.zeros(())
-        for q in self.critics:
-            critic_loss = critic_loss + mse_loss(q(s, a), y)
-        if c.alpha > 0:
-            excess = self.excess(s, a, s2, tick)
-            multiplier = self.log_multiplier.exp().detach().clamp(0, 1e6) if c.target_gap is not None else 1.0
-            critic_loss = critic_loss + c.alpha * multiplier * excess
-        multiplier_loss = -0.5 * self.log_multiplier.exp() * c.alpha * excess.detach()
-
-        temperature_grad = torch.autograd.grad(temperature_loss, self.log_temperature)
-        policy_grad = torch.autograd.grad(policy_loss, list(self.policy.parameters()))
-        critic_grads = [torch.autograd.grad(critic_loss, list(q.parameters()), retain_graph=True) for q in self.critics]
-        multiplier_grad = torch.autograd.grad(multiplier_loss, self.log_multiplier)
-        gradients = (temperature_grad, policy_grad, *critic_grads, multiplier_grad)
-        for optimizer, grads in zip(self.optimizers, gradients, strict=True):
-            for parameter, grad in zip(optimizer.param_groups[0]["params"], grads, strict=True):
-                parameter.grad = grad
-            optimizer.step()
-        if c.learning_rate_decay == "cosine":
-            for schedule in self.schedules:
-                schedule.step()
-        for target, q in zip(self.targets, self.critics, strict=True):
-            for old, new in zip(target.parameters(), q.parameters(), strict=True):
-                old.data.copy_(0.005 * new.data + (1 - 0.005) * old.data)
-
-    def excess(self, s: Tensor, a: Tensor, s2: Tensor, tick: int) -> Tensor:
-        """Both critics' mean clipped gap, less its target."""
-        c = self.settings
-        shape, temperature = (c.gap_actions, *a.shape), c.gap_temperature
-        with torch.no_grad():
-            anywhere = 2 * self.draw("uniform", "gap/uniform", tick, *shape) - 1
-            here, log_here = self.policy(s, self.draw("normal", "gap/policy", tick, *shape))
-            after, log_after = self.policy(s2, self.draw("normal", "gap/next", tick, *shape))
-        total = torch.zeros(())
-        for q in self.critics:
-            z = [
-                q(s, anywhere) - math.log(0.5**self.dims),
-                q(s, after) - log_after,
-                q(s, here) - log_here,
-            ]
-            gap = temperature * torch.logsumexp(torch.cat(z) / temperature, 0) - q(s, a)
-            low = -math.inf if c.smallest_gap is None else c.smallest_gap
-            high = math.inf if c.largest_gap is None else c.largest_gap
-            self.below, self.above = self.below + int((gap < low).sum()), self.above + int((gap > high).sum())
-            total = total + gap.clamp(low, high).mean() - (c.target_gap or 0.0)
-        return total
-
-
-def given(params: dict[str, Tensor]) -> list[Tensor]:
-    """The engine's tensors in the order and orientation of a module's parameters."""
-    found = []
-    for layer in range(sum(name.startswith("weight") for name in params)):
-        found += [params[f"weight{layer}"].mT, params[f"bias{layer}"]]
-        found += [params[f"gain{layer}"], params[f"shift{layer}"]] if f"gain{layer}" in params else []
-    return found
-
-
-CASES = {
+CASES: dict[str, Any] = {
     "gym": {},
     "Lagrange, LayerNorm, another temperature": {"target_gap": 4.0, "critic": "robust", "gap_temperature": 2.0},
     "max-target backup, clipped, imitating, no entropy": {
@@ -210,29 +42,17 @@ CASES = {
 }
 
 
-def beside(ticks: int, dtype: torch.dtype, **settings) -> tuple[Engine, PlainLoop]:
-    """Engine and loop after the same ticks."""
-    data = random_data(1000, observation=11, action=3)
-    engine = build(CQL(**settings), seeds=(3,), horizon=ticks, data=data, dtype=dtype)
-    loop = PlainLoop(engine, data, dtype)
-    engine.run(ticks)
-    for tick in range(1, ticks + 1):
-        loop.tick(tick)
-    return engine, loop
-
-
 def test_equals_a_plain_loop_in_float32():
     """The critics' 2000 rows a tick soon hold a unit's input within rounding of 0, and ReLU makes two of one."""
-    engine, loop = beside(50, torch.float32, hidden=64, batch_size=64)
+    engine, loop = beside(PlainCQL, CQL(hidden=64, batch_size=64), ticks=50, dtype=torch.float32)
     assert loop.largest_deviation(engine) < 1e-5
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_a_plain_loop_in_float64(case):
     """With an actor as fast as the critics, so that it moves."""
-    engine, loop = beside(
-        100, torch.float64, **{"hidden": 16, "batch_size": 32, "actor_learning_rate": 3e-4, **CASES[case]}
-    )
+    learner = CQL(**{"hidden": 16, "batch_size": 32, "actor_learning_rate": 3e-4, **CASES[case]})
+    engine, loop = beside(PlainCQL, learner, ticks=100, dtype=torch.float64)
     assert loop.largest_deviation(engine) < 1e-10
     if "clipped" in case:
         assert loop.below > 100 and loop.above > 100
@@ -258,7 +78,10 @@ class Answer(Adapter):
     def weight(self, v):
         return 1 + self.by * (v.r > 0) if self.rows else 1 + self.by
 
-    td_weight = constraint_scale = lambda self, v: 1 + self.by
+    def td_weight(self, v):
+        return 1 + self.by
+
+    constraint_scale = td_weight
     constraint_weight = sample_weight = weight
 
     def bootstrap(self, v, observation, site, batch, default):
@@ -300,10 +123,10 @@ def test_the_penalty_lifts_the_datas_actions_over_others():
 
     def advantage(engine: Engine) -> Tensor:
         critic = {name: tensor[0] for name, tensor in engine.params["critic"].items()}
-        q = engine.program.resolved.learner.q
+        q = resolved_of(engine).learner.q
         return (q(critic, columns["s"], columns["a"]) - q(critic, columns["s"], other)).mean(1)
 
-    settings = {"hidden": 32, "batch_size": 64, "critic_learning_rate": 3e-3}
+    settings: dict[str, Any] = {"hidden": 32, "batch_size": 64, "critic_learning_rate": 3e-3}
     start, free, held = (
         advantage(trained(CQL(alpha=alpha, **settings), ticks=ticks, data=data))
         for alpha, ticks in ((0.0, 0), (0.0, 60), (10.0, 60))
@@ -430,13 +253,13 @@ def test_acting_takes_the_mean():
     engine = trained(CQL(**SMALL), ticks=2)
     states = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(0))
     actor = {name: tensor[0] for name, tensor in engine.params["actor"].items()}
-    mean = engine.program.resolved.learner.policy(actor, states[0]).mean
+    mean = resolved_of(engine).learner.policy(actor, states[0]).mean
     torch.testing.assert_close(engine.act(states, 1)[0], torch.tanh(mean))
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
 
-TABLE = {
+TABLE: dict[str, Any] = {
     # alpha, target gap, backup actions, smallest gap, actor's rate, layers, z-scored states, reward scale and shift
     "gym": (10.0, None, 1, None, 3e-5, 3, True, 1.0, 0.0),
     "hopper-medium": (10.0, None, 1, None, 3e-5, 3, True, "return_range", 0.0),
@@ -572,23 +395,12 @@ def test_seeds_together_and_traced_equal_seeds_alone(settings, adapters):
         assert largest_difference(learned(together, position), learned(alone, 0)) < 1e-12
 
 
-def outer_step(engine: Engine) -> Tensor:
-    """One tick, with an outer step; d(outer loss)/d(trade-off) [S]."""
-    engine.metrics.flush()
-    engine.run(1)
-    return torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64)
-
-
 @pytest.mark.parametrize("critic", ["plain", "robust"])
 def test_back_ends_of_the_meta_step_agree(critic):
-    learner, settings = CQL(critic=critic, **SMALL), {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
-    closed, autograd = (build(learner, ASPC(interval=1, meta_step=m), **settings) for m in ("closed_form", "autograd"))
-    outer_step(closed)
-    for _ in range(2):
-        autograd.load({name: tensor.clone() for name, tensor in closed.state().items()}, closed.tick)
-        found, expected = outer_step(closed), outer_step(autograd)
-        assert (found != 0).all()
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13)
+    found = meta_gradients(CQL(critic=critic, **SMALL), rounds=2, horizon=10)
+    for closed, autograd in zip(*found, strict=True):
+        assert (closed != 0).all()
+        torch.testing.assert_close(closed, autograd, rtol=1e-9, atol=1e-13)
 
 
 def test_facts():

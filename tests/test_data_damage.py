@@ -5,6 +5,7 @@ Faults are drawn from seeds, 250 for each kind of file; the environment variable
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import os
 import zipfile
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from adaptive_constraints.data import Dataset, list_datasets, load_dataset, save_npz
-from adaptive_constraints.data.sources import loaders, scripted
+from adaptive_constraints.data.sources import scripted
 from adaptive_constraints.errors import DatasetError
 
 ROWS = 60
@@ -39,7 +40,7 @@ def arrays() -> dict[str, Any]:
 
 def write_saved(path: Path) -> None:
     """What `save_npz` writes, with everything in it."""
-    about = {"env_id": "Hopper-v5", "task": "hopper", "provenance": {"made": "here"}}
+    about: dict[str, Any] = {"env_id": "Hopper-v5", "task": "hopper", "provenance": {"made": "here"}}
     save_npz(Dataset.from_arrays(**arrays(), extra={"note": np.arange(ROWS)}, **about), path)
 
 
@@ -149,7 +150,7 @@ def saved(path: Path, **changed: Any) -> str:
     """A file of `save_npz` with some members replaced (None: left out); its reference."""
     write_saved(path)
     with np.load(path) as archive:
-        members = dict(archive) | changed
+        members: dict[str, Any] = dict(archive) | changed
     np.savez(path, **{name: array for name, array in members.items() if array is not None})
     return f"npz:{path}"
 
@@ -354,7 +355,7 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_a_damaged_bundled_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bundled").mkdir()
     write_saved(tmp_path / "bundled" / "mine.npz")
-    monkeypatch.setattr(loaders.importlib.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(importlib.resources, "files", lambda _: tmp_path)
     assert load_dataset("bundled:mine").env_id == "Hopper-v5" and "bundled:mine" in list_datasets()
     (tmp_path / "bundled" / "mine.npz").write_bytes((tmp_path / "bundled" / "mine.npz").read_bytes()[:900])
     with pytest.raises(DatasetError, match="mine.npz"):
@@ -379,8 +380,8 @@ def test_a_damaged_cache_is_made_anew(
         file.with_suffix(".json").write_text(json.dumps({"fingerprint": made.fingerprint}))
         return made
 
-    monkeypatch.setattr(scripted, "_file", lambda source: kept)
-    monkeypatch.setattr(scripted, "_collect", collect)
+    monkeypatch.setattr(scripted, "kept_file", lambda source: kept)
+    monkeypatch.setattr(scripted, "collect_anew", collect)
     first = load_dataset("scripted:pointmaze/umaze").fingerprint
     assert "damaged" not in capsys.readouterr().err
     kept.write_bytes(damage(kept.read_bytes()))

@@ -2,174 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptive_constraints import ASPC, Adapter, Dataset, MetaLoss, MetaStep
 from adaptive_constraints.baselines import DiffusionQL
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.engine import noise
-from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import DatasetError, StackError
 from adaptive_constraints.networks import VariancePreserving, denoise, init_noise_network, noise_error
-from adaptive_constraints.testing import check_learner
+from adaptive_constraints.testing import Probe, check_learner
 
-from .helpers import build, different, learned, random_data, trained
-from .test_seams import Probe
+from .helpers import build, different, learned, meta_gradients, random_data, resolved_of, trained
+from .reference.common import beside
+from .reference.diffusion_ql import PlainDiffusionQL
 
 SMALL = DiffusionQL(hidden=8, batch_size=16, diffusion_steps=2, candidates=5, backup_actions=3)
 
 # -- the plain loop ---------------------------------------------------------------------------------------------------
 
-STEPS, DRAWS = 5, 10
-ALPHAS = np.exp(-0.1 / STEPS - 0.5 * 9.9 * (2 * np.arange(1, STEPS + 1) - 1) / STEPS**2)
-BARS = np.cumprod(ALPHAS)
-
-
-class NoiseNet(nn.Module):
-    """eps(x, t, s)."""
-
-    def __init__(self, states: int, actions: int, width: int) -> None:
-        super().__init__()
-        self.time = nn.Sequential(nn.Linear(16, 32), nn.Mish(), nn.Linear(32, 16))
-        self.trunk = nn.Sequential(
-            nn.Linear(actions + 16 + states, width),
-            nn.Mish(),
-            nn.Linear(width, width),
-            nn.Mish(),
-            nn.Linear(width, width),
-            nn.Mish(),
-            nn.Linear(width, actions),
-        )
-
-    def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        angle = t[:, None] * torch.exp(torch.arange(8, dtype=x.dtype) * -(math.log(10000) / 7))[None]
-        return self.trunk(torch.cat([x, self.time(torch.cat([angle.sin(), angle.cos()], 1)), s], 1))
-
-
-class Critic(nn.Sequential):
-    """Three hidden layers; robust ones are followed by LayerNorm."""
-
-    def __init__(self, inputs: int, width: int, robust: bool) -> None:
-        layers: list[nn.Module] = []
-        for wide in (inputs, width, width):
-            layers += [nn.Linear(wide, width), nn.Mish()] + ([nn.LayerNorm(width)] if robust else [])
-        super().__init__(*layers, nn.Linear(width, 1))
-
-    def forward(self, s: Tensor, a: Tensor) -> Tensor:
-        return super().forward(torch.cat([s, a], 1)).squeeze(1)
-
-
-def chain(net: NoiseNet, s: Tensor, z: Tensor) -> Tensor:
-    """One action [B, A] per state, from noise [5, B, A]."""
-    x = z[0]
-    for i in reversed(range(STEPS)):
-        beta, bar, before = 1 - ALPHAS[i], BARS[i], BARS[i - 1] if i else 1.0
-        predicted = net(x, torch.full((len(x),), float(i), dtype=x.dtype), s)
-        x0 = ((x - np.sqrt(1 - bar) * predicted) / np.sqrt(bar)).clamp(-1, 1)
-        x = beta * np.sqrt(before) / (1 - bar) * x0 + (1 - before) * np.sqrt(ALPHAS[i]) / (1 - bar) * x
-        if i > 0:
-            x = x + math.exp(0.5 * math.log(max(beta * (1 - before) / (1 - bar), 1e-20))) * z[STEPS - i]
-    return x.clamp(-1, 1)
-
-
-class PlainLoop:
-    """Networks stepped one at a time, as the paper's code does it."""
-
-    def __init__(self, engine: Engine, data: Dataset, seed: int = 3) -> None:
-        self.learner, self.seed = engine.program.resolved.learner, seed
-        dtype = engine.params["actor"]["bias0"].dtype
-        self.table = {name: column.to(dtype) for name, column in Preprocessor.fit(data).table(data).items()}
-        states, actions, width = data.observation_dim, data.action_dim, self.learner.hidden
-        self.actor, self.average = (NoiseNet(states, actions, width).to(dtype) for _ in range(2))
-        robust = self.learner.critic == "robust"
-        self.critics, self.critic_targets = (
-            nn.ModuleList(Critic(states + actions, width, robust) for _ in range(2)).to(dtype) for _ in range(2)
-        )
-        for ours, theirs in self.pairs(engine):
-            ours.data.copy_(theirs)
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=self.learner.learning_rate, foreach=True)
-        self.critic_optimizer = torch.optim.Adam(
-            self.critics.parameters(), lr=self.learner.critic_learning_rate, foreach=True
-        )
-        self.clipped = 0
-
-    def pairs(self, engine: Engine) -> list[tuple[Tensor, Tensor]]:
-        """Our parameters beside the engine's."""
-        found = []
-        for net, tree in ((self.actor, engine.params), (self.average, engine.targets)):
-            actor = {name: tensor[0] for name, tensor in tree["actor"].items()}
-            found += zip(net.time.parameters(), layers(actor, "time_"), strict=True)
-            found += zip(net.trunk.parameters(), layers(actor), strict=True)
-        for nets, tree in ((self.critics, engine.params), (self.critic_targets, engine.targets)):
-            for index, net in enumerate(nets):
-                critic = {name: tensor[0, index] for name, tensor in tree["critic"].items()}
-                found += zip(net.parameters(), layers(critic), strict=True)
-        return found
-
-    def largest_deviation(self, engine: Engine) -> float:
-        return max(float((ours.detach() - theirs).abs().max()) for ours, theirs in self.pairs(engine))
-
-    def draw(self, kind: str, site: str, shape: tuple[int, ...]) -> Tensor:
-        dtype = self.table["reward"].dtype
-        return getattr(noise, kind)(site=site, shape=shape, dtype=dtype, **self.key)[0, 0]
-
-    def tick(self, tick: int) -> None:
-        learner, size = self.learner, self.learner.batch_size
-        self.key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="batch", count=size, rows=len(self.table["reward"]), **self.key)[0, 0]
-        names = ("observation", "action", "reward", "next_observation", "terminal")
-        s, a, r, s2, d = (self.table[name][index] for name in names)
-        # critics
-        with torch.no_grad():
-            count = DRAWS if learner.max_q_backup else 1
-            z = self.draw("normal", "target", (STEPS, count, *a.shape))
-            states = s2.repeat(count, 1)
-            a2 = chain(self.average, states, z.reshape(STEPS, count * size, -1))
-            best = [target(states, a2).view(count, size).max(0).values for target in self.critic_targets]
-            y = r + 0.99 * (1 - d) * torch.min(*best)
-        loss = sum(nn.functional.mse_loss(critic(s, a), y) for critic in self.critics)
-        self.step(self.critic_optimizer, self.critics, loss)
-        for target, net in zip(self.critic_targets.parameters(), self.critics.parameters(), strict=True):
-            target.data.copy_(0.005 * net.data + 0.995 * target.data)
-        # actor
-        t = (self.draw("uniform", "diffusion/step", (size,)) * STEPS).floor()
-        eps = self.draw("normal", "diffusion/noise", tuple(a.shape))
-        bar = torch.tensor(BARS, dtype=a.dtype)[t.long()][:, None]
-        imitation = nn.functional.mse_loss(self.actor(bar.sqrt() * a + (1 - bar).sqrt() * eps, t, s), eps)
-        a0 = chain(self.actor, s, self.draw("normal", "policy", (STEPS, 1, *a.shape))[:, 0])
-        first, second = (critic(s, a0) for critic in self.critics)
-        if self.draw("uniform", "pair", ()) < 0.5:
-            first, second = second, first
-        improvement = -first.mean() / second.abs().mean().detach()
-        self.step(self.actor_optimizer, self.actor, imitation + learner.eta * improvement)
-        if tick % learner.actor_average_every == 0 and tick >= learner.actor_average_start:
-            for target, net in zip(self.average.parameters(), self.actor.parameters(), strict=True):
-                target.data.copy_(0.005 * net.data + 0.995 * target.data)
-
-    def step(self, optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> None:
-        module.zero_grad()
-        loss.backward(inputs=list(module.parameters()))
-        bound = self.learner.gradient_clip
-        self.clipped += int(nn.utils.clip_grad_norm_(module.parameters(), bound) > bound)
-        optimizer.step()
-
-
-def layers(params: dict[str, Tensor], prefix: str = "") -> list[Tensor]:
-    """The engine's tensors in the order and orientation of a module's parameters."""
-    given: list[Tensor] = []
-    for layer in range(sum(name.startswith(f"{prefix}weight") for name in params)):
-        given += [params[f"{prefix}weight{layer}"].mT, params[f"{prefix}bias{layer}"]]
-        given += [params[f"gain{layer}"], params[f"shift{layer}"]] if not prefix and f"gain{layer}" in params else []
-    return given
-
-
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "as it is": {"actor_average_start": 50},
     "every option": {
         "eta": 2.5,
@@ -184,27 +41,20 @@ PLAIN = {
 }
 
 
-def beside(learner: DiffusionQL, ticks: int, dtype: torch.dtype) -> tuple[Engine, PlainLoop]:
-    """Engine and loop after the same ticks."""
-    data = random_data(1000, observation=11, action=3)
-    engine = build(learner, seeds=(3,), horizon=ticks, data=data, dtype=dtype)
-    loop = PlainLoop(engine, data)
-    engine.run(ticks)
-    for tick in range(1, ticks + 1):
-        loop.tick(tick)
-    return engine, loop
-
-
 @pytest.mark.parametrize("case", PLAIN)
 def test_equals_a_plain_loop_in_float32(case):
-    engine, loop = beside(DiffusionQL(hidden=64, batch_size=64, **PLAIN[case]), 100, torch.float32)
+    engine, loop = beside(
+        PlainDiffusionQL, DiffusionQL(hidden=64, batch_size=64, **PLAIN[case]), ticks=100, dtype=torch.float32
+    )
     assert loop.largest_deviation(engine) < 1e-5
     assert (loop.clipped > 100) == (case == "every option")
 
 
 def test_the_real_sizes_equal_a_plain_loop():
-    engine, loop = beside(DiffusionQL(actor_average_start=0, actor_average_every=2), 3, torch.float64)
-    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 256)
+    engine, loop = beside(
+        PlainDiffusionQL, DiffusionQL(actor_average_start=0, actor_average_every=2), ticks=3, dtype=torch.float64
+    )
+    assert (resolved_of(engine).learner.hidden, resolved_of(engine).learner.batch_size) == (256, 256)
     assert loop.largest_deviation(engine) < 1e-10
 
 
@@ -276,7 +126,7 @@ def test_it_keeps_the_laws_of_a_learner():
 
 def test_seeds_together_are_seeds_alone():
     learner = replace(SMALL, max_q_backup=True, critic="robust", gradient_clip=0.5, actor_average_start=3)
-    options = {"ticks": 20, "dtype": torch.float64}
+    options: dict[str, Any] = {"ticks": 20, "dtype": torch.float64}
     together = trained(learner, ASPC(interval=2), seeds=(5, 0), **options)
     for position, seed in enumerate(together.seeds):
         alone = learned(trained(learner, ASPC(interval=2), seeds=(seed,), **options), 0)
@@ -364,7 +214,7 @@ def test_candidates_come_from_the_policy_and_scores_from_the_target_critics():
     p, target = (
         {name: t[0] for name, t in tree.items()} for tree in (engine.params["actor"], engine.targets["critic"])
     )
-    key = {"seeds": torch.tensor([0]), "ticks": torch.tensor([0])}
+    key: dict[str, Any] = {"seeds": torch.tensor([0]), "ticks": torch.tensor([0])}
     for count, taken in acts.items():
         z = noise.normal(site="act/candidates", shape=(2, count, 6, 2), dtype=torch.float32, **key)[0, 0]
         candidates = denoise(p, VariancePreserving(2), observation[0], z[0], z[1:])
@@ -378,19 +228,9 @@ def test_candidates_come_from_the_policy_and_scores_from_the_target_critics():
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_the_closed_form_agrees_with_automatic_differentiation(seeds):
     learner = replace(SMALL, gradient_clip=0.5, critic="robust")
-    closed, automatic = (
-        build(learner, ASPC(interval=1, meta_step=back_end), seeds=seeds, horizon=10, dtype=torch.float64)
-        for back_end in ("closed_form", "autograd")
-    )
-    closed.run(1), closed.metrics.flush()
-    for _ in range(2):
-        automatic.load({name: tensor.clone() for name, tensor in closed.state().items()}, closed.tick)
-        found = []
-        for engine in (closed, automatic):
-            engine.run(1)
-            found.append(torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64))
-        torch.testing.assert_close(*found, rtol=1e-9, atol=0)
-        assert (found[0] != 0).all()
+    for one, two in zip(*meta_gradients(learner, rounds=2, horizon=10, seeds=seeds), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=0)
+        assert (one != 0).all()
 
 
 @dataclass(frozen=True)

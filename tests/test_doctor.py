@@ -150,7 +150,7 @@ def test_ends_that_repeat_their_observation_are_named(cut, dimensions):
     following = np.concatenate([walks[:, 1:], walks[:, -1:]], 1)
     last = np.tile(np.arange(cut) == cut - 1, 10)
     draw = np.random.default_rng(1)
-    given = {
+    given: dict[str, Any] = {
         "observations": walks.reshape(-1, dimensions), "actions": draw.uniform(-1, 1, (10 * cut, 1)),
         "rewards": draw.normal(size=10 * cut), "terminals": np.zeros(10 * cut), "timeouts": last,
     }  # fmt: skip
@@ -160,7 +160,7 @@ def test_ends_that_repeat_their_observation_are_named(cut, dimensions):
     assert "--split-at-joins" in finding.remedy
     split, derived = split_at_joins(data), Dataset.from_arrays(**given)
     assert split.fingerprint == derived.fingerprint
-    true_ends = given | {"terminals": last, "timeouts": np.zeros(10 * cut)}
+    true_ends: dict[str, Any] = given | {"terminals": last, "timeouts": np.zeros(10 * cut)}
     ended = Dataset.from_arrays(**true_ends, next_observations=following.reshape(-1, dimensions))
     assert "repeated_observation" not in doctor(ended).codes, "a true end's next observation is never read"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from torch.distributions import Normal
 
 from adaptive_constraints import Dataset, Facts, Preparation, Spec
-from adaptive_constraints.adapters._frozen_models import DynamicsFit, _Best, _Transitions
+from adaptive_constraints.adapters.frozen_models import Best, DynamicsFit, Transitions
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.engine import noise
 from adaptive_constraints.errors import DatasetError, TrainingError
@@ -37,7 +38,7 @@ def linear_data(rows: int = 600, rewards: float | None = None, **changes) -> Dat
     draw = np.random.default_rng(0)
     s, a = draw.normal(size=(rows, 2)), draw.uniform(-1, 1, size=(rows, 1))
     change = s @ np.array([[0.2, 0.4], [-0.5, 0.1]]) + a @ np.array([[0.5, -0.3]])
-    known = {
+    known: dict[str, Any] = {
         "observations": s,
         "actions": a,
         "rewards": s[:, 0] - a[:, 0] + 0.2 * draw.normal(size=rows) if rewards is None else np.full(rows, rewards),
@@ -161,7 +162,7 @@ def test_members_come_in_the_order_of_the_error_they_are_kept_with():
     one_fit = preparation(linear_data(), (0, 1))
     models = replace(TINY, epochs=6).run(one_fit, "t.dynamics")
     assert (models["holdout_error"].diff(dim=1) > 0).all()
-    rows = _Transitions.of(one_fit)
+    rows = Transitions.of(one_fit)
     for seed in range(2):
         mean, _ = predict_transition(one(models, seed), rows.held_inputs)
         by_hand = ((mean - rows.held_target) ** 2).flatten(1).mean(1)
@@ -170,9 +171,9 @@ def test_members_come_in_the_order_of_the_error_they_are_kept_with():
 
 def test_each_member_learns_from_its_own_sample():
     one_fit = preparation(linear_data(), (0, 4))
-    rows = _Transitions.of(one_fit)
+    rows = Transitions.of(one_fit)
     assert len(rows.held_target) == 120 and len(rows.target) == 480
-    fit = TINY._fit(one_fit, "t.dynamics", rows, (0, 4), steps=10)
+    fit: Any = TINY.start_fit(one_fit, "t.dynamics", rows, (0, 4), steps=10)
     samples = fit.batches.select(torch.arange(fit.batches.rows))[1]["row"].long()
     assert samples.shape == (2, 480, 3)
     for sample in samples.permute(0, 2, 1).flatten(0, 1):
@@ -180,7 +181,7 @@ def test_each_member_learns_from_its_own_sample():
     start = {name: tensor.clone() for name, tensor in fit.params["dynamics"].items()}
     reported = fit.run(1)["dynamics/loss"]
     for position, seed in enumerate((0, 4)):
-        key = {"seeds": torch.tensor([seed]), "ticks": torch.tensor([1])}
+        key: dict[str, Any] = {"seeds": torch.tensor([seed]), "ticks": torch.tensor([1])}
         index = noise.indices(site="t.dynamics/batch", count=256, rows=480, **key)[0, 0]
         drawn = [samples[position, index, member] for member in range(3)]
         x, y = (torch.stack([each[i] for i in drawn]) for each in (rows.inputs, rows.target))
@@ -188,7 +189,7 @@ def test_each_member_learns_from_its_own_sample():
 
 
 def test_less_than_one_percent_better_is_no_improvement():
-    best = _Best({"weight0": torch.zeros(1, 1, 2, 2)}, 1, 1)
+    best = Best({"weight0": torch.zeros(1, 1, 2, 2)}, 1, 1)
     for error, going in ((1.0, True), (0.995, True), (0.991, False)):
         params = {"weight0": torch.full((1, 1, 2, 2), error)}
         assert best.update(params, torch.tensor([[error]]), patience=1) is going
@@ -207,7 +208,7 @@ def test_a_member_is_kept_at_its_best_and_a_seed_stops_alone():
         [[0.8, 4.5], [0.1, 0.1]],
         [[math.nan, 4.5], [0.1, 0.1]],
     ]
-    best = _Best({"weight0": torch.zeros(2, 2, 3, 3), "smallest_log_variance": torch.zeros(2, 3)}, 2, 2)
+    best = Best({"weight0": torch.zeros(2, 2, 3, 3), "smallest_log_variance": torch.zeros(2, 3)}, 2, 2)
     going = []
     for epoch, error in enumerate(errors, start=1):
         params = {
@@ -224,7 +225,7 @@ def test_a_member_is_kept_at_its_best_and_a_seed_stops_alone():
 
 def test_training_stops_early(monkeypatch):
     ran = []
-    monkeypatch.setattr(_Best, "update", lambda *_: ran.append(1) or len(ran) < 2)
+    monkeypatch.setattr(Best, "update", lambda *_: ran.append(1) or len(ran) < 2)
     with pytest.raises(TrainingError, match=r"t\.dynamics of seeds \[0\] has no finite error"):
         replace(TINY, epochs=9).run(preparation(linear_data()), "t.dynamics")
     assert len(ran) == 2
@@ -244,7 +245,7 @@ def test_seeds_together_are_seeds_alone_and_are_kept(cache, monkeypatch):
     alone = TINY.run(preparation(linear_data(), (5,)), "t.dynamics")
     for name, tensor in alone.items():
         torch.testing.assert_close(tensor[0], together[name][1], rtol=0, atol=1e-5)
-    monkeypatch.setattr(DynamicsFit, "_fit", None)
+    monkeypatch.setattr(DynamicsFit, "start_fit", None)
     assert torch.equal(TINY.run(preparation(linear_data(), (5,)), "t.dynamics")["weight0"], alone["weight0"])
     with pytest.raises(TypeError):
         replace(TINY, hidden=9).run(preparation(linear_data(), (5,)), "t.dynamics")
@@ -281,7 +282,7 @@ def test_rows_whose_next_observation_stands_in_are_left_out():
     after, ends = data.next_observations.copy(), np.zeros(50, bool)
     ends[[10, 20, 30]] = True
     after[[10, 20]] = data.observations[[10, 20]]
-    rows = _Transitions.of(preparation(linear_data(50, next_observations=after, terminals=ends)))
+    rows = Transitions.of(preparation(linear_data(50, next_observations=after, terminals=ends)))
     targets = torch.cat([rows.target, rows.held_target])
     assert len(targets) == 48
     assert {round(float(r), 5) for r in targets[:, -1]} == {
@@ -293,7 +294,7 @@ def test_inputs_are_standardised_and_constants_left():
     data = linear_data(300)
     states = data.observations * 50 + 7
     states[:, 1] = 4.0
-    rows = _Transitions.of(preparation(linear_data(300, observations=states)))
+    rows = Transitions.of(preparation(linear_data(300, observations=states)))
     torch.testing.assert_close(rows.inputs.mean(0), torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(rows.inputs.std(0, correction=0), torch.tensor([1.0, 0.0, 1.0]), rtol=0, atol=1e-5)
     assert rows.std[1] == 1

@@ -22,7 +22,7 @@ from adaptive_constraints.evaluation.expected import PATIENCE
 from .foreign import LIMIT, QUIET, Line, line_agent, line_data
 
 ENDLESS = "tests/Endless-v0"
-ONLINE = {"progress": False, "traced": False, "eval_env": None, "warm_up": 1}
+ONLINE: dict[str, Any] = {"progress": False, "traced": False, "eval_env": None, "warm_up": 1}
 
 
 def best(observations, step):
@@ -123,7 +123,7 @@ def test_collected_episodes_that_are_cut_are_out_of_time_not_at_their_end(source
 
 def test_a_bound_of_collected_episodes_is_part_of_what_the_phase_is(tmp_path, capsys) -> None:
     line_agent().save(tmp_path / "agent.npz")
-    options = {**ONLINE, "steps": 20, "dataset": line_data(), "out": tmp_path / "run"}
+    options: dict[str, Any] = {**ONLINE, "steps": 20, "dataset": line_data(), "out": tmp_path / "run"}
     load_agent(tmp_path / "agent.npz").finetune(ENDLESS, **options, eval_max_steps=6, stop_after=9)
     with pytest.raises(CheckpointError, match="online max_steps 6 there, None here"):
         load_agent(tmp_path / "agent.npz").finetune(ENDLESS, **options)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adaptive_constraints.adapters._trust import by_rank, by_return, by_success
+from adaptive_constraints.adapters.trust import by_rank, by_return, by_success
 from adaptive_constraints.data import (
     Dataset,
     Preprocessor,
@@ -99,7 +99,11 @@ def test_one_row_episodes_stay_apart(following):
         "own": {"next_observations": observations},
         "none": {},
     }[following]
-    more = {"actions": draw.uniform(-1, 1, (200, 1)), "rewards": draw.normal(size=200), "terminals": np.ones(200)}
+    more: dict[str, Any] = {
+        "actions": draw.uniform(-1, 1, (200, 1)),
+        "rewards": draw.normal(size=200),
+        "terminals": np.ones(200),
+    }
     data = Dataset.from_arrays(observations=observations, **given, **more)
     assert data.episodes == len(data) == 200
     assert Preprocessor.fit(data, reward_scale="return_range").reward_scale > 0, "their returns are known"

@@ -66,7 +66,7 @@ def constant(*values: float) -> Any:
 def test_episodes_match_a_plain_loop_over_one_environment() -> None:
     result = rollout(Walk, constant(0.2, 0.01), policies=2, episodes=3, seed=5)
     with Evaluator(Walk, 3, seed=5) as evaluator:
-        starts = evaluator._reset_seeds
+        starts = evaluator.reset_seeds
     for p, action in enumerate((0.2, 0.01)):
         for e, seed in enumerate(starts):
             env, total, steps, over = Walk(), 0.0, 0, False
@@ -135,9 +135,9 @@ def test_the_policy_may_overwrite_what_it_is_given() -> None:
 
 
 def test_global_random_state_is_left_alone() -> None:
-    before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    before = np.random.get_state()[1].copy()
     rollout("Hopper-v5", lambda o, step: np.zeros((*o.shape[:2], 3)), policies=1, episodes=1, max_steps=3)
-    np.testing.assert_array_equal(before, np.random.get_state()[1])  # type: ignore[index]
+    np.testing.assert_array_equal(before, np.random.get_state()[1])
 
 
 def test_hopper_is_deterministic_and_reused_environments_carry_nothing_over() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -32,7 +33,7 @@ from adaptive_constraints.errors import CheckpointError, DatasetError, Evaluatio
 from adaptive_constraints.runs.collector import ReplayWarning
 from adaptive_constraints.runs.loop import LostSeedWarning
 
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 LOW, HIGH = np.array([-2.0, -1.0], np.float32), np.array([1.0, 1.0], np.float32)
 EPISODE = 7
 """Steps after which time runs out."""
@@ -93,7 +94,7 @@ def make_data(rows: int = 120, shift: float = 0.0) -> Dataset:
     )
 
 
-QUIET = {"progress": False, "traced": False, "log_every": 10, "checkpoint_every": 10}
+QUIET: dict[str, Any] = {"progress": False, "traced": False, "log_every": 10, "checkpoint_every": 10}
 
 
 def offline(*adapters, learner=None, steps=6, seeds=2, data=None, **options):
@@ -440,7 +441,7 @@ def test_the_summary_is_of_the_online_phase():
 
 @pytest.mark.parametrize("buffer", ["all", "half", "part", "none"])
 def test_stop_save_load_go_on_equals_an_undisturbed_phase(buffer, tmp_path):
-    options = {"buffer": buffer, "steps": 40, "capacity": 24, "part_episodes": 4}
+    options: dict[str, Any] = {"buffer": buffer, "steps": 40, "capacity": 24, "part_episodes": 4}
     agent = offline(ASPC(interval=2), Columns(), seeds=1 if buffer == "all" else 2)
     agent.save(tmp_path / "offline.npz")
     whole, parts = (load_agent(tmp_path / "offline.npz", "cpu") for _ in range(2))
@@ -511,7 +512,7 @@ def test_hopper_goes_on_bit_for_bit(tmp_path):
     agent = wrap(TD3BC(**SMALL))
     agent.fit("bundled:hopper", steps=4, seeds=2, device="cpu", **QUIET)
     agent.save(tmp_path / "offline.npz")
-    options = {"steps": 90, "buffer": "part", "dataset": "bundled:hopper"}
+    options: dict[str, Any] = {"steps": 90, "buffer": "part", "dataset": "bundled:hopper"}
     whole, parts = (load_agent(tmp_path / "offline.npz", "cpu") for _ in range(2))
     finetune(whole, "auto", **options)
     finetune(parts, "auto", **options, stop_after=57)

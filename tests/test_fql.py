@@ -8,133 +8,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from adaptive_constraints import ASPC, Dataset, Spec
+from adaptive_constraints import ASPC, Spec
 from adaptive_constraints.baselines import FQL
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.engine import noise
-from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.testing import check_learner
+from adaptive_constraints.testing import Probe, check_learner
 
-from .helpers import build, different, learned, random_data, trained
-from .test_seams import Probe
+from .helpers import build, different, learned, meta_gradients, random_data, resolved_of, trained
+from .reference.common import beside
+from .reference.fql import PlainFQL
 
 SMALL = FQL(hidden=8, layers=2, batch_size=16, flow_steps=3, normalize_q=True, alpha=3.0)
 
 # -- the plain loop ---------------------------------------------------------------------------------------------------
-
-
-class Network(nn.Sequential):
-    """Hidden layers of GELU, with LayerNorm in critics, on the concatenated inputs."""
-
-    def __init__(self, inputs: int, width: int, depth: int, outputs: int, norm: bool = False) -> None:
-        layers: list[nn.Module] = []
-        for layer in range(depth):
-            layers += [nn.Linear(width if layer else inputs, width), nn.GELU(approximate="tanh")]
-            layers += [nn.LayerNorm(width, eps=1e-6)] if norm else []
-        super().__init__(*layers, nn.Linear(width, outputs))
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return super().forward(torch.cat(inputs, 1))
-
-
-class PlainLoop:
-    """One Adam over everything, as the paper's code has it."""
-
-    def __init__(self, engine: Engine, data: Dataset, seed: int = 3) -> None:
-        self.learner, self.seed = engine.program.resolved.learner, seed
-        dtype = engine.params["student"]["bias0"].dtype
-        self.table = {name: column.to(dtype) for name, column in Preprocessor.fit(data).table(data).items()}
-        states, actions = data.observation_dim, data.action_dim
-        width, depth = self.learner.hidden, self.learner.layers
-
-        def twin() -> nn.ModuleList:
-            return nn.ModuleList(Network(states + actions, width, depth, 1, norm=True) for _ in range(2)).to(dtype)
-
-        self.critics, self.targets = twin(), twin()
-        self.teacher = Network(states + actions + 1, width, depth, actions).to(dtype)
-        self.student = Network(states + actions, width, depth, actions).to(dtype)
-        for ours, theirs in self.pairs(engine):
-            ours.data.copy_(theirs)
-        trained = [*self.critics.parameters(), *self.teacher.parameters(), *self.student.parameters()]
-        self.optimizer = torch.optim.Adam(trained, lr=3e-4, foreach=True)
-
-    def pairs(self, engine: Engine) -> list[tuple[Tensor, Tensor]]:
-        """Our parameters beside the engine's."""
-        found = []
-        for net, group in ((self.teacher, "teacher"), (self.student, "student")):
-            found += zip(net.parameters(), layers({n: t[0] for n, t in engine.params[group].items()}), strict=True)
-        for nets, tree in ((self.critics, engine.params), (self.targets, engine.targets)):
-            for index, net in enumerate(nets):
-                critic = {name: tensor[0, index] for name, tensor in tree["critic"].items()}
-                found += zip(net.parameters(), layers(critic), strict=True)
-        return found
-
-    def largest_deviation(self, engine: Engine) -> float:
-        return max(float((ours.detach() - theirs).abs().max()) for ours, theirs in self.pairs(engine))
-
-    def tick(self, tick: int) -> None:
-        learner, size = self.learner, self.learner.batch_size
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="batch", count=size, rows=len(self.table["reward"]), **key)[0, 0]
-        names = ("observation", "action", "reward", "next_observation", "terminal")
-        s, a, r, s2, d = (self.table[name][index] for name in names)
-
-        def normal(site: str) -> Tensor:
-            return noise.normal(site=site, shape=a.shape, dtype=a.dtype, **key)[0, 0]
-
-        with torch.no_grad():
-            a2 = self.student(s2, normal("target")).clamp(-1, 1)
-            next_q = torch.cat([target(s2, a2) for target in self.targets], 1)
-            next_q = next_q.mean(1) if learner.aggregate_q == "mean" else next_q.min(1).values
-            y = r + learner.discount * (1 - d) * next_q
-        q = torch.cat([critic(s, a) for critic in self.critics], 1)
-        critic_loss = (q - y[:, None]).square().mean()
-
-        x0, t = normal("flow/start"), noise.uniform(site="flow/time", shape=(size, 1), dtype=a.dtype, **key)[0, 0]
-        flow_loss = (self.teacher(s, (1 - t) * x0 + t * a, t) - (a - x0)).square().mean()
-
-        z = normal("student")
-        with torch.no_grad():
-            taught = z
-            for i in range(10):
-                taught = taught + self.teacher(s, taught, torch.full_like(t, i / 10)) / 10
-            taught = taught.clamp(-1, 1)
-        action = self.student(s, z)
-        values = torch.cat([critic(s, action.clamp(-1, 1)) for critic in self.critics], 1).mean(1)
-        q_loss = -values.mean()
-        if learner.normalize_q:
-            q_loss = q_loss / values.abs().mean().detach()
-        student_loss = q_loss + learner.alpha * (action - taught).square().mean()
-
-        self.optimizer.zero_grad()
-        (critic_loss + flow_loss).backward()
-        student_loss.backward(inputs=list(self.student.parameters()))
-        self.optimizer.step()
-        for target, net in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
-            target.data.copy_(0.005 * net.data + 0.995 * target.data)
-
-
-def layers(params: dict[str, Tensor]) -> list[Tensor]:
-    """The engine's tensors in the order and orientation of a module's parameters."""
-    given: list[Tensor] = []
-    for layer in range(sum(name.startswith("weight") for name in params)):
-        given += [params[f"weight{layer}"].mT, params[f"bias{layer}"]]
-        given += [params[f"gain{layer}"], params[f"shift{layer}"]] if f"gain{layer}" in params else []
-    return given
-
-
-def beside(learner: FQL, ticks: int, dtype: torch.dtype) -> tuple[Engine, PlainLoop]:
-    """Engine and loop after the same ticks."""
-    data = random_data(1000, observation=11, action=3)
-    engine = build(learner, seeds=(3,), horizon=ticks, data=data, dtype=dtype)
-    loop = PlainLoop(engine, data)
-    engine.run(ticks)
-    for tick in range(1, ticks + 1):
-        loop.tick(tick)
-    return engine, loop
 
 
 PLAIN = {
@@ -145,13 +33,13 @@ PLAIN = {
 
 @pytest.mark.parametrize("case", PLAIN)
 def test_equals_a_plain_loop_in_float32(case):
-    engine, loop = beside(replace(PLAIN[case], hidden=64, batch_size=64), 100, torch.float32)
+    engine, loop = beside(PlainFQL, replace(PLAIN[case], hidden=64, batch_size=64), ticks=100, dtype=torch.float32)
     assert loop.largest_deviation(engine) < 1e-5
 
 
 def test_the_real_sizes_equal_a_plain_loop():
-    engine, loop = beside(FQL(), 2, torch.float64)
-    learner = engine.program.resolved.learner
+    engine, loop = beside(PlainFQL, FQL(), ticks=2, dtype=torch.float64)
+    learner = resolved_of(engine).learner
     assert (learner.hidden, learner.layers, learner.flow_steps, learner.batch_size) == (512, 4, 10, 256)
     assert loop.largest_deviation(engine) < 1e-10
 
@@ -211,19 +99,9 @@ def test_every_seam_is_heard_in_one_group(seam):
 @pytest.mark.parametrize("normalize_q", [True, False])
 def test_the_closed_form_agrees_with_automatic_differentiation(normalize_q, seeds):
     learner = replace(SMALL, normalize_q=normalize_q)
-    closed, automatic = (
-        build(learner, ASPC(interval=1, meta_step=back_end), seeds=seeds, horizon=10, dtype=torch.float64)
-        for back_end in ("closed_form", "autograd")
-    )
-    closed.run(1), closed.metrics.flush()
-    for _ in range(2):
-        automatic.load({name: tensor.clone() for name, tensor in closed.state().items()}, closed.tick)
-        found = []
-        for engine in (closed, automatic):
-            engine.run(1)
-            found.append(torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64))
-        torch.testing.assert_close(*found, rtol=1e-9, atol=0)
-        assert (found[0] != 0).all()
+    for one, two in zip(*meta_gradients(learner, rounds=2, horizon=10, seeds=seeds), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=0)
+        assert (one != 0).all()
 
 
 def test_facts_follow_the_settings():

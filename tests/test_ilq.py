@@ -6,12 +6,12 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch import Tensor
 
 from adaptive_constraints import (
     ASPC,
@@ -33,15 +33,14 @@ from adaptive_constraints.baselines import CQL, TD3BC
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.preparation import generator
 from adaptive_constraints.data import Preprocessor
-from adaptive_constraints.engine import noise
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_dynamics, init_noise_network
 from adaptive_constraints.pretraining.preparation import BoundPreparation
 from adaptive_constraints.support import checkpoint
 from adaptive_constraints.testing import made_data
 
-from . import test_cql, test_td3bc_aspc
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import build, different, largest_difference, learned, random_data, resolved_of, trained
+from .reference.ilq import ILQOnSAC, ILQOnTD3BC, PlainTargets
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
 LEARNERS = {
@@ -51,7 +50,7 @@ LEARNERS = {
     "FQL": TinyFQL(),
 }
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
-TINY = {
+TINY: dict[str, Any] = {
     "model_hidden": 8,
     "model_members": 3,
     "model_elites": 2,
@@ -95,7 +94,7 @@ class Untrained(ILQ):
         return Prepared(models={name: torch.stack([each[name] for each in models]) for name in models[0]})
 
 
-SMALL = {"model_hidden": 16, "model_members": 4, "model_elites": 3, "behavior_hidden": 16, "samples": 4}
+SMALL: dict[str, Any] = {"model_hidden": 16, "model_members": 4, "model_elites": 3, "behavior_hidden": 16, "samples": 4}
 
 
 @dataclass(frozen=True)
@@ -125,192 +124,27 @@ def preparation(data: Dataset, seeds=(0,), owns_behavior=False, **settings) -> P
 # -- plain loops ------------------------------------------------------------------------------------------------------
 
 
-class PlainTargets:
-    """The paper's target off the data, from separate networks and one row after the other where that is clearest."""
-
-    def __init__(self, models: dict[str, Tensor], adapter: ILQ, seed: int) -> None:
-        self.ilq, self.seed, self.models = adapter, seed, models
-        self.members = []
-        for member in range(adapter.model_members):
-            layers = [(models[f"dynamics.weight{i}"][member], models[f"dynamics.bias{i}"][member]) for i in range(5)]
-            self.members.append(_network(layers, nn.SiLU))
-        self.trunk = _network([(models[f"behavior.weight{i}"], models[f"behavior.bias{i}"]) for i in range(4)], nn.Mish)
-        times = [(models[f"behavior.time_weight{i}"], models[f"behavior.time_bias{i}"]) for i in range(2)]
-        self.time = _network(times, nn.Mish)
-
-    def draw(self, kind: str, site: str, tick: int, *shape: int) -> Tensor:
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        return getattr(noise, kind)(site=f"ilq/{site}", shape=shape, dtype=torch.float32, **key)[0, 0]
-
-    def __call__(self, s, a, tick, bootstrap, critic_targets) -> Tensor:
-        after, reward = self.imagine(s, a, tick)
-        ended = ~((after[:, 0] > 0.7) & (after[:, 1].abs() < 0.2) & (after.abs() < 100).all(1))
-        y_img = reward + 0.99 * (1 - ended.float()) * bootstrap(after)
-        candidates = self.behavior(s, tick)
-        y_lmt = torch.min(*(torch.stack([q(s, each) for each in candidates]).max(0).values for q in critic_targets))
-        self.shares = float((y_lmt < y_img).float().mean()), float(ended.float().mean())
-        return torch.min(y_img, y_lmt) + self.ilq.delta
-
-    @torch.no_grad()
-    def imagine(self, s: Tensor, a: Tensor, tick: int) -> tuple[Tensor, Tensor]:
-        d = s.shape[1]
-        x = (torch.cat([s, a], 1) - self.models["dynamics.input_mean"]) / self.models["dynamics.input_std"]
-        which = self.draw("uniform", "member", tick, len(s))
-        normal = self.draw("normal", "transition", tick, len(s), d + 1)
-        high, low = (self.models[f"dynamics.{end}_log_variance"] for end in ("largest", "smallest"))
-        predicted = []
-        for network in self.members:
-            mean, raw = network(x).split(d + 1, 1)
-            raw = high - torch.log(1 + torch.exp(high - raw))
-            predicted.append((mean, torch.exp(0.5 * (low + torch.log(1 + torch.exp(raw - low))))))
-        after, reward = [], []
-        for row in range(len(s)):
-            mean, std = predicted[int(float(which[row]) * self.ilq.model_elites)]
-            y = mean[row] + std[row] * normal[row]
-            after.append(s[row] + y[:d])
-            reward.append(y[d] - self.ilq.penalty * max(float(std[row].norm()) for _, std in predicted))
-        return torch.stack(after), torch.stack(reward)
-
-    def behavior(self, s: Tensor, tick: int) -> list[Tensor]:
-        """The reverse chain of Diffusion-QL's model, sample by sample."""
-        dims, steps = self.models["behavior.bias3"].shape[0], 5
-        t = torch.arange(1, steps + 1, dtype=torch.float64)
-        alphas = torch.exp(-0.1 / steps - 0.5 * (10 - 0.1) * (2 * t - 1) / steps**2)
-        bars = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(alphas, 0)]).float()
-        starts = self.draw("normal", "behavior/start", tick, self.ilq.samples, len(s), dims)
-        noises = self.draw("normal", "behavior/chain", tick, self.ilq.samples, steps - 1, len(s), dims)
-        frequencies = torch.exp(-math.log(10000) * torch.arange(8) / 7)
-        found = []
-        for x, extra in zip(starts, noises, strict=True):
-            for step in range(steps, 0, -1):
-                angle = (step - 1) * frequencies
-                embedding = self.time(torch.cat([angle.sin(), angle.cos()])).expand(len(s), -1)
-                bar, before, alpha = bars[step], bars[step - 1], alphas[step - 1].float()
-                eps = self.trunk(torch.cat([x, embedding, s], 1))
-                x0 = ((x - (1 - bar).sqrt() * eps) / bar.sqrt()).clamp(-1, 1)
-                x = (1 - alpha) * before.sqrt() / (1 - bar) * x0 + (1 - before) * alpha.sqrt() / (1 - bar) * x
-                if step > 1:
-                    x = x + ((1 - alpha) * (1 - before) / (1 - bar)).sqrt() * extra[steps - step]
-            found.append(x.clamp(-1, 1))
-        return found
-
-
-def _network(layers: list[tuple[Tensor, Tensor]], activation: type[nn.Module]) -> nn.Sequential:
-    modules = []
-    for weight, bias in layers:
-        linear = nn.Linear(*weight.shape)
-        linear.weight.data.copy_(weight.T), linear.bias.data.copy_(bias)
-        modules += [linear, activation()]
-    return nn.Sequential(*modules[:-1])
-
-
-class PlainTD3BC(test_td3bc_aspc.PlainLoop):
-    """TD3+BC, then ILQ's critic loss in place of its own."""
-
-    def __init__(self, engine) -> None:
-        super().__init__(engine, engine.seeds[0])
-        (adapter,) = engine.program.resolved.adapters
-        self.targets = PlainTargets({n: t[0] for n, t in engine.frozen["ilq"].items()}, adapter, self.seed)
-
-    def noisy(self, policy, s, site, tick):
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        draw = noise.normal(site=site, shape=(len(s), 2), dtype=torch.float32, **key)[0, 0]
-        return (policy(s) + (0.2 * draw).clamp(-0.5, 0.5)).clamp(-1, 1)
-
-    def tick(self, tick: int) -> None:
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="batch", count=self.batch, rows=len(self.columns["reward"]), **key)[0, 0]
-        names = ("observation", "action", "reward", "next_observation", "terminal")
-        s, a, r, s2, d = (self.columns[name][index] for name in names)
-        eta = self.targets.ilq.eta
-        with torch.no_grad():
-
-            def bootstrap(state, site="ilq/next"):
-                action = self.noisy(self.policy_target, state, site, tick)
-                return torch.min(*(target(state, action) for target in self.critic_targets))
-
-            y_in = r.squeeze(1) + 0.99 * (1 - d.squeeze(1)) * bootstrap(s2, "target")
-            a_oos = self.noisy(self.policy, s, "ilq/policy", tick)
-            y_ood = self.targets(s, a_oos, tick, bootstrap, self.critic_targets)
-        for critic, optimizer in zip(self.critics, self.critic_optimizers, strict=True):
-            optimizer.zero_grad()
-            (eta * mse_loss(critic(s, a), y_in) + (1 - eta) * mse_loss(critic(s, a_oos), y_ood)).backward()
-            optimizer.step()
-        if tick % 2:
-            return
-        self.policy_optimizer.zero_grad()
-        self.policy_loss(self.policy(s), s, a, 2.5).backward()
-        self.policy_optimizer.step()
-        pairs = zip((*self.critic_targets, self.policy_target), (*self.critics, self.policy), strict=True)
-        for target, network in pairs:
-            for old, new in zip(target.parameters(), network.parameters(), strict=True):
-                old.data.copy_(0.005 * new.data + (1 - 0.005) * old.data)
-
-
-class PlainSAC(test_cql.PlainLoop):
-    """The published agent: soft actor-critic with ILQ's critic loss (its sections 4 and 5)."""
-
-    def tick(self, tick: int) -> None:
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="batch", count=self.settings.batch_size, rows=len(self.columns["reward"]), **key)[
-            0, 0
-        ]
-        names = ("observation", "action", "reward", "next_observation", "terminal")
-        s, a, r, s2, d = (self.columns[name][index] for name in names)
-        eta = self.ilq.ilq.eta
-
-        action, log_pi = self.policy(s, self.draw("normal", "policy", tick, *a.shape))
-        temperature_loss = -(self.log_temperature * (log_pi + -self.dims).detach()).mean()
-        temperature = self.log_temperature.exp().detach()
-        policy_loss = (temperature * log_pi - torch.min(*(q(s, action) for q in self.critics))).mean()
-        with torch.no_grad():
-
-            def bootstrap(state, site="ilq/next"):
-                action, _ = self.policy(state, self.draw("normal", site, tick, 1, *a.shape)[0])
-                return torch.min(*(target(state, action) for target in self.targets))
-
-            y_in = r + 0.99 * (1 - d) * bootstrap(s2, "target")
-            a_oos, _ = self.policy(s, self.draw("normal", "ilq/policy", tick, *a.shape))
-            y_ood = self.ilq(s, a_oos, tick, bootstrap, self.targets)
-        losses = [temperature_loss, policy_loss]
-        for q in self.critics:
-            losses.append(eta * mse_loss(q(s, a), y_in) + (1 - eta) * mse_loss(q(s, a_oos), y_ood))
-        steps = list(zip(self.optimizers, losses, strict=False))
-        gradients = [torch.autograd.grad(loss, o.param_groups[0]["params"]) for o, loss in steps]
-        for (optimizer, _), grads in zip(steps, gradients, strict=True):
-            for parameter, grad in zip(optimizer.param_groups[0]["params"], grads, strict=True):
-                parameter.grad = grad
-            optimizer.step()
-        for target, q in zip(self.targets, self.critics, strict=True):
-            for old, new in zip(target.parameters(), q.parameters(), strict=True):
-                old.data.copy_(0.005 * new.data + (1 - 0.005) * old.data)
-
-
 def test_the_published_agent_equals_a_plain_loop():
     data = random_data(400)
     ilq = Untrained(eta=0.7, delta=0.3, penalty=0.5, rule="hopper", **SMALL)
     engine = build(CQL(alpha=0.0, hidden=32, batch_size=16), ilq, seeds=(3,), horizon=50, data=data)
-    loop = PlainSAC(engine, data, torch.float32)
-    loop.ilq = PlainTargets({n: t[0] for n, t in engine.frozen["ilq"].items()}, ilq, 3)
-    shares = compare(engine, loop, ticks=50)
+    shares = compare(engine, ILQOnSAC(engine, data), ticks=50)
     assert shares.mean(0).min() > 0.05 and shares.mean(0).max() < 0.999, "targets are limited, and states end, at times"
 
 
 def test_td3bc_with_ilq_equals_a_plain_loop():
-    learner = TD3BC(hidden=32, batch_size=16)
-    engine = build(learner, Untrained(eta=0.6, delta=-0.2, rule="hopper", **SMALL), seeds=(3,), data=random_data(400))
-    loop = PlainTD3BC(engine)
-    loop.ilq = loop.targets
-    shares = compare(engine, loop, ticks=50)
+    learner, data = TD3BC(hidden=32, batch_size=16), random_data(400)
+    engine = build(learner, Untrained(eta=0.6, delta=-0.2, rule="hopper", **SMALL), seeds=(3,), data=data)
+    shares = compare(engine, ILQOnTD3BC(engine, data), ticks=50)
     assert shares.mean(0).min() > 0.05 and shares.mean(0).max() < 0.999
 
 
 def compare(engine, loop, ticks: int) -> np.ndarray:
     """Run both, assert that they agree throughout; the shares of limited targets and of imagined ends, by tick."""
     shares = []
-    for tick in range(1, ticks + 1):
+    for _ in range(ticks):
         engine.run(1)
-        loop.tick(tick)
+        loop.run(1)
         shares.append(loop.ilq.shares)
         assert float(engine.metrics.flush()["ilq/limited"][0]) == pytest.approx(shares[-1][0], abs=0.07)
     assert loop.largest_deviation(engine) < 1e-5
@@ -560,7 +394,7 @@ def test_the_penalty_is_paid_in_doubt_of_all_members():
     torch.testing.assert_close(s2, s2_paid)
     models = {name: tensor[0] for name, tensor in engine.frozen["ilq"].items()}
     s, a = (each[0] for each in ask(engine, lambda v: (v.s, v.a)))
-    loop = PlainTargets(models, replace(ilq, penalty=2.0), 0)
+    loop = PlainTargets(replace(ilq, penalty=2.0), models, 0)
     _, by_hand = loop.imagine(s, a, engine.tick)
     torch.testing.assert_close(paid[0], by_hand)
     assert (plain > paid).all()
@@ -577,7 +411,7 @@ def test_delta_is_in_units_of_the_raw_return():
 
 
 def test_rows_are_split_among_the_policy_and_those_who_read_q():
-    ilq, learner = Untrained(**SMALL), replace(LEARNERS["TD3BC"], policy_noise=0.0)
+    ilq, learner = Untrained(**SMALL), TD3BC(hidden=8, batch_size=16, policy_every=1, policy_noise=0.0)
     for rows, shares in ((None, [6, 5, 5]), (7, [3, 2, 2]), (100, [6, 5, 5])):
         mine = replace(ilq, rows=rows)
         engine = trained(learner, mine, Queries(), seeds=(0, 1))
@@ -600,7 +434,7 @@ def test_rows_are_split_among_the_policy_and_those_who_read_q():
 
 def test_models_are_trained_once_per_seed_and_go_on_bit_for_bit(cache, tmp_path):
     stack, data = (TD3BC(hidden=8, batch_size=16), ILQ(termination="learned", **TINY)), made_data()
-    options = {"steps": 8, "seeds": 2, "progress": False, "traced": False, "device": "cpu"}
+    options: dict[str, Any] = {"steps": 8, "seeds": 2, "progress": False, "traced": False, "device": "cpu"}
     whole, half = wrap(*stack), wrap(*stack)
     whole.fit(data, **options)
     files = {file.name: checkpoint.read(file)[1] for file in cache.iterdir()}
@@ -660,7 +494,7 @@ def test_the_behaviour_model_imitates():
         data=replace(data, actions=taken.astype(np.float32)),
     )
     engine.run(1)
-    (ilq,) = engine.program.resolved.adapters
+    (ilq,) = resolved_of(engine).adapters
     drawn, wanted = ask(engine, lambda v: (ilq.behavior(v, v.s), v.a))
     assert drawn.shape == (1, 10, 16, 2)
     assert (drawn * wanted[:, None] > 0).float().mean() > 0.65, "half of them by chance"
@@ -749,7 +583,7 @@ def test_a_learned_end_is_a_calibrated_probability():
     )
     ilq = ILQ(limit=False, **(TINY | {"termination_steps": 150}))
     models = {name: tensor[0] for name, tensor in ilq.prepare(preparation(data)).models.items()}
-    found = ilq._terminal(models, torch.tensor(data.next_observations))
+    found = ilq.terminal(models, torch.tensor(data.next_observations))
     assert found[after[:, 0] > 6].mean() == pytest.approx(0.8, abs=0.12)
     assert found[after[:, 0] < 3].mean() < 0.05
 

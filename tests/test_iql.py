@@ -3,149 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
-from adaptive_constraints import ASPC, Dataset, Gaussian, Point
+from adaptive_constraints import ASPC, Gaussian, Point
 from adaptive_constraints.baselines import IQL
 from adaptive_constraints.composition.stack import Stack
-from adaptive_constraints.engine import noise
-from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
+from adaptive_constraints.testing import Probe
 
-from .helpers import build, different, largest_difference, learned, random_data, seen, trained
-from .test_meta_gradient import deviation, outer_step, put
-from .test_seams import Probe, groups
-from .test_td3bc_aspc import Critic, Policy, give, take
+from .helpers import (
+    build,
+    deviation,
+    different,
+    largest_difference,
+    learned,
+    meta_gradients,
+    outer_step,
+    resolved_of,
+    seen,
+    trained,
+)
+from .reference.common import beside
+from .reference.iql import PlainIQL
+from .test_seams import groups
 
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 
 # -- the plain loop ---------------------------------------------------------------------------------------------------
-
-
-class PlainLoop:
-    """V, twin critics with targets and an actor, stepped one after the other."""
-
-    def __init__(self, engine: Engine, data: Dataset, dtype: torch.dtype) -> None:
-        self.settings: IQL = engine.program.resolved.learner
-        (self.seed,) = engine.seeds
-        self.dtype = dtype
-        arrays = (data.observations, data.actions, data.rewards, data.next_observations, data.terminals)
-        self.columns = [torch.tensor(array).to(dtype) for array in arrays]
-        states, actions, width = data.observation_dim, data.action_dim, self.settings.hidden
-        robust = self.settings.critic == "robust"
-        self.value_network = nn.Sequential(
-            nn.Linear(states, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
-        ).to(self.dtype)
-        self.critics, self.targets = (
-            [Critic(states + actions, width, robust).to(self.dtype) for _ in range(2)] for _ in range(2)
-        )
-        self.actor = Policy(states, width, actions).to(self.dtype)
-        for name, index, network in self.networks():
-            take(network, {key: tensor[0] for key, tensor in engine.params[name.partition("/")[0]].items()}, index)
-        self.log_std = torch.zeros(actions, dtype=self.dtype, requires_grad=True)
-        critic_parameters = [p for critic in self.critics for p in critic.parameters()]
-        self.value_optimizer = torch.optim.Adam(self.value_network.parameters(), lr=3e-4, foreach=True)
-        self.critic_optimizer = torch.optim.Adam(critic_parameters, lr=3e-4, foreach=True)
-        own = [self.log_std] if self.settings.policy == "gaussian" else []
-        self.actor_optimizer = torch.optim.Adam([*self.actor.parameters(), *own], lr=3e-4, foreach=True)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.actor_optimizer, engine.horizon)
-        self.largest_weight = 0.0
-
-    def networks(self) -> list[tuple[str, int | None, nn.Module]]:
-        """(Group in the engine, critic, network)."""
-        online = [("critic", i, critic) for i, critic in enumerate(self.critics)]
-        averaged = [("critic/target", i, critic) for i, critic in enumerate(self.targets)]
-        return [("value", None, self.value_network), *online, *averaged, ("actor", None, self.actor)]
-
-    def largest_deviation(self, engine: Engine) -> float:
-        """Over every parameter."""
-        largest = 0.0
-        for name, index, network in self.networks():
-            group, _, target = name.partition("/")
-            tree = engine.targets if target else engine.params
-            given = give({key: tensor[0] for key, tensor in tree[group].items()}, index)
-            for ours, theirs in zip(network.parameters(), given, strict=True):
-                largest = max(largest, float((ours.detach() - theirs).abs().max()))
-        if self.settings.policy == "gaussian":
-            largest = max(largest, float((self.log_std - engine.params["actor"]["log_std"][0]).detach().abs().max()))
-        return largest
-
-    def tick(self, tick: int) -> None:
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        count = self.settings.batch_size
-        index = noise.indices(site="batch", count=count, rows=len(self.columns[0]), **key)[0, 0]
-        s, a, r, s2, d = (column[index] for column in self.columns)
-        mean = self.mean(s, key)
-        if self.settings.extraction == "ddpg+bc":  # reads the critics as they stand before their step
-            q = self.aggregate(critic(s, mean) for critic in self.critics)
-            loss = -self.settings.alpha * q.mean() / q.abs().mean().detach() + self.imitation(mean, a).mean()
-            self.step_actor(loss)
-        # From here on as CORL has it: V, the critics, their targets, the actor.
-        with torch.no_grad():
-            next_v = self.value_network(s2).squeeze(1)
-            q_target = self.aggregate(target(s, a) for target in self.targets)
-        advantage = q_target - self.value_network(s).squeeze(1)
-        tau = self.settings.expectile
-        self.step(self.value_optimizer, ((tau - (advantage < 0).to(s.dtype)).abs() * advantage**2).mean())
-        advantage = advantage.detach()
-        y = r + (1 - d) * 0.99 * next_v
-        self.step(self.critic_optimizer, sum(mse_loss(critic(s, a), y) for critic in self.critics) / 2)
-        rate = self.settings.polyak
-        for target, critic in zip(self.targets, self.critics, strict=True):
-            for old, new in zip(target.parameters(), critic.parameters(), strict=True):
-                old.data.copy_(rate * new.data + (1 - rate) * old.data)
-        if self.settings.extraction == "awr":
-            weight = torch.exp(self.settings.beta * advantage).clamp(max=100.0)
-            self.largest_weight = max(self.largest_weight, float(weight.max()))
-            self.step_actor((weight * self.imitation(mean, a)).mean())
-
-    def aggregate(self, q: Iterable[Tensor]) -> Tensor:
-        first, second = q
-        return (first + second) / 2 if self.settings.aggregate_q == "mean" else torch.min(first, second)
-
-    def mean(self, s: Tensor, key: dict[str, Tensor]) -> Tensor:
-        """tanh of the network, whose hidden units are left out by chance."""
-        x, rate = s, self.settings.dropout
-        for number, layer in enumerate(self.actor):
-            x = layer(x)
-            if rate and isinstance(layer, nn.ReLU):
-                site = f"dropout/{number // 2}"
-                kept = noise.uniform(site=site, shape=x.shape, dtype=self.dtype, **key)[0, 0] >= rate
-                x = torch.where(kept, x / (1 - rate), 0.0)
-        return x
-
-    def imitation(self, mean: Tensor, a: Tensor) -> Tensor:
-        if self.settings.policy == "deterministic":
-            return ((mean - a) ** 2).sum(1)
-        normal = torch.distributions.Normal(mean, self.log_std.clamp(-20, 2).exp())
-        return -normal.log_prob(a).sum(1)
-
-    def step_actor(self, loss: Tensor) -> None:
-        self.step(self.actor_optimizer, loss)
-        self.schedule.step()
-
-    @staticmethod
-    def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def beside(learner: IQL, dtype: torch.dtype, ticks: int) -> tuple[Engine, PlainLoop]:
-    """Engine and loop after the same ticks."""
-    data = random_data(1000, observation=11, action=3)
-    engine = build(learner, seeds=(3,), horizon=ticks, data=data, dtype=dtype)
-    loop = PlainLoop(engine, data, dtype)
-    engine.run(ticks)
-    for tick in range(1, ticks + 1):
-        loop.tick(tick)
-    return engine, loop
 
 
 CASES = {
@@ -163,24 +51,24 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_equals_a_plain_loop(case):
     """In float64: in float32 a ReLU's input within rounding of 0 may fall on the other side and make two of one."""
-    engine, loop = beside(replace(CASES[case], hidden=16, batch_size=32), torch.float64, 50)
+    engine, loop = beside(PlainIQL, replace(CASES[case], hidden=16, batch_size=32), ticks=50, dtype=torch.float64)
     assert loop.largest_deviation(engine) < 1e-10
 
 
 @pytest.mark.parametrize("case", ["gaussian", "ddpg+bc"])
 def test_equals_a_plain_loop_in_float32(case):
-    engine, loop = beside(replace(CASES[case], hidden=64, batch_size=64), torch.float32, 100)
+    engine, loop = beside(PlainIQL, replace(CASES[case], hidden=64, batch_size=64), ticks=100, dtype=torch.float32)
     assert loop.largest_deviation(engine) < 1e-5
 
 
 def test_the_real_sizes_equal_a_plain_loop():
-    engine, loop = beside(IQL(), torch.float64, 6)
-    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 256)
+    engine, loop = beside(PlainIQL, IQL(), ticks=6, dtype=torch.float64)
+    assert (resolved_of(engine).learner.hidden, resolved_of(engine).learner.batch_size) == (256, 256)
     assert loop.largest_deviation(engine) < 1e-10
 
 
 def test_weights_saturate_at_100():
-    engine, loop = beside(IQL(beta=100.0, hidden=16, batch_size=32), torch.float64, 20)
+    engine, loop = beside(PlainIQL, IQL(beta=100.0, hidden=16, batch_size=32), ticks=20, dtype=torch.float64)
     assert loop.largest_weight == 100.0
     assert loop.largest_deviation(engine) < 1e-10
 
@@ -198,7 +86,7 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 @pytest.mark.parametrize("variant", ["awr", "ddpg+bc, deterministic"])
 def test_seeds_together_and_traced_are_seeds_alone(variant):
-    settings = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
     together = trained(VARIANTS[variant], ASPC(interval=2), seeds=(5, 0), traced=True, **settings)
     for position, seed in enumerate(together.seeds):
         alone = trained(VARIANTS[variant], ASPC(interval=2), seeds=(seed,), **settings)
@@ -207,15 +95,7 @@ def test_seeds_together_and_traced_are_seeds_alone(variant):
 
 @each_variant
 def test_the_meta_gradient_agrees_with_autograd(variant):
-    closed, autograd = (
-        build(VARIANTS[variant], ASPC(interval=1, meta_step=name), seeds=(0, 1), dtype=torch.float64)
-        for name in ("closed_form", "autograd")
-    )
-    outer_step(closed)
-    found, expected = [], []
-    for _ in range(3):
-        expected.append(outer_step(put(autograd, closed)))
-        found.append(outer_step(closed))
+    found, expected = meta_gradients(VARIANTS[variant], rounds=3)
     assert all((derivative != 0).all() for derivative in expected)
     assert deviation(found, expected) < 1e-10
 
@@ -308,7 +188,7 @@ def test_a_gaussian_policy_samples_around_its_mean_within_bounds():
 
 # -- presets and refusals ---------------------------------------------------------------------------------------------
 
-PRESETS = {
+PRESETS: dict[str, Any] = {
     # beta, expectile, policy, dropout, reward scale, reward shift, Polyak rate
     "gym": (3.0, 0.7, "gaussian", 0.0, 1.0, 0.0, 0.005),
     "hopper-medium-expert": (6.0, 0.5, "gaussian", 0.0, 1.0, 0.0, 0.005),
@@ -338,7 +218,7 @@ def test_presets_are_the_published_settings():
         assert {iql.value_learning_rate, iql.critic_learning_rate, iql.actor_learning_rate} == {3e-4}
 
 
-REFUSED = {
+REFUSED: dict[str, Any] = {
     "beta": ({"beta": 0.0}, "beta must be > 0, not 0.0"),
     "alpha": ({"alpha": -1.0}, "alpha must be > 0, not -1.0"),
     "expectile": ({"expectile": 1.0}, "expectile must lie in (0, 1), not 1.0"),

@@ -6,6 +6,7 @@ joined weights as views of one larger tensor. torch's fused Adam walks memory, s
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -150,7 +151,7 @@ def test_seeds_together_are_seeds_alone(product, dtype):
     assert apart(learner(product), dtype=dtype) < DTYPES[dtype]
 
 
-PATHS = {"traced": {"traced": True}, "captured": {"graphs": EmulatedGraph}}
+PATHS: dict[str, Any] = {"traced": {"traced": True}, "captured": {"graphs": EmulatedGraph}}
 
 
 @pytest.mark.parametrize("path", PATHS)

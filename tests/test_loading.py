@@ -151,7 +151,7 @@ def test_episodes_of_d3rlpy_2_that_are_incomplete(changed: dict[str, Any], messa
 
 
 def test_unknown_arrays_are_named_and_can_be_ignored(path: Path) -> None:
-    arrays = columns() | {"costs": np.ones(25), "more/reset": np.ones(25), "more/start": np.ones(3)}
+    arrays: dict[str, Any] = columns() | {"costs": np.ones(25), "more/reset": np.ones(25), "more/start": np.ones(3)}
     reference = write(path, arrays)
     with pytest.raises(DatasetError) as caught:
         load_dataset(reference)
@@ -172,7 +172,7 @@ def test_what_d4rl_says_of_a_recording_is_allowed(path: Path) -> None:
 
 def test_bounds_ids_and_further_columns_are_read(path: Path) -> None:
     more = {"action_low": [-2.0, -3.0], "action_high": np.float64(4.0), "episode_ids": np.repeat([5, 6], [12, 13])}
-    arrays = columns() | {"timeouts": np.zeros(25), "terminals": np.zeros(25)} | more
+    arrays: dict[str, Any] = columns() | {"timeouts": np.zeros(25), "terminals": np.zeros(25)} | more
     data = load_dataset(write(path, arrays | {"extra/note": np.arange(25)}))
     assert same(data, Dataset.from_arrays(**arrays, extra={"note": np.arange(25)}))
     assert data.action_low.tolist() == [-2, -3] and data.episodes == 2
@@ -208,7 +208,7 @@ def test_layouts_that_are_not_read_are_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4", ">f8", "i1", ">i8", "u2"])
 def test_numbers_of_every_type(path: Path, dtype: str) -> None:
-    arrays = columns() | {"rewards": np.arange(25).astype(dtype)}
+    arrays: dict[str, Any] = columns() | {"rewards": np.arange(25).astype(dtype)}
     arrays |= {"observations": np.asfortranarray(arrays["observations"]), "timeouts": arrays["timeouts"][:, None]}
     expected = Dataset.from_arrays(**columns() | {"rewards": np.arange(25)})
     assert same(load_dataset(write(path, arrays)), expected)

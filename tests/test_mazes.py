@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,7 +16,8 @@ from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.cli import main
 from adaptive_constraints.data import doctor, list_datasets, load_dataset, reference_of
 from adaptive_constraints.data.collecting.collect import collect, collect_maze, collect_random, default_size
-from adaptive_constraints.data.collecting.mazes import WaypointController, _next_cells
+from adaptive_constraints.data.collecting.mazes import WaypointController, next_cells
+from adaptive_constraints.environments import maze_tasks
 from adaptive_constraints.environments.maze_tasks import MAZES, MazeTask, maze_id
 from adaptive_constraints.environments.specs import make_environment
 from adaptive_constraints.errors import DatasetError, DependencyError
@@ -44,7 +46,7 @@ def test_reward_is_for_being_near_the_goal_after_the_step(umaze) -> None:
     [("umaze", (-1, 1), 300, 7), ("medium", (2.5, -2.5), 600, 26), ("large", (3.5, -3), 800, 46)],
 )
 def test_mazes_are_those_of_maze2d(name: str, goal: tuple[float, float], limit: int, free: int) -> None:
-    env = make_environment(maze_id(name))
+    env: Any = make_environment(maze_id(name))
     assert env.unwrapped.goal.tolist() == list(goal)
     assert len(env.unwrapped.free_cells) == free
     assert (env.spec.max_episode_steps, env.observation_space.shape, env.action_space.shape) == (limit, (4,), (2,))
@@ -73,7 +75,7 @@ def test_an_episode_is_a_function_of_its_reset_seed() -> None:
 
 def test_walls_hold_and_files_are_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    env = make_environment(UMAZE)
+    env: Any = make_environment(UMAZE)
     assert list(tmp_path.iterdir()) == []
     env.reset(options={"state": [-1.0, -1.0, 0.0, 0.0]})  # straight below the goal, with a wall in between
     for _ in range(200):
@@ -83,7 +85,7 @@ def test_walls_hold_and_files_are_cleared_away(tmp_path: Path, monkeypatch: pyte
 
 def test_next_cells_are_on_shortest_paths() -> None:
     free = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2), (5, 5)]  # a ring, and a cell apart
-    following = _next_cells(free, (0, 0))
+    following = next_cells(free, (0, 0))
     assert set(following) == set(free) - {(0, 0), (5, 5)}
 
     def length(cell: tuple[int, int]) -> int:
@@ -94,7 +96,7 @@ def test_next_cells_are_on_shortest_paths() -> None:
 
 @pytest.mark.parametrize("name", MAZES)
 def test_controller_reaches_the_goal_from_every_cell_and_stays(name: str) -> None:
-    env = make_environment(maze_id(name)).unwrapped
+    env: Any = make_environment(maze_id(name)).unwrapped
     controller = WaypointController(env)
     for cell in env.free_cells[:: 1 if name == "umaze" else 7]:
         observation, _ = env.reset(seed=0, options={"state": [*env.center(cell), 0.0, 0.0]})
@@ -161,7 +163,7 @@ def test_scripted_reference_collects_once_and_keeps_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path))
-    monkeypatch.setitem(MAZES, "umaze", MazeTask("U_MAZE", (1, 1), 300, 600))
+    monkeypatch.setitem(maze_tasks.MAZES, "umaze", MazeTask("U_MAZE", (1, 1), 300, 600))
     first = load_dataset("scripted:pointmaze/umaze")
     assert "collecting scripted:pointmaze/umaze, 600 steps, once" in capsys.readouterr().err
     assert first.name == "scripted:pointmaze/umaze"

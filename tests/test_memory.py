@@ -81,7 +81,7 @@ def test_minibatches_are_drawn_from_the_table_itself(data):
         assert torch.equal(packed[name], column), name
     noise = NoiseTables((0, 1), torch.device("cpu"), torch.float32)
     made = [batches_of(table, {}, noise, 8, torch.device("cpu"), torch.float32) for table in (packed, separate)]
-    assert made[0]._packed.data_ptr() == packed["observation"].data_ptr(), "nothing was copied"
+    assert made[0].packed.data_ptr() == packed["observation"].data_ptr(), "nothing was copied"
     one, other = (batches.at(3) for batches in made)
     for name, column in one.items():
         assert torch.equal(column, other[name]) and column.shape == other[name].shape, name
@@ -111,7 +111,12 @@ def test_repeated_rows_are_those_that_comparing_all_finds(copies):
     draw = np.random.default_rng(0)
     rows = np.arange(5000)
     origin = np.where(draw.random(5000) < copies, draw.integers(0, 40, 5000), rows)
-    columns = {"observations": (5000, 2), "next_observations": (5000, 2), "actions": (5000, 1), "rewards": (5000,)}
+    columns = {
+        "observations": (5000, 2),
+        "next_observations": (5000, 2),
+        "actions": (5000, 1),
+        "rewards": (5000,),
+    }
     given = {key: draw.integers(0, 9, shape).astype(np.float32)[origin] / 9 for key, shape in columns.items()}
     data = Dataset.from_arrays(**given, terminals=np.ones(5000))
     packed = np.concatenate([given[key].reshape(5000, -1) for key in columns], axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,8 @@ from torch import Tensor
 
 from adaptive_constraints import ASPC, Adapter, MetaLoss, MetaStep
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.engine.engine import Engine
 
-from .helpers import build
+from .helpers import build, deviation, outer_step, put, resolved_of
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
 LEARNERS = {
@@ -36,25 +36,6 @@ STENCIL = {-2: 1 / 12, -1: -2 / 3, 1: 2 / 3, 2: -1 / 12}
 """Weights of central differences of fourth order, by multiple of the step."""
 
 
-def outer_step(engine: Engine, key: str = "aspc/gradient") -> Tensor:
-    """One tick, which must hold an outer step; d(outer loss)/d(trade-off) [S]."""
-    engine.metrics.flush()
-    engine.run(1)
-    return torch.tensor(engine.metrics.flush()[key], dtype=torch.float64)
-
-
-def put(engine: Engine, other: Engine) -> Engine:
-    """``engine`` at the state of ``other``."""
-    engine.load({name: tensor.clone() for name, tensor in other.state().items()}, other.tick)
-    return engine
-
-
-def deviation(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest, relative to the largest expected."""
-    one, two = torch.stack(found), torch.stack(expected)
-    return float((one - two).abs().max() / two.abs().max())
-
-
 # -- against differentiable optimizers --------------------------------------------------------------------------------
 
 
@@ -62,7 +43,7 @@ def deviation(found: list[Tensor], expected: list[Tensor]) -> float:
 @pytest.mark.parametrize("learner", LEARNERS | CLIPPED)
 def test_back_ends_agree(learner, seeds):
     """From the second step on (the first loses its digits by cancellation), with the optimizer's state carried."""
-    settings = {"seeds": seeds, "horizon": 10, "dtype": torch.float64}
+    settings: dict[str, Any] = {"seeds": seeds, "horizon": 10, "dtype": torch.float64}
     learner = (LEARNERS | CLIPPED)[learner]
     engine = build(learner, ASPC(interval=1), **settings)
     others = {name: build(learner, ASPC(interval=1, meta_step=name), **settings) for name in TOLERANCES}
@@ -132,7 +113,7 @@ def test_central_differences_agree(learner, seeds):
 def test_finite_in_float32_from_the_first_tick_with_dead_units(learner, backend):
     """Units that are never active leave second moments of exactly 0, where the root has no derivative."""
     engine = build(LEARNERS[learner], ASPC(interval=1, meta_step=backend), seeds=(0, 1))
-    group = engine.program.resolved.facts.constrained
+    group = resolved_of(engine).facts.constrained
     engine.params[group]["bias0"][..., :3] = -100.0
     for _ in range(3):
         assert outer_step(engine).isfinite().all()

@@ -7,6 +7,7 @@ failure is a change of the generator and never bad luck.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -107,8 +108,8 @@ def test_indices_are_uniform_over_rows(rows):
 def keys() -> dict[str, tuple[Tensor, Tensor]]:
     """Pairs of streams whose keys differ in one part only."""
     zero, one, large = torch.tensor([0]), torch.tensor([1]), torch.tensor([2**40])
-    here = {"seeds": zero, "site": "target", "ticks": one}
-    others = {
+    here: dict[str, Any] = {"seeds": zero, "site": "target", "ticks": one}
+    others: dict[str, dict[str, Any]] = {
         "seed": {"seeds": one},
         "far seed": {"seeds": large},
         "negative seed": {"seeds": -one},
@@ -189,10 +190,10 @@ def test_float32_is_rounded_float64():
     assert torch.equal(rounded.double(), exact), "24 bits are exact in float32"
 
 
-@pytest.mark.parametrize("chunk", [1, 100, noise._AHEAD_ON_CPU])
+@pytest.mark.parametrize("chunk", [1, 100, noise.AHEAD_ON_CPU])
 def test_drawing_ahead_never_changes_a_number(monkeypatch, chunk):
     """Whatever the length of a chunk and the order of ticks, the table holds what the functions say."""
-    monkeypatch.setattr(noise, "_AHEAD_ON_CPU", chunk)
+    monkeypatch.setattr(noise, "AHEAD_ON_CPU", chunk)
     seeds = [0, 7, 2**64 - 1]
     tables = noise.NoiseTables(seeds, torch.device("cpu"), torch.float32)
     keyed = torch.tensor([0, 7, -1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +44,7 @@ def run_python(
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
 
 
-def answer(code: str, path: Path, folder: Path) -> object:
+def answer(code: str, path: Path, folder: Path) -> Any:
     """What ``code`` prints as JSON, run in ``folder`` with ``path`` on the import path."""
     done = run_python("-c", code, path=path, folder=folder)
     assert done.returncode == 0, done.stderr
@@ -136,7 +138,7 @@ def test_the_wheel_works_where_it_is_unpacked(built: Path, tmp_path: Path) -> No
         "from adaptive_constraints.baselines import TD3BC\n"
         "print(json.dumps([a.__file__, a.__version__, TD3BC.__module__, len(load_dataset('bundled:hopper'))]))"
     )
-    file, version, module, rows = answer(code, tmp_path / "site", tmp_path)  # type: ignore[misc]
+    file, version, module, rows = answer(code, tmp_path / "site", tmp_path)
     assert file == str(tmp_path / "site" / "adaptive_constraints" / "__init__.py")
     assert module == "adaptive_constraints.baselines.td3_bc"
     assert version in wheel.name
@@ -153,7 +155,7 @@ def test_importing_costs_little_more_than_torch(tmp_path: Path) -> None:
         "print(json.dumps((time.perf_counter() - between) / (between - start)))"
     )
     shares = (answer(code, SOURCE.parent, tmp_path) for _ in range(3))
-    assert any(share < 0.4 for share in shares), "in none of three tries"  # type: ignore[operator]
+    assert any(share < 0.4 for share in shares), "in none of three tries"
 
 
 def test_no_module_imports_an_extra(tmp_path: Path) -> None:
@@ -211,3 +213,49 @@ def test_extras_carry_what_is_optional() -> None:
         *("speed", "demo", "dev"),
     }
     assert not any("functorch" in requirement for extra in extras.values() for requirement in extra)
+
+
+#: Private names that are not ours: of named tuples, of torch, of the simulators.
+FOREIGN = {
+    *("_replace", "_asdict", "_fields", "_exit", "_data"),
+    *("_trained", "_stack", "_episodes", "_reset_seed", "_Loop"),  # of ours, until they have public names
+    *("_C", "_functorch", "_schema", "_local_scalar_dense", "_unique2", "_unsafe_view"),
+}
+
+
+def private_reads(path: Path) -> Iterator[str]:
+    """Every private name of another object or of our package that a file reads, imports or replaces."""
+    private = re.compile(r"_[a-z]\w*", re.IGNORECASE).fullmatch
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id in OWN):
+            names = [node.attr]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("adaptive_constraints"):
+            names = [part for alias in node.names for part in f"{node.module}.{alias.name}".split(".")]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
+            words = [each.value for each in node.args[:2] if isinstance(each, ast.Constant)]
+            names = [part for word in words for part in str(word).split(".")]
+        line = getattr(node, "lineno", 0)
+        yield from (f"{path.name}:{line}: {name}" for name in names if private(name) and name not in FOREIGN)
+
+
+OWN = ("self", "cls")
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "examples"])
+def test_nothing_private_is_read_from_outside(folder: str) -> None:
+    """Tests hold what the package promises, so that what it does not promise may change."""
+    found = [line for path in sorted((ROOT / folder).rglob("*.py")) for line in private_reads(path)]
+    assert not found, "\n".join(found)
+
+
+def test_the_guide_for_contributors_names_what_is_there() -> None:
+    """Each path that it names, and every room of its picture, from top to bottom."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`([\w/]+/[\w.]*)`", text))
+    assert paths and not {path for path in paths if not any((top / path).exists() for top in (ROOT, SOURCE))}
+    picture = re.findall(
+        r"^    (\w+(?: \| \w+)*)  +\w", text.partition("from top to bottom")[2].partition("| part")[0], re.M
+    )
+    (layers,) = (each["layers"] for each in PROJECT["tool"]["importlinter"]["contracts"] if each["type"] == "layers")
+    assert picture == [layer.removesuffix(" | _version") for layer in layers]

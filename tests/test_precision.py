@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from adaptive_constraints.testing import made_data
 from .helpers import build, different, learned
 
 CPU = torch.device("cpu")
+MKLDNN: Any = torch.backends.mkldnn
 LEARNER = TD3BC(hidden=16, batch_size=32)
 UNIT = 2.0**-8
 """The largest relative error of rounding to bfloat16."""
@@ -69,7 +72,7 @@ def test_traced_is_eager_and_resuming_is_exact():
 
 
 def test_precision_is_part_of_what_a_run_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(cpu, "_product_seconds", lambda x, weight: 1.0)
+    monkeypatch.setattr(cpu, "product_seconds", lambda x, weight: 1.0)
     agent, options = wrap(LEARNER), {"steps": 4, "progress": False, "out": tmp_path}
     agent.fit(made_data(), precision="bf16", stop_after=2, **options)
     loaded = load_agent(tmp_path)
@@ -83,18 +86,18 @@ def test_precision_is_part_of_what_a_run_is(tmp_path, monkeypatch):
 
 
 def test_it_is_said_where_it_does_not_pay(monkeypatch):
-    monkeypatch.setattr(cpu, "_product_seconds", lambda x, weight: 3.0 if x.dtype == torch.bfloat16 else 1.0)
+    monkeypatch.setattr(cpu, "product_seconds", lambda x, weight: 3.0 if x.dtype == torch.bfloat16 else 1.0)
     with pytest.warns(PrecisionWarning, match="takes 3.0 times as long as one of float32"):
         warn_if_slower("bf16", CPU)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_if_slower("float32", CPU)
-        monkeypatch.setattr(cpu, "_product_seconds", lambda x, weight: 1.0 if x.dtype == torch.bfloat16 else 3.0)
+        monkeypatch.setattr(cpu, "product_seconds", lambda x, weight: 1.0 if x.dtype == torch.bfloat16 else 3.0)
         warn_if_slower("bf16", CPU)
 
 
 def test_compiling_without_a_compiler_is_refused_before_anything_runs(monkeypatch):
-    monkeypatch.setattr(cpu.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(DependencyError, match=r"compiled=True needs a C\+\+ compiler .*: install it, or leave"):
         wrap(LEARNER).fit(made_data(), steps=2, compiled=True, device="cpu")
     with pytest.raises(TrainingError, match="leave traced at True"):
@@ -106,46 +109,46 @@ def _onednn(monkeypatch):
     """A CPU on which oneDNN's products are twice as fast, whatever this one is."""
 
     def seconds(x, weight):
-        return 1.0 if torch.backends.mkldnn.matmul.fp32_precision == "bf16" else 2.0
+        return 1.0 if MKLDNN.matmul.fp32_precision == "bf16" else 2.0
 
-    monkeypatch.setattr(cpu, "_product_seconds", seconds)
+    monkeypatch.setattr(cpu, "product_seconds", seconds)
 
 
 @pytest.mark.usefixtures("_onednn")
 def test_products_are_taken_by_onednn_only_where_exact_and_only_while_training(monkeypatch):
-    assert cpu.fastest_products(CPU) == ("oneDNN" if cpu._onednn_is_exact() else "default")
-    monkeypatch.setattr(cpu, "_onednn_is_exact", lambda: False)
+    assert cpu.fastest_products(CPU) == ("oneDNN" if cpu.onednn_is_exact() else "default")
+    monkeypatch.setattr(cpu, "onednn_is_exact", lambda: False)
     cpu.fastest_products.cache_clear()
     assert cpu.fastest_products(CPU) == "default"
-    before = torch.backends.mkldnn.matmul.fp32_precision
+    before = MKLDNN.matmul.fp32_precision
     for exact, inside in ((True, "bf16"), (False, before)):
-        monkeypatch.setattr(cpu, "_onednn_is_exact", lambda exact=exact: exact)
+        monkeypatch.setattr(cpu, "onednn_is_exact", lambda exact=exact: exact)
         with cpu.tuned(CPU, "oneDNN"):
-            assert torch.backends.mkldnn.matmul.fp32_precision == inside
-        assert torch.backends.mkldnn.matmul.fp32_precision == before
+            assert MKLDNN.matmul.fp32_precision == inside
+        assert MKLDNN.matmul.fp32_precision == before
 
 
 def test_rounded_products_do_not_pass_for_exact(monkeypatch):
-    monkeypatch.setattr(cpu, "_factors", lambda: (torch.full((4, 4), 1 + 2.0**-9), torch.eye(4)))
-    assert cpu._onednn_is_exact.__wrapped__()
+    monkeypatch.setattr(cpu, "factors", lambda: (torch.full((4, 4), 1 + 2.0**-9), torch.eye(4)))
+    assert cpu.onednn_is_exact.__wrapped__()
     product = torch.Tensor.__matmul__
 
     def rounding(x, weight):
         return product(x.bfloat16(), weight.bfloat16()).float() if x.dtype == torch.float32 else product(x, weight)
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", rounding)
-    assert not cpu._onednn_is_exact.__wrapped__()
+    assert not cpu.onednn_is_exact.__wrapped__()
 
 
 @pytest.mark.usefixtures("_onednn")
 def test_a_run_keeps_to_the_products_it_began_with(tmp_path, monkeypatch):
     """Bit for bit, though the measurement comes out otherwise in the process that goes on."""
-    options = {"steps": 40, "progress": False, "device": "cpu"}
+    options: dict[str, Any] = {"steps": 40, "progress": False, "device": "cpu"}
     whole = wrap(LEARNER)
     whole.fit(made_data(), **options)
     wrap(LEARNER).fit(made_data(), stop_after=20, out=tmp_path, **options)
     cpu.fastest_products.cache_clear()
-    monkeypatch.setattr(cpu, "_product_seconds", lambda x, weight: 1.0)
+    monkeypatch.setattr(cpu, "product_seconds", lambda x, weight: 1.0)
     assert cpu.fastest_products(CPU) == "default"
     resumed = load_agent(tmp_path)
     resumed.fit(made_data(), **options)

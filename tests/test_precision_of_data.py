@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from adaptive_constraints import load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import Dataset, Preprocessor, advise, check_trainable, doctor, load_dataset, save_npz
 
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "seconds since 1970": (1.7e9, 300.0),
     "northing in metres": (5.3e6, 40.0),
     "easting in millimetres": (5e8, 1e3),
@@ -82,7 +84,11 @@ def test_ordinary_columns_stay_float32(given):
         "integers": draw.integers(0, 255, (200, 4)),
     }[given]
     values[3] = values[0]
-    more = {"actions": draw.uniform(-1, 1, (200, 1)), "rewards": draw.normal(size=200), "terminals": np.ones(200)}
+    more: dict[str, Any] = {
+        "actions": draw.uniform(-1, 1, (200, 1)),
+        "rewards": draw.normal(size=200),
+        "terminals": np.ones(200),
+    }
     data = Dataset.from_arrays(observations=values, **more)
     assert data.observations.dtype == np.float32
     np.testing.assert_array_equal(data.observations, values.astype(np.float32))
@@ -91,7 +97,11 @@ def test_ordinary_columns_stay_float32(given):
 
 def test_a_few_absurd_values_do_not_hide_an_offset_nor_make_one():
     draw = np.random.default_rng(0)
-    more = {"actions": draw.uniform(-1, 1, (200, 1)), "rewards": draw.normal(size=200), "terminals": np.ones(200)}
+    more: dict[str, Any] = {
+        "actions": draw.uniform(-1, 1, (200, 1)),
+        "rewards": draw.normal(size=200),
+        "terminals": np.ones(200),
+    }
     for values, wide in ((1.7e9 + 300 * draw.normal(size=(200, 1)), True), (draw.normal(size=(200, 1)), False)):
         for absurd in (0.0, 1e20, np.nan, 1e300):
             values[5] = absurd

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adaptive_constraints import SSAR, Adapter, Facts, Preparation, Prepared, Spec, Stage, Update, wrap
-from adaptive_constraints.adapters._frozen_models import DynamicsFit
+from adaptive_constraints.adapters.frozen_models import DynamicsFit
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.errors import StackError
@@ -107,7 +107,7 @@ def interrupted(monkeypatch):
     """``interrupted(writes, work)`` does some work that is killed after so many writes of a half-trained model."""
     monkeypatch.setattr(pretraining, "PORTION", 7)
     monkeypatch.setattr(pretraining, "SAVE_EVERY", -1.0)
-    write = KeptPretraining._write
+    write = KeptPretraining.save
 
     def run(writes, work):
         left = [writes]
@@ -119,7 +119,7 @@ def interrupted(monkeypatch):
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(KeptPretraining, "_write", and_die)
+            patch.setattr(KeptPretraining, "save", and_die)
             with pytest.raises(KeyboardInterrupt):
                 work()
 

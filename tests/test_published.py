@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from adaptive_constraints import ANQ, ILQ, SSAR, baselines
-from adaptive_constraints.adapters import _frozen_models
+from adaptive_constraints.adapters import frozen_models
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC, cql
 from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.core.part import Part
 
 # eta, delta, kappa
-IMAGINATION = {
+IMAGINATION: dict[str, Any] = {
     "halfcheetah-random": (0.95, 2, 0),
     "hopper-random": (0.9, 1, 1),
     "walker2d-random": (0.7, 1, 0),
@@ -34,7 +37,7 @@ IMAGINATION = {
 }
 
 # The rule and its number on TD3+BC, n at the end, likewise on CQL. The published 6000 of two CQL rows trusts nothing.
-SELECTION = {
+SELECTION: dict[str, Any] = {
     "halfcheetah-medium": ("return", 5200, 3.0, "return", 5200, 3.0),
     "halfcheetah-medium-replay": ("advantage", 0.7, 3.0, "advantage", 0.7, 3.0),
     "halfcheetah-medium-expert": ("advantage", 0.7, 1.5, "return", 11000, 3.0),
@@ -50,7 +53,7 @@ SELECTION = {
 }
 
 # n at the start and at the end, whether the constraint is annealed online, ticks per step of TD3+BC's policy there
-MAZES = {
+MAZES: dict[str, Any] = {
     "antmaze-umaze": (1.0, 5.0, True, None),
     "antmaze-umaze-diverse": (1.0, 3.0, True, None),
     "antmaze-medium-play": (5.0, 5.0, False, 30),
@@ -106,7 +109,7 @@ def test_what_adapters_stand_on():
 
 # Which optimizer steps at which rate, as the released code builds them: in general, and where a data set differs. A
 # rate in a paper's table may be meant for one network alone.
-ADAM: dict[type, tuple[dict[str, float], dict[str, dict[str, float]]]] = {
+ADAM: dict[type[Part], tuple[dict[str, float], dict[str, dict[str, float]]]] = {
     TD3BC: ({"critic": 3e-4, "actor": 3e-4}, {}),
     IQL: ({"value": 3e-4, "critic": 3e-4, "actor": 3e-4}, {}),
     CQL: (
@@ -166,7 +169,7 @@ def test_a_bound_on_gradients_holds_for_both_networks(name):
 
 
 def test_the_rates_of_adapters_reach_their_own_groups_alone():
-    learner = IQL.preset("anq")
+    learner: Any = IQL.preset("anq")
     bare = rates_at_the_start(learner)
     for name in ANQ.presets:
         assert rates_at_the_start(learner, ANQ.preset(name)) == pytest.approx(bare | {"anq.mu": 3e-4}, rel=1e-9)
@@ -183,7 +186,7 @@ def test_the_rates_of_adapters_reach_their_own_groups_alone():
 
 
 def test_numbers_that_no_preset_has():
-    assert (_frozen_models.DYNAMICS_LEARNING_RATE, _frozen_models.LEARNING_RATE) == (1e-3, 3e-4)
+    assert (frozen_models.DYNAMICS_LEARNING_RATE, frozen_models.LEARNING_RATE) == (1e-3, 3e-4)
     assert (ILQ().samples, ILQ().behavior_steps, ILQ().model_epochs, ILQ().diffusion_steps) == (10, 300_000, 40, 5)
     assert (ILQ().model_members, ILQ().model_elites, ILQ().model_hidden, ILQ().model_patience) == (7, 5, 200, 5)
     assert cql.LOG_STD == (-20.0, 2.0)

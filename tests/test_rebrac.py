@@ -2,146 +2,55 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
 from adaptive_constraints import ASPC, Dataset
 from adaptive_constraints.baselines import ReBRAC
 from adaptive_constraints.composition.stack import Stack
-from adaptive_constraints.engine import noise
-from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
+from adaptive_constraints.testing import Probe
 
-from .helpers import build, different, largest_difference, learned, random_data, seen, trained
-from .test_meta_gradient import deviation, outer_step, put
-from .test_seams import Probe, groups
-from .test_td3bc_aspc import Critic, give, take
+from .helpers import (
+    build,
+    deviation,
+    different,
+    largest_difference,
+    learned,
+    meta_gradients,
+    random_data,
+    resolved_of,
+    seen,
+    trained,
+)
+from .reference.common import beside
+from .reference.rebrac import PlainReBRAC
+from .test_seams import groups
 
 SMALL = ReBRAC(hidden=8, batch_size=16, policy_every=1)
 
 # -- the plain loop ---------------------------------------------------------------------------------------------------
 
 
-class Actor(nn.Sequential):
-    """Three hidden layers and a tanh."""
-
-    def __init__(self, states: int, width: int, actions: int) -> None:
-        layers: list[nn.Module] = []
-        for wide, narrow in itertools.pairwise([states, width, width, width]):
-            layers += [nn.Linear(wide, narrow), nn.ReLU()]
-        super().__init__(*layers, nn.Linear(width, actions), nn.Tanh())
-
-
-class PlainLoop:
-    """An actor and twin critics with their targets, stepped one after the other on rows of the data set itself."""
-
-    def __init__(self, engine: Engine, data: Dataset, dtype: torch.dtype) -> None:
-        self.settings: ReBRAC = engine.program.resolved.learner
-        (self.seed,) = engine.seeds
-        ends = data.terminals | data.timeouts
-        self.columns = [
-            torch.tensor(array).to(dtype)
-            for array in (
-                data.observations,
-                data.actions,
-                data.rewards,
-                data.next_observations,
-                data.terminals,
-                np.roll(data.actions, -1, axis=0),
-                ~ends,
-            )
-        ]
-        width, states, actions = self.settings.hidden, data.observation_dim, data.action_dim
-        self.actor, self.actor_target = (Actor(states, width, actions).to(dtype) for _ in range(2))
-        self.critics, self.critic_targets = (
-            [Critic(states + actions, width, robust=True, epsilon=1e-6).to(dtype) for _ in range(2)] for _ in range(2)
-        )
-        for name, index, network in self.networks():
-            take(network, {key: tensor[0] for key, tensor in engine.params[name.partition("/")[0]].items()}, index)
-        critic_parameters = [p for critic in self.critics for p in critic.parameters()]
-        self.critic_optimizer = torch.optim.Adam(critic_parameters, lr=self.settings.critic_learning_rate, foreach=True)
-        self.actor_optimizer = torch.optim.Adam(
-            self.actor.parameters(), lr=self.settings.actor_learning_rate, foreach=True
-        )
-
-    def networks(self) -> list[tuple[str, int | None, nn.Module]]:
-        """(Group in the engine, critic, network)."""
-        online = [("critic", i, critic) for i, critic in enumerate(self.critics)]
-        averaged = [("critic/target", i, critic) for i, critic in enumerate(self.critic_targets)]
-        return [("actor", None, self.actor), ("actor/target", None, self.actor_target), *online, *averaged]
-
-    def largest_deviation(self, engine: Engine) -> float:
-        """Over every parameter."""
-        largest = 0.0
-        for name, index, network in self.networks():
-            group, _, target = name.partition("/")
-            tree = engine.targets if target else engine.params
-            given = give({key: tensor[0] for key, tensor in tree[group].items()}, index)
-            for ours, theirs in zip(network.parameters(), given, strict=True):
-                largest = max(largest, float((ours.detach() - theirs).abs().max()))
-        return largest
-
-    def tick(self, tick: int) -> None:
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        count, rows = self.settings.batch_size, len(self.columns[0])
-        index = noise.indices(site="batch", count=count, rows=rows, **key)[0, 0]
-        s, a, r, s2, d, next_a, has_next = (column[index] for column in self.columns)
-        with torch.no_grad():
-            draw = noise.normal(site="target", shape=a.shape, dtype=a.dtype, **key)[0, 0]
-            a2 = (self.actor_target(s2) + (0.2 * draw).clamp(-0.5, 0.5)).clamp(-1, 1)
-            penalty = self.settings.beta2 * has_next * ((a2 - next_a) ** 2).sum(1)
-            next_q = torch.min(*(target(s2, a2) for target in self.critic_targets)) - penalty
-            y = r + (1 - d) * self.settings.discount * next_q
-        self.step(self.critic_optimizer, sum(mse_loss(critic(s, a), y) for critic in self.critics))
-        if tick % self.settings.policy_every:
-            return
-        action = self.actor(s)
-        q = torch.min(*(critic(s, action) for critic in self.critics))
-        distance = ((action - a) ** 2).sum(1)
-        self.step(self.actor_optimizer, (self.settings.beta1 * distance - q / q.abs().mean().detach()).mean())
-        for target, network in zip((*self.critic_targets, self.actor_target), (*self.critics, self.actor), strict=True):
-            for old, new in zip(target.parameters(), network.parameters(), strict=True):
-                old.data.copy_(0.005 * new.data + (1 - 0.005) * old.data)
-
-    @staticmethod
-    def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def beside(learner: ReBRAC, dtype: torch.dtype, ticks: int) -> tuple[Engine, PlainLoop]:
-    """Engine and loop after the same ticks, on data a twentieth of which ends an episode."""
-    data = random_data(1000, observation=11, action=3)
-    engine = build(learner, seeds=(3,), horizon=ticks, data=data, dtype=dtype)
-    loop = PlainLoop(engine, data, dtype)
-    engine.run(ticks)
-    for tick in range(1, ticks + 1):
-        loop.tick(tick)
-    return engine, loop
-
-
 def test_equals_a_plain_loop_in_float32():
     learner = ReBRAC(hidden=64, batch_size=64, beta2=0.5, actor_learning_rate=3e-4, critic_learning_rate=3e-4)
-    engine, loop = beside(learner, torch.float32, 100)
+    engine, loop = beside(PlainReBRAC, learner, ticks=100, dtype=torch.float32)
     assert loop.largest_deviation(engine) < 1e-5
 
 
 @pytest.mark.parametrize("settings", [{}, {"policy_every": 1, "beta1": 2.0, "beta2": 0.5, "discount": 0.9}])
 def test_equals_a_plain_loop(settings):
-    engine, loop = beside(ReBRAC(hidden=16, batch_size=32, **settings), torch.float64, 60)
+    engine, loop = beside(PlainReBRAC, ReBRAC(hidden=16, batch_size=32, **settings), ticks=60, dtype=torch.float64)
     assert loop.largest_deviation(engine) < 1e-10
 
 
 def test_the_real_sizes_equal_a_plain_loop():
-    engine, loop = beside(ReBRAC(), torch.float64, 4)
-    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 1024)
+    engine, loop = beside(PlainReBRAC, ReBRAC(), ticks=4, dtype=torch.float64)
+    assert (resolved_of(engine).learner.hidden, resolved_of(engine).learner.batch_size) == (256, 1024)
     assert loop.largest_deviation(engine) < 1e-10
 
 
@@ -196,7 +105,7 @@ def test_the_penalty_is_for_states_of_the_data_alone():
 
 
 def test_seeds_together_and_traced_are_seeds_alone():
-    settings = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
     together = trained(SMALL, ASPC(interval=2), seeds=(5, 0), traced=True, **settings)
     for position, seed in enumerate(together.seeds):
         alone = trained(SMALL, ASPC(interval=2), seeds=(seed,), **settings)
@@ -204,15 +113,7 @@ def test_seeds_together_and_traced_are_seeds_alone():
 
 
 def test_the_meta_gradient_agrees_with_autograd():
-    closed, autograd = (
-        build(SMALL, ASPC(interval=1, meta_step=name), seeds=(0, 1), dtype=torch.float64)
-        for name in ("closed_form", "autograd")
-    )
-    outer_step(closed)
-    found, expected = [], []
-    for _ in range(3):
-        expected.append(outer_step(put(autograd, closed)))
-        found.append(outer_step(closed))
+    found, expected = meta_gradients(SMALL, rounds=3)
     assert all((derivative != 0).all() for derivative in expected)
     assert deviation(found, expected) < 1e-10
 
@@ -229,7 +130,7 @@ def test_the_trade_off_weighs_the_actors_penalty():
 
 # -- presets and refusals ---------------------------------------------------------------------------------------------
 
-PRESETS = {
+PRESETS: dict[str, Any] = {
     # batch, actor's and critics' learning rate, discount, reward scale
     "gym": (1024, 1e-3, 1e-3, 0.99, 1.0),
     "antmaze": (256, 3e-4, 5e-5, 0.999, 100.0),
@@ -247,7 +148,7 @@ def test_presets_are_the_published_settings():
         assert (rebrac.hidden, rebrac.policy_every, rebrac.polyak) == (256, 2, 0.005)
 
 
-REFUSED = {
+REFUSED: dict[str, Any] = {
     "beta1": ({"beta1": 0.0}, "beta1 must be > 0, not 0.0"),
     "beta2": ({"beta2": -0.1}, "beta2 must be >= 0, not -0.1"),
     "hidden": ({"hidden": 0}, "hidden must be at least 1, not 0"),

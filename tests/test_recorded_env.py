@@ -96,7 +96,7 @@ def test_minari_s_specification_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
         assert (data.env_spec["kwargs"], data.env_spec["max_episode_steps"]) == ({}, 21)
     else:
         assert data.env_spec == plain_env_spec(delayed.spec)
-        rebuilt = RecordedEnv(data.env_id, data.env_spec)()
+        rebuilt: Any = RecordedEnv(data.env_id, data.env_spec)()
         assert (rebuilt.unwrapped.g, rebuilt.spec.max_episode_steps) == (3.0, 13)
 
 
@@ -110,7 +110,7 @@ def test_specifications_are_plain_and_read_back_alike() -> None:
     pendulum = gymnasium.make("Pendulum-v1", g=2.0).spec
     assert plain_env_spec(json.loads(pendulum.to_json())) == plain_env_spec(pendulum), "as Minari writes it"
     assert (spec["kwargs"], spec["max_episode_steps"], spec["not_plain"]) == ({"bonus": 1.0}, 17, [])
-    rebuilt = RecordedEnv(LINE, spec)()
+    rebuilt: Any = RecordedEnv(LINE, spec)()
     assert rebuilt.action_space.low == [-1] and rebuilt.unwrapped.bonus == 1.0
     assert plain_env_spec({"id": LINE, "kwargs": {"render_mode": "human"}})["kwargs"] == {}
 
@@ -148,7 +148,7 @@ class Doubling(gymnasium.RewardWrapper, gymnasium.utils.RecordConstructorArgs):
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         gymnasium.RewardWrapper.__init__(self, env)
 
-    def reward(self, reward: float) -> float:
+    def reward(self, reward: Any) -> float:
         return 2 * reward
 
 
@@ -212,7 +212,7 @@ def test_tasks_are_of_environments_as_they_are_registered() -> None:
 @pytest.mark.parametrize("known", [True, False])
 def test_there_is_no_score_in_another_task(make: Any, score: str, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if known:
-        monkeypatch.setitem(references._TASK_OF_ENV, LINE, "hopper")
+        monkeypatch.setitem(references.TASK_OF_ENV, LINE, "hopper")
     agent = line_agent(line_data(task="hopper"))
     if score == "good":
         assert agent.evaluate(make, episodes=1).score is not None
@@ -227,7 +227,7 @@ def test_a_shorter_limit_and_another_id_have_no_score(monkeypatch: pytest.Monkey
     with pytest.warns(EnvironmentWarning, match="max_steps is 4"):
         assert agent.evaluate(LINE, episodes=1, eval_max_steps=4).score is None
     assert agent.evaluate(LINE, episodes=1, eval_max_steps=LIMIT).score is not None
-    monkeypatch.setitem(references._TASK_OF_ENV, LINE, "walker2d")
+    monkeypatch.setitem(references.TASK_OF_ENV, LINE, "walker2d")
     with pytest.warns(EnvironmentWarning, match=f"id is {LINE}"):
         assert agent.evaluate(LINE, episodes=1).score is None
 
@@ -257,8 +257,8 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert "evil_canary" not in sys.modules
 
 
-WRAPPER = {"name": "FlattenObservation", "entry_point": "evil_canary:FlattenObservation", "kwargs": {}}
-HOSTILE = {
+WRAPPER: dict[str, Any] = {"name": "FlattenObservation", "entry_point": "evil_canary:FlattenObservation", "kwargs": {}}
+HOSTILE: dict[str, Any] = {
     "module of the id": ("evil_canary:Thing-v0", None),
     "module before a known id": ("evil_canary:tests/Nope-v0", {"id": "tests/Nope-v0"}),
     "entry points": (LINE, {"entry_point": "evil_canary:Env", "vector_entry_point": "evil_canary:Env", "kwargs": {}}),
@@ -330,7 +330,7 @@ def test_no_suite_has_a_module_imported_that_was_not_allowed(evil: str, tmp_path
 def test_known_packages_are_not_taken_from_the_working_directory(
     evil: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environments, "_PACKAGES", (evil,))
+    monkeypatch.setattr(environments, "PACKAGES", (evil,))
     for env_id in (f"{evil}:Thing-v0", "Thing-v0"):
         with pytest.raises(EvaluationError, match="not registered here"):
             RecordedEnv(env_id)()

@@ -117,7 +117,7 @@ def test_next_observations_are_derived_anew() -> None:
 @pytest.mark.parametrize("bad", [[0], [19], [20], [74], [10, 11, 60], [18, 19, 20, 21], [*range(20, 50)], [*range(74)]])
 @pytest.mark.parametrize("column", ["observations", "next_observations", "actions", "rewards", "extra"])
 def test_bad_rows_are_dropped_and_nothing_is_joined(bad: list[int], column: str) -> None:
-    arrays = recordings((20, 30, 25), "tco") | {"extra": {"note": np.arange(75.0)[:, None]}}
+    arrays: dict[str, Any] = recordings((20, 30, 25), "tco") | {"extra": {"note": np.arange(75.0)[:, None]}}
     array = arrays["extra"]["note"] if column == "extra" else arrays[column]
     array[bad] = np.resize([np.nan, np.inf, -np.inf], (len(bad), *array.shape[1:]))
     data = made(arrays)
@@ -135,7 +135,7 @@ def test_bad_rows_are_dropped_and_nothing_is_joined(bad: list[int], column: str)
 
 
 def test_episodes_of_one_id_are_not_joined_where_those_between_go() -> None:
-    arrays = recordings((20, 30, 25), "ooo") | {"episode_ids": np.repeat([4, 7, 4], [20, 30, 25])}
+    arrays: dict[str, Any] = recordings((20, 30, 25), "ooo") | {"episode_ids": np.repeat([4, 7, 4], [20, 30, 25])}
     arrays["rewards"][20:50] = np.nan
     changed = mended(made(arrays), drop_bad_rows=True)
     assert changed.episode_lengths().tolist() == [20, 25] and changed.episode_ends[19]
@@ -177,7 +177,12 @@ def test_repairs_are_done_in_a_fixed_order() -> None:
     arrays = recordings((30, 30, 30), "ooo", low=0.0, high=9.5)
     arrays["rewards"][[5, 40]] = np.nan
     data = made(arrays, episode_ids=None)
-    asked = {"derive_next_observations": True, "drop_bad_rows": True, "split_at_joins": True, "mark_ends": True}
+    asked: dict[str, Any] = {
+        "derive_next_observations": True,
+        "drop_bad_rows": True,
+        "split_at_joins": True,
+        "mark_ends": True,
+    }
     changed, lines = Repairs(action_low=0, action_high=9, clip_actions=True, **asked).apply(data)
     order = ["action bounds", "mark_ends", "split_at_joins", "derive", "drop_bad_rows", "clip_actions"]
     assert [line.split(":")[0].removesuffix("_next_observations") for line in lines] == order

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from adaptive_constraints.reports.statistics import interquartile_mean
 
 from .synthetic_rows import HOPPER, MAZE, folder, grid, in_returns, lost, row
 
-SMALL = {"learners": ("TD3BC",), "subsets": ((), ("ASPC",)), "seeds": 2}
+SMALL: dict[str, Any] = {"learners": ("TD3BC",), "subsets": ((), ("ASPC",)), "seeds": 2}
 
 
 def numbered(row_, number):

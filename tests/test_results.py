@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_scores_of_kept_rows_are_those_of_their_returns(folder):
         online = row.get("online")
         values = [each["value"] for each in row["evaluations"] if not online or each["tick"] > online["after tick"]]
         expected = {"last": values[-1], "best": max(values), "last_ten": np.mean(values[-10:])}
-        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-3)
+        assert {name: dict(row)[name] for name in expected} == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_data_score_what_is_said():
@@ -84,7 +85,7 @@ def test_rows_of_bench_are_kept_thinner_and_once(tmp_path):
 
 def test_a_run_folder_becomes_rows_before_and_after_fine_tuning(tmp_path):
     agent = wrap(TD3BC(hidden=8, batch_size=16), ASPC(interval=1))
-    watched = {"eval_every": 2, "eval_episodes": 1, "log_every": 1, "traced": False}
+    watched: dict[str, Any] = {"eval_every": 2, "eval_episodes": 1, "log_every": 1, "traced": False}
     agent.fit("bundled:hopper", steps=4, seeds=2, eval_env="auto", out=tmp_path / "first", **watched)
     agent.finetune("auto", steps=20, warm_up=16, buffer="half", out=tmp_path / "online", **watched)
     for name in ("first", "online"):

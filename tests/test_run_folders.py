@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from adaptive_constraints.support.records import read_metrics
 
 from .fault_kinds import ONLINE, SMALL, Drift, data, learned, stack
 
-LONG = {"steps": 12, "seeds": 2, "log_every": 2, "progress": False, "traced": False}
+LONG: dict[str, Any] = {"steps": 12, "seeds": 2, "log_every": 2, "progress": False, "traced": False}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -28,9 +28,9 @@ from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.engine.metrics import Failure
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import mlp
-from adaptive_constraints.testing import _Probe as Probe
+from adaptive_constraints.testing import Probe
 
-from .helpers import build, different, largest_difference, learned, seen, trained
+from .helpers import build, different, largest_difference, learned, resolved_of, seen, trained
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
 LEARNERS = {
@@ -393,7 +393,7 @@ class Weighted(Adapter):
 @pytest.mark.parametrize("per_row", [True, False])
 @each_learner
 def test_a_constant_weight_counts_only_where_the_trade_off_is_fixed(learner, per_row):
-    options = {"dtype": torch.float64, "seeds": (0, 1)}
+    options: dict[str, Any] = {"dtype": torch.float64, "seeds": (0, 1)}
     weighted = Weighted(per_row=per_row)
     one, two = trained(learner, ASPC(interval=1), **options), trained(learner, ASPC(interval=1), weighted, **options)
     assert largest_difference(learned(one), learned(two)) < 1e-12
@@ -627,7 +627,7 @@ def test_what_does_not_fit_is_refused_with_both_names_and_a_way_out(case):
 
 @pytest.mark.parametrize("learner", [*LEARNERS.values(), TinyIQL(clip=0.4)], ids=[*LEARNERS, "clipped"])
 def test_seeds_together_are_seeds_alone(learner):
-    options = {"ticks": 20, "dtype": torch.float64}
+    options: dict[str, Any] = {"ticks": 20, "dtype": torch.float64}
     together = trained(learner, ASPC(interval=2), seeds=(5, 0), **options)
     for position, seed in enumerate(together.seeds):
         alone = trained(learner, ASPC(interval=2), seeds=(seed,), **options)
@@ -678,7 +678,7 @@ class Poisoned(Adapter):
 
 @each_learner
 def test_a_poisoned_column_is_one_seeds_own(learner):
-    seeds = {"seeds": (4, 5, 6), "ticks": 4}
+    seeds: dict[str, Any] = {"seeds": (4, 5, 6), "ticks": 4}
     poisoned, clean = trained(learner, Poisoned(), **seeds), trained(learner, Poisoned(seed=-1), **seeds)
     assert not different(others(poisoned), others(clean))
     group = learner.facts().constrained
@@ -690,7 +690,8 @@ def test_a_poisoned_column_is_one_seeds_own(learner):
 
 @each_learner
 def test_traced_is_eager(learner):
-    adapters, seeds = (ASPC(interval=2), Probe(seam="critic_rows", by=0.5)), (0, 1)
+    adapters: tuple[Adapter, ...] = (ASPC(interval=2), Probe(seam="critic_rows", by=0.5))
+    seeds: tuple[int, ...] = (0, 1)
     if learner is LEARNERS["TD3BC"]:
         adapters, seeds = (*adapters, Reader()), (0,)
     eager, traced = (trained(learner, *adapters, seeds=seeds, ticks=9, traced=each) for each in (False, True))
@@ -762,7 +763,7 @@ def test_slots_run_around_the_stages_they_name():
     """start, critic's stage, critic, constrained stage with `with`, end; each sees what was stepped before it."""
     slots = Slots()
     engine = build(LEARNERS["TD3BC"], slots)
-    stages = [(stage.name, [update.group for update in stage.updates]) for stage in engine.program.resolved.stages]
+    stages = [(stage.name, [update.group for update in stage.updates]) for stage in resolved_of(engine).stages]
     assert stages == [
         ("start", ["slots.start"]),
         ("critic", ["critic"]),

@@ -5,69 +5,48 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import mse_loss
 
-from adaptive_constraints import ASPC, SPOT, Adapter, Dataset, FixedScale, Preparation, Spec, load_agent, wrap
+from adaptive_constraints import SPOT, Adapter, Dataset, FixedScale, Preparation, Spec, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.core.preparation import generator
 from adaptive_constraints.data import Preprocessor
-from adaptive_constraints.engine import noise
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_action_vae
 from adaptive_constraints.pretraining.preparation import BoundPreparation
 
-from .helpers import build, different, largest_difference, learned, random_data, trained
+from .helpers import (
+    build,
+    deviation,
+    different,
+    largest_difference,
+    learned,
+    meta_gradients,
+    random_data,
+    resolved_of,
+    trained,
+)
+from .reference.common import draw, minibatch, step
+from .reference.spot import PlainSPOT
+from .reference.vae import PlainVAE, plain_vae
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 from .test_agent import make_data
-from .test_meta_gradient import deviation, outer_step, put
-from .test_td3bc_aspc import PlainLoop, take
 
-TINY = {"hidden": 16, "steps": 20, "batch_size": 32}
+TINY: dict[str, Any] = {"hidden": 16, "steps": 20, "batch_size": 32}
 """A model that is trained in no time."""
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path / "cache"))
-
-
-class PlainVAE(nn.Module):
-    """The autoencoder as an ordinary module."""
-
-    def __init__(self, states: int, actions: int, latent: int, width: int) -> None:
-        super().__init__()
-        layers = [nn.Linear(states + actions, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
-        self.encoder = nn.Sequential(*layers, nn.Linear(width, 2 * latent))
-        layers = [nn.Linear(states + latent, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
-        self.decoder = nn.Sequential(*layers, nn.Linear(width, actions), nn.Tanh())
-
-    def posterior(self, s: Tensor, a: Tensor) -> Normal:
-        mean, log_std = self.encoder(torch.cat([s, a], 1)).chunk(2, 1)
-        return Normal(mean, log_std.clamp(-4, 15).exp())
-
-    def forward(self, s: Tensor, a: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
-        """The reconstruction, and the divergence per latent dimension."""
-        posterior = self.posterior(s, a)
-        u = self.decoder(torch.cat([s, posterior.mean + posterior.stddev * draw], 1))
-        return u, kl_divergence(posterior, Normal(torch.zeros_like(draw), torch.ones_like(draw)))
-
-
-def plain_vae(params: dict[str, Tensor]) -> PlainVAE:
-    """The module of these parameters of one seed."""
-    latent = params["encoder.bias2"].shape[0] // 2
-    width, actions = params["decoder.weight2"].shape
-    model = PlainVAE(params["decoder.weight0"].shape[0] - latent, actions, latent, width).to(params["encoder.bias0"])
-    for name in ("encoder", "decoder"):
-        part = {key.removeprefix(f"{name}."): t for key, t in params.items() if key.startswith(name)}
-        take(getattr(model, name), part, None)
-    return model
 
 
 def a_model(latent: int = 4, width: int = 8, scale: float = 3.0) -> dict[str, Tensor]:
@@ -97,14 +76,10 @@ def test_the_model_is_trained_as_in_a_plain_loop():
         model = plain_vae(init_action_vae(3, 2, 4, 16, generator(seed, "spot.behavior")))
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         for tick in range(1, 26):
-            key = {"seeds": torch.tensor([seed]), "ticks": torch.tensor([tick])}
-            index = noise.indices(site="spot.behavior/batch", count=32, rows=200, **key)[0, 0]
-            draw = noise.normal(site="spot.behavior/latent", shape=(32, 4), dtype=torch.float32, **key)[0, 0]
+            index = minibatch(32, 200, seed, tick, "spot.behavior/batch")
             s, a = one.table["observation"][index], one.table["action"][index]
-            u, divergence = model(s, a, draw)
-            optimizer.zero_grad()
-            (mse_loss(u, a) + 0.3 * divergence.mean()).backward()
-            optimizer.step()
+            u, divergence = model(s, a, draw("normal", "spot.behavior/latent", (32, 4), seed, tick, torch.float32))
+            step(optimizer, mse_loss(u, a) + 0.3 * divergence.mean())
         expected = plain_vae({name: tensor[position] for name, tensor in found.items()})
         for ours, theirs in zip(expected.parameters(), model.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
@@ -196,36 +171,14 @@ def test_actions_like_the_datas_cost_less_than_those_between_and_beyond(samples)
 # -- on learners ------------------------------------------------------------------------------------------------------
 
 
-class PlainSPOT(PlainLoop):
-    """TD3 with the density for a constraint, at 2.5 times the published objective."""
-
-    def __init__(self, engine, seed: int, weight: float) -> None:
-        super().__init__(engine, seed)
-        self.weight = weight
-        self.vae = plain_vae({name: tensor[self.position] for name, tensor in engine.frozen["spot"].items()})
-
-    def tick(self, tick: int) -> None:
-        self.now = tick
-        super().tick(tick)
-
-    def policy_loss(self, action: Tensor, s: Tensor, a: Tensor, alpha: float) -> Tensor:
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([self.now])}
-        shape = (1, len(a), 2 * a.shape[1])
-        draw = noise.normal(site="spot/latent", shape=shape, dtype=a.dtype, **key)[0, 0, 0]
-        u, divergence = self.vae(s, action, draw)
-        neg_log_beta = mse_loss(u, action) + 0.5 * divergence.mean()
-        q = self.critics[0](s, action)
-        return alpha * (-q.mean() / q.abs().mean().detach() + self.weight * neg_log_beta)
-
-
 def test_equals_a_plain_loop():
     learner, spot = TD3BC(hidden=64, batch_size=64), SPOT(weight=0.7, **TINY)
-    engine = build(learner, spot, seeds=(3,), data=random_data(500, 11, 3), dtype=torch.float64)
-    without = trained(learner, seeds=(3,), data=random_data(500, 11, 3), dtype=torch.float64, ticks=40)
-    loop = PlainSPOT(engine, 3, 0.7)
+    data = random_data(500, 11, 3)
+    engine = build(learner, spot, seeds=(3,), data=data, dtype=torch.float64)
+    without = trained(learner, seeds=(3,), data=data, dtype=torch.float64, ticks=40)
+    loop = PlainSPOT(engine, data, 0.7)
     engine.run(40)
-    for tick in range(1, 41):
-        loop.tick(tick)
+    loop.run(40)
     assert loop.largest_deviation(engine) < 1e-12
     assert loop.largest_deviation(without) > 1e-3, "the constraint must have made a difference"
 
@@ -233,16 +186,7 @@ def test_equals_a_plain_loop():
 @pytest.mark.parametrize("samples", [1, 4])
 @pytest.mark.parametrize("learner", [TD3BC(policy_every=1, **SMALL), TinyFQL()], ids=["TD3BC", "FQL"])
 def test_aspcs_gradient_passes_through_the_density(learner, samples):
-    settings = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
-    spot = SPOT(samples=samples, **TINY)
-    engine, other = (
-        build(learner, spot, ASPC(interval=1, meta_step=name), **settings) for name in ("closed_form", "autograd")
-    )
-    found, expected = [], []
-    outer_step(engine)
-    for _ in range(3):
-        expected.append(outer_step(put(other, engine)))
-        found.append(outer_step(engine))
+    found, expected = meta_gradients(learner, SPOT(samples=samples, **TINY), rounds=3, horizon=10)
     assert torch.stack(found).isfinite().all() and torch.stack(found).abs().min() > 0
     assert deviation(found, expected) < 1e-10
 
@@ -283,7 +227,7 @@ def test_a_larger_trade_off_from_elsewhere_loosens_it():
 
 
 def test_seeds_together_and_traced_are_seeds_alone_and_untraced():
-    options = {"dtype": torch.float64, "ticks": 20}
+    options: dict[str, Any] = {"dtype": torch.float64, "ticks": 20}
     stack = (TD3BC(**SMALL), SPOT(samples=2, **TINY))
     together = trained(*stack, seeds=(0, 4), traced=True, **options)
     for position, seed in enumerate((0, 4)):
@@ -328,7 +272,7 @@ def test_rows_weights_do_not_reach_the_density():
     alone, weighted = (build(TD3BC(**SMALL), SPOT(**TINY), *others) for others in ((), (Halved(),)))
     alone.run(4), weighted.run(4)
     assert not different(learned(alone), learned(weighted))
-    assert "is not heard by the constraint" in " ".join(weighted.program.resolved.warnings)
+    assert "is not heard by the constraint" in " ".join(resolved_of(weighted).warnings)
 
 
 def test_explain_shows_it_at_its_seam():

@@ -7,22 +7,22 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.distributions import Normal, TanhTransform, TransformedDistribution
+from torch import Tensor
+from torch.distributions import Normal
 from torch.nn.functional import mse_loss
 
 from adaptive_constraints import ASPC, SSAR, Adapter, Dataset, FixedScale, Gaussian, Point, Spec, wrap
-from adaptive_constraints.adapters._deviation import TrustInterval
-from adaptive_constraints.adapters._ssar_presets import ON_CQL, ON_TD3BC
+from adaptive_constraints.adapters.deviation import TrustInterval
+from adaptive_constraints.adapters.ssar_presets import ON_CQL, ON_TD3BC
 from adaptive_constraints.baselines import CQL, FQL, TD3BC
 from adaptive_constraints.composition.program import program_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import Preprocessor
-from adaptive_constraints.engine import noise
 from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import initial_state
 from adaptive_constraints.errors import DatasetError, StackError
@@ -31,10 +31,12 @@ from adaptive_constraints.pretraining.preparation import prepare
 from adaptive_constraints.testing import check_adapter, made_data
 
 from .helpers import build, different, largest_difference, learned, random_data, trained
+from .reference.common import NAMES, Scalar, adam, average, beside, minibatch, step_together, take
+from .reference.ssar import THRESHOLD, Coefficient, OnCQL, OnTD3BC, squashed_margin
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
 CPU = torch.device("cpu")
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 LEARNERS = {"TD3BC": TD3BC(**SMALL, policy_every=1), "CQL": TinyCQL(), "IQL": TinyIQL(), "FQL": TinyFQL()}
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 
@@ -57,243 +59,12 @@ def one_thread():
 # -- plain loops ------------------------------------------------------------------------------------------------------
 
 
-def perceptron(*sizes: int) -> nn.Sequential:
-    layers = [each for i, o in itertools.pairwise(sizes) for each in (nn.Linear(i, o), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
-
-
-def tensors(params: dict[str, Tensor], critic: int | None = None) -> list[Tensor]:
-    """One seed's layers in the order and orientation of a module's parameters."""
-    one = {name: t[0] if critic is None else t[0, critic] for name, t in params.items() if name[-1].isdigit()}
-    return [
-        one[f"{kind}{i}"].mT if kind == "weight" else one[f"bias{i}"] for i in range(len(one) // 2) for kind in KIND
-    ]
-
-
-KIND = ("weight", "bias")
-
-
-class PlainLoop:
-    """What both back-bones have in common: the coefficient network, the schedule of n, the trusted subset."""
-
-    beta_0: float
-    rate: float
-
-    def __init__(self, engine: Engine, data: Dataset, dtype: torch.dtype, loosen_bound: bool, every: int) -> None:
-        self.loosen_bound, self.every, self.n = loosen_bound, every, 1.0
-        self.size = engine.program.resolved.learner.batch_size
-        self.columns = {name: column.to(dtype) for name, column in Preprocessor.fit(data).table(data).items()}
-        returns = [data.rewards[data.episode_ids == episode].sum() for episode in data.episode_ids]
-        self.columns["trusted"] = torch.tensor(np.array(returns) > THRESHOLD).to(dtype)
-        states = data.observation_dim
-        self.beta = perceptron(states, 24, 24, 24, 1).to(dtype)
-        self.take(self.beta, tensors(engine.params["ssar.beta"]))
-        with torch.no_grad():
-            self.beta[-1].bias += math.log(2)  # where the paper's code starts its sigmoid
-        self.beta_optimizer = torch.optim.Adam(self.beta.parameters(), lr=self.rate * 1e6 / engine.horizon)
-
-    @staticmethod
-    def take(network: nn.Module, given: list[Tensor]) -> None:
-        with torch.no_grad():
-            for ours, theirs in zip(network.parameters(), given, strict=True):
-                ours.copy_(theirs)
-
-    def batch(self, tick: int) -> list[Tensor]:
-        key = {"seeds": torch.tensor([0]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="batch", count=self.size, rows=len(self.columns["reward"]), **key)[0, 0]
-        names = ("observation", "action", "reward", "next_observation", "terminal", "trusted")
-        return [self.columns[name][index] for name in names]
-
-    def draw(self, kind: str, site: str, tick: int, *shape: int) -> Tensor:
-        key = {"seeds": torch.tensor([0]), "ticks": torch.tensor([tick]), "dtype": self.columns["reward"].dtype}
-        return getattr(noise, kind)(site=site, shape=shape, **key)[0, 0]
-
-    def coefficient(self, s: Tensor) -> Tensor:
-        """beta(s), in (0, 1.5 beta_0)."""
-        return 1.5 * self.beta_0 * torch.sigmoid(self.beta(s).squeeze(1))
-
-    def bound(self, s: Tensor, trusted: Tensor) -> Tensor:
-        """What stands before the regulariser."""
-        beta = self.coefficient(s).detach()
-        return beta * trusted if self.loosen_bound else beta
-
-    def step_beta(self, s: Tensor, w: Tensor, trusted: Tensor, tick: int) -> None:
-        self.beta_optimizer.zero_grad()
-        (w.detach() * self.coefficient(s) * trusted).mean().backward()
-        nn.utils.clip_grad_norm_(self.beta.parameters(), 0.5)
-        self.beta_optimizer.step()
-        if tick % self.every == 0:
-            assert w[trusted > 0].mean() < 0, "this data lies outside the interval throughout"
-            self.n = min(3.0, self.n + 0.2)
-
-    def deviation(self, engine: Engine) -> float:
-        """The largest over all networks, the coefficient's among them."""
-        pairs = [pair for ours, theirs in self.networks(engine) for pair in zip(ours, theirs, strict=True)]
-        *beta, bias = tensors(engine.params["ssar.beta"])
-        pairs += zip(self.beta.parameters(), [*beta, bias + math.log(2)], strict=True)
-        return max(float((ours.detach() - theirs).abs().max()) for ours, theirs in pairs)
-
-
-THRESHOLD = 0.5
-
-
-class OnTD3BC(PlainLoop):
-    """Section 1.6 of the spec: minimise -Q / |Q| + beta(s) m |pi - a|^2, the paper's own scale of the loss."""
-
-    beta_0, rate = 1 / 2.5, 3e-8
-
-    def __init__(self, engine: Engine, *rest) -> None:
-        super().__init__(engine, *rest)
-        width, dtype = engine.program.resolved.learner.hidden, self.columns["reward"].dtype
-        states, dims = self.columns["observation"].shape[1], self.columns["action"].shape[1]
-        self.actor, self.actor_target = (
-            nn.Sequential(perceptron(states, width, width, dims), nn.Tanh()).to(dtype) for _ in range(2)
-        )
-        self.critics, self.targets = (
-            [perceptron(states + dims, width, width, 1).to(dtype) for _ in range(2)] for _ in range(2)
-        )
-        for network, given in self.networks(engine):
-            self.take(SimpleNamespace(parameters=lambda network=network: network), given)
-        self.critic_optimizer = torch.optim.Adam([p for each in self.critics for p in each.parameters()], lr=3e-4)
-        # Its loss is that of TD3+BC over alpha, gradients and all: with Adam's epsilon over alpha, steps are the same.
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=3e-4, eps=1e-8 / 2.5)
-
-    def networks(self, engine: Engine):
-        params, targets = engine.params, engine.targets
-        yield list(self.actor.parameters()), tensors(params["actor"])
-        yield list(self.actor_target.parameters()), tensors(targets["actor"])
-        for j in range(2):
-            yield list(self.critics[j].parameters()), tensors(params["critic"], j)
-            yield list(self.targets[j].parameters()), tensors(targets["critic"], j)
-
-    def tick(self, tick: int) -> None:
-        s, a, r, s2, d, trusted = self.batch(tick)
-        with torch.no_grad():
-            smoothing = (0.2 * self.draw("normal", "target", tick, *a.shape)).clamp(-0.5, 0.5)
-            sa2 = torch.cat([s2, (self.actor_target(s2) + smoothing).clamp(-1, 1)], 1)
-            y = r + 0.99 * (1 - d) * torch.min(*(target(sa2).squeeze(1) for target in self.targets))
-        loss = sum(mse_loss(critic(torch.cat([s, a], 1)).squeeze(1), y) for critic in self.critics)
-        self.critic_optimizer.zero_grad()
-        loss.backward()
-        self.critic_optimizer.step()
-        if tick % 2:
-            return
-        p = self.actor(s)
-        q = self.critics[0](torch.cat([s, p], 1)).squeeze(1)
-        regulariser = (self.bound(s, trusted)[:, None] * (p - a) ** 2).mean()
-        self.actor_optimizer.zero_grad()
-        (-q.mean() / q.abs().mean().detach() + regulariser).backward()
-        self.actor_optimizer.step()
-        w = (self.n * 0.1) ** 2 - ((p - a) ** 2).clamp(max=1).mean(1)
-        self.step_beta(s, w, trusted, tick)
-        for target, network in zip([*self.targets, self.actor_target], [*self.critics, self.actor], strict=True):
-            for old, new in zip(target.parameters(), network.parameters(), strict=True):
-                old.data.copy_(0.995 * old.data + 0.005 * new.data)
-
-
-class OnCQL(PlainLoop):
-    """Section 1.7 of the spec, with all losses at the old networks: sum_i MSE_i + mean of beta(s) m gap_i."""
-
-    beta_0, rate = 10.0, 1e-8
-
-    def __init__(self, engine: Engine, *rest) -> None:
-        super().__init__(engine, *rest)
-        width, dtype = engine.program.resolved.learner.hidden, self.columns["reward"].dtype
-        states, dims = self.columns["observation"].shape[1], self.columns["action"].shape[1]
-        self.actor = perceptron(states, width, width, width, 2 * dims).to(dtype)
-        self.factor, self.offset = (torch.tensor(x, dtype=dtype, requires_grad=True) for x in (1.0, -1.0))
-        self.critics, self.targets = (
-            [perceptron(states + dims, width, width, width, 1).to(dtype) for _ in range(2)] for _ in range(2)
-        )
-        for network, given in self.networks(engine):
-            self.take(SimpleNamespace(parameters=lambda network=network: network), given)
-        self.temperature = torch.zeros((), dtype=dtype, requires_grad=True)
-        self.temperature_optimizer = torch.optim.Adam([self.temperature], lr=3e-5)
-        self.actor_optimizer = torch.optim.Adam([*self.actor.parameters(), self.factor, self.offset], lr=3e-5)
-        self.critic_optimizer = torch.optim.Adam([p for each in self.critics for p in each.parameters()], lr=3e-4)
-
-    def networks(self, engine: Engine):
-        yield list(self.actor.parameters()), tensors(engine.params["actor"])
-        for j in range(2):
-            yield list(self.critics[j].parameters()), tensors(engine.params["critic"], j)
-            yield list(self.targets[j].parameters()), tensors(engine.targets["critic"], j)
-
-    def policy(self, s: Tensor) -> tuple[Normal, TransformedDistribution]:
-        mean, raw = self.actor(s).chunk(2, -1)
-        normal = Normal(mean, (self.factor * raw + self.offset).clamp(-20, 2).exp())
-        return normal, TransformedDistribution(normal, TanhTransform(cache_size=1))
-
-    def act(self, s: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
-        normal, policy = self.policy(s)
-        action = policy.transforms[0](normal.mean + normal.stddev * draw)
-        return action, policy.log_prob(action).sum(-1)
-
-    @staticmethod
-    def q(critic: nn.Module, s: Tensor, a: Tensor) -> Tensor:
-        return critic(torch.cat([s.expand(*a.shape[:-1], -1), a], -1)).squeeze(-1)
-
-    def tick(self, tick: int) -> None:
-        s, a, r, s2, d, trusted = self.batch(tick)
-        action, log_pi = self.act(s, self.draw("normal", "policy", tick, *a.shape))
-        temperature_loss = -(self.temperature * (log_pi.detach() - a.shape[1])).mean()
-        value = torch.min(*(self.q(critic, s, action) for critic in self.critics))
-        actor_loss = (self.temperature.exp().detach() * log_pi - value).mean()
-        with torch.no_grad():
-            a2, _ = self.act(s2, self.draw("normal", "target", tick, *a.shape))
-            y = r + 0.99 * (1 - d) * torch.min(*(self.q(target, s2, a2) for target in self.targets))
-            many = (10, *a.shape)
-            here, log_here = self.act(s, self.draw("normal", "gap/policy", tick, *many))
-            after, log_after = self.act(s2, self.draw("normal", "gap/next", tick, *many))
-            anywhere = 2 * self.draw("uniform", "gap/uniform", tick, *many) - 1
-            log_anywhere = torch.full_like(log_here, a.shape[1] * math.log(0.5))
-            w = squashed_margin(self.policy(s)[0], a, self.n)
-        critic_loss = torch.zeros(())
-        for critic in self.critics:
-            pairs = ((anywhere, log_anywhere), (here, log_here), (after, log_after))
-            lse = torch.cat([self.q(critic, s, x) - log_x for x, log_x in pairs]).logsumexp(0)
-            gap = lse - self.q(critic, s, a)
-            critic_loss = critic_loss + mse_loss(self.q(critic, s, a), y) + (self.bound(s, trusted) * gap).mean()
-        for optimizer in (self.temperature_optimizer, self.actor_optimizer, self.critic_optimizer):
-            optimizer.zero_grad()
-        temperature_loss.backward()
-        actor_parameters = [*self.actor.parameters(), self.factor, self.offset]
-        found = torch.autograd.grad(actor_loss, actor_parameters)
-        critic_loss.backward()
-        for parameter, gradient in zip(actor_parameters, found, strict=True):
-            parameter.grad = gradient
-        for optimizer in (self.temperature_optimizer, self.actor_optimizer, self.critic_optimizer):
-            optimizer.step()
-        self.step_beta(s, w, trusted, tick)
-        for target, network in zip(self.targets, self.critics, strict=True):
-            for old, new in zip(target.parameters(), network.parameters(), strict=True):
-                old.data.copy_(0.995 * old.data + 0.005 * new.data)
-
-
-def squashed_margin(normal: Normal, a: Tensor, n: float) -> Tensor:
-    """w of section 1.7, by torch's own distributions."""
-    policy, center = TransformedDistribution(normal, TanhTransform()), torch.tanh(normal.mean)
-
-    def log_density_at_edges(n: float) -> Tensor:
-        found = []
-        for sign in (-1, 1):
-            edge = torch.tanh(normal.mean + sign * n * normal.stddev).clamp(-0.99999, 0.99999)
-            edge = torch.max(torch.min(edge, center + 0.1 * n), center - 0.1 * n)
-            found.append(policy.log_prob(edge))
-        return torch.min(*found)
-
-    return (torch.max(policy.log_prob(a), log_density_at_edges(10)) - log_density_at_edges(n)).mean(-1)
-
-
-def beside(loop: type[PlainLoop], learner, dtype, loosen_bound: bool, ticks: int) -> tuple[Engine, PlainLoop]:
+def beside_ssar(loop: type[Coefficient], learner, dtype, loosen_bound: bool, ticks: int) -> tuple[Engine, Coefficient]:
     """An engine and a plain loop after the same ticks; n grows in between."""
-    data = random_data(1000, observation=11, action=3)
     ssar = SSAR(select="return", return_threshold=THRESHOLD, loosen_bound=loosen_bound, hidden=24, growth_every=20)
-    engine = build(learner, ssar, horizon=ticks, data=data, dtype=dtype)
-    plain = loop(engine, data, dtype, loosen_bound, 20)
-    start = learned(engine)
-    engine.run(ticks)
-    for tick in range(1, ticks + 1):
-        plain.tick(tick)
+    start = learned(build(learner, ssar, seeds=(0,), horizon=ticks, data=random_data(1000, 11, 3), dtype=dtype))
+    make = lambda engine, data: loop(engine, data, loosen_bound, 20)  # noqa: E731
+    engine, plain = beside(make, learner, ssar, ticks=ticks, seeds=(0,), dtype=dtype)
     assert float(engine.buffers["ssar"]["n"]) == pytest.approx(plain.n) == pytest.approx(1 + 0.2 * min(10, ticks // 20))
     moved = {name: float((learned(engine)[name] - start[name]).abs().max()) for name in start}
     assert moved["params/ssar.beta/bias3"] > 1e-3, "the coefficient must have moved for this to say anything"
@@ -302,14 +73,14 @@ def beside(loop: type[PlainLoop], learner, dtype, loosen_bound: bool, ticks: int
 
 @pytest.mark.parametrize(("loosen_bound", "ticks"), [(True, 100), (False, 40)])
 def test_equals_a_plain_loop_on_td3bc(loosen_bound, ticks):
-    engine, plain = beside(OnTD3BC, TD3BC(hidden=64, batch_size=64), torch.float32, loosen_bound, ticks)
-    assert plain.deviation(engine) < 1e-5
+    engine, plain = beside_ssar(OnTD3BC, TD3BC(hidden=64, batch_size=64), torch.float32, loosen_bound, ticks)
+    assert plain.largest_deviation(engine) < 1e-5
 
 
 @pytest.mark.parametrize(("loosen_bound", "ticks"), [(True, 50), (False, 25)])
 def test_equals_a_plain_loop_on_cql(loosen_bound, ticks):
-    engine, plain = beside(OnCQL, CQL(hidden=16, batch_size=16), torch.float64, loosen_bound, ticks)
-    assert plain.deviation(engine) < 1e-9
+    engine, plain = beside_ssar(OnCQL, CQL(hidden=16, batch_size=16), torch.float64, loosen_bound, ticks)
+    assert plain.largest_deviation(engine) < 1e-9
 
 
 # -- neutral ----------------------------------------------------------------------------------------------------------
@@ -319,7 +90,7 @@ def test_equals_a_plain_loop_on_cql(loosen_bound, ticks):
 @pytest.mark.parametrize("settings", [{"select": "all"}, {"loosen_bound": False, "cap": 1.3}], ids=["all", "bound"])
 @each_learner
 def test_frozen_is_the_learner_bit_for_bit(learner, settings, dtype):
-    options = {"seeds": (0, 1), "dtype": dtype}
+    options: dict[str, Any] = {"seeds": (0, 1), "dtype": dtype}
     bare, frozen = (trained(learner, *each, **options) for each in ((), (SSAR(frozen=True, hidden=8, **settings),)))
     plain, beside = learned(bare), learned(frozen)
     assert not different(plain, {name: beside[name] for name in plain})
@@ -342,7 +113,7 @@ def test_resumes_bit_for_bit_where_seeds_trust_other_rows():
     data = made_data()
     ssar = SSAR(select="advantage", selection_steps=5, hidden=8, rate=1e-3, growth_every=2)
     whole, parted = (wrap(LEARNERS["TD3BC"], ssar) for _ in range(2))
-    options = {"steps": 8, "seeds": 2, "traced": False, "progress": False, "device": "cpu"}
+    options: dict[str, Any] = {"steps": 8, "seeds": 2, "traced": False, "progress": False, "device": "cpu"}
     whole.fit(data, **options)
     parted.fit(data, stop_after=3, **options)
     parted.fit(data, **options)
@@ -378,7 +149,7 @@ def test_the_coefficient_has_finite_derivatives_everywhere():
 
 
 def test_the_coefficient_starts_near_the_learners_own():
-    """Check 1 of the spec's list: within 10 %, inside (0, 1.5), other from state to state, hidden biases 0."""
+    """Within 10 %, inside (0, 1.5), other from state to state, hidden biases 0."""
     ssar = SSAR()
     p = ssar.init(Spec(17, 6), TD3BC().facts(), torch.Generator().manual_seed(0))["beta"]
     assert [tuple(p[f"weight{i}"].shape) for i in range(4)] == [(17, 512), (512, 512), (512, 512), (512, 1)]
@@ -411,7 +182,6 @@ class Fixed(SSAR):
 
 @pytest.mark.parametrize(("w", "sign"), [(0.005, -1), (-0.05, 1)])
 def test_a_constant_w_moves_the_coefficient(w, sign):
-    """Check 3 of the spec's list."""
     ssar = Fixed(select="all", w=w, hidden=8, rate=1e-2)
     engine = trained(LEARNERS["TD3BC"], ssar, ticks=1)
     before = engine.diagnose()
@@ -454,7 +224,7 @@ def test_untrusted_rows_leave_an_imitation_by_advantage():
 
 @each_learner
 def test_without_trusted_rows_nothing_is_learned_or_constrained(learner):
-    """Check 4 of the spec's list; n stays too."""
+    """n stays too."""
     ssar = Nobody(select="all", hidden=8, rate=1e-2, growth_every=1)
     start, engine, unbound = build(learner, ssar), trained(learner, ssar), trained(learner, Unbound())
     assert not different(engine.params["ssar.beta"], start.params["ssar.beta"])
@@ -527,7 +297,7 @@ def margin(kind: str, policy: object, a: Tensor, n: float, distribution: str = "
 
 @pytest.mark.parametrize("n", [1.0, 1.5, 3.0, 5.0])
 def test_fixed_sigma(n):
-    """Check 2 of the spec's list, and the bound of 1 on each dimension's square."""
+    """The margin (n / 10)^2 less the mean squared distance, with the bound of 1 on each dimension's square."""
     pi = torch.tensor([[0.3, -0.4], [0.0, 0.0], [0.9, 0.0]], dtype=torch.float64)
     data = pi + torch.tensor([[0.0, 0.0], [0.2, 0.2], [-1.8, 0.1]], dtype=torch.float64)
     found = margin("fixed_sigma", Point(pi), data, n)
@@ -655,7 +425,7 @@ def path_of_n(ssar: SSAR, ticks: int, horizon: int) -> list[float]:
 
 
 def test_n_grows_in_ten_steps():
-    """Check 5 of the spec's list, on a run of 60 ticks: every 3 of them."""
+    """The published growth, on a run of 60 ticks: every 3 of them."""
     found = path_of_n(Fixed(select="all", w=-1.0, hidden=8), 40, horizon=60)
     expected = [min(3.0, 1 + 0.2 * (tick // 3)) for tick in range(1, 41)]
     assert found == pytest.approx(expected)
@@ -834,39 +604,31 @@ def test_the_selecting_critics_are_those_of_implicit_q_learning():
     """A plain loop of 30 minibatches decides the same on every row."""
     data, steps, seed = random_data(), 30, 4
     found = prepared(SSAR(select="advantage", selection_steps=steps, selection_expectile=0.6), data, (seed,))
-    from adaptive_constraints.adapters._trust import Advantage
+    from adaptive_constraints.adapters.trust import Advantage
     from adaptive_constraints.core.preparation import generator
 
     start = Advantage(0.6, steps, 0.99).init(Spec(3, 2), generator(seed, "ssar.advantage"))
-    value, critics = perceptron(3, 256, 256, 1), [perceptron(5, 256, 256, 1) for _ in range(2)]
-    target_critics = [perceptron(5, 256, 256, 1) for _ in range(2)]
-    PlainLoop.take(value, tensors({name: t[None] for name, t in start["value"].items()}))
-    for j, each in itertools.product(range(2), (critics, target_critics)):
-        PlainLoop.take(each[j], tensors({name: t[None] for name, t in start["critic"].items()}, j))
-    value_optimizer = torch.optim.Adam(value.parameters(), lr=3e-4)
-    critic_optimizer = torch.optim.Adam([p for each in critics for p in each.parameters()], lr=3e-4)
+    value, critics = Scalar(3, 256, 256, 1), [Scalar(5, 256, 256, 1) for _ in range(2)]
+    targets = [Scalar(5, 256, 256, 1) for _ in range(2)]
+    take(value, start["value"])
+    for j, each in itertools.product(range(2), (critics, targets)):
+        take(each[j], {name: tensor[j] for name, tensor in start["critic"].items()})
+    optimizers = [adam(value), adam(*critics)]
     table = Preprocessor.fit(data).table(data)
     for tick in range(1, steps + 1):
-        key = {"seeds": torch.tensor([seed]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="ssar.advantage/batch", count=256, rows=len(data), **key)[0, 0]
-        s, a, r, s2, d = (
-            table[name][index] for name in ("observation", "action", "reward", "next_observation", "terminal")
-        )
-        sa = torch.cat([s, a], 1)
+        index = minibatch(256, len(data), seed, tick, "ssar.advantage/batch")
+        s, a, r, s2, d = (table[name][index] for name in NAMES)
         with torch.no_grad():
-            y = r + 0.99 * (1 - d) * value(s2).squeeze(1)
-            q = torch.min(*(target(sa).squeeze(1) for target in target_critics))
-        u = q - value(s).squeeze(1)
-        value_optimizer.zero_grad(), critic_optimizer.zero_grad()
-        torch.where(u > 0, 0.6 * u**2, 0.4 * u**2).mean().backward()
-        (sum(mse_loss(critic(sa).squeeze(1), y) for critic in critics) / 2).backward()
-        value_optimizer.step(), critic_optimizer.step()
-        for target, critic in zip(target_critics, critics, strict=True):
-            for old, new in zip(target.parameters(), critic.parameters(), strict=True):
-                old.data.copy_(0.995 * old.data + 0.005 * new.data)
-    sa = torch.cat([table["observation"], table["action"]], 1)
+            y = r + 0.99 * (1 - d) * value(s2)
+            q = torch.min(*(target(s, a) for target in targets))
+        u = q - value(s)
+        value_loss = torch.where(u > 0, 0.6 * u**2, 0.4 * u**2).mean()
+        first, second = (mse_loss(critic(s, a), y) for critic in critics)
+        step_together(optimizers, [value_loss, (first + second) / 2])
+        average(targets, critics)
+    s, a = table["observation"], table["action"]
     with torch.no_grad():
-        advantage = torch.min(*(critic(sa).squeeze(1) for critic in critics)) - value(table["observation"]).squeeze(1)
+        advantage = torch.min(*(critic(s, a) for critic in critics)) - value(s)
     clear = advantage.abs() > 1e-4
     assert clear.float().mean() > 0.95
     assert torch.equal(found.seed_columns["trusted"][0][clear], (advantage >= 0).float()[clear])
@@ -874,7 +636,7 @@ def test_the_selecting_critics_are_those_of_implicit_q_learning():
 
 
 def test_length_of_the_selecting_training():
-    from adaptive_constraints.adapters._trust import Advantage
+    from adaptive_constraints.adapters.trust import Advantage
 
     assert [Advantage.steps_for(rows) for rows in (100, 50_000, 202_000, 2_000_000)] == [100_000, 250_000, 10**6, 10**6]
 
@@ -887,7 +649,7 @@ def online(learner, ssar: SSAR, *others: Adapter, start: int = 40, horizon: int 
     data = random_data()
     resolved, preprocessor = Stack(learner, (ssar, *others)).resolve("online"), Preprocessor.fit(data)
     initial = initial_state(resolved, Spec(3, 2), (0, 1), prepare(resolved, data, preprocessor, (0, 1), CPU))
-    options = {"horizon": horizon, "execution": Execution(traced=False), "phase_start": start}
+    options: dict[str, Any] = {"horizon": horizon, "execution": Execution(traced=False), "phase_start": start}
     engine = Engine(program_of(resolved, Spec(3, 2), horizon), initial, preprocessor.table(data), **options)
     engine.set_tick(start)
     return engine
@@ -921,7 +683,6 @@ def test_annealing_can_be_off():
 
 @each_learner
 def test_online_the_coefficient_is_used_but_not_trained(learner):
-    """Check 6 of the spec's list."""
     ssar = SSAR(hidden=8, rate=1e-2, growth_every=1, annealing_steps=10)
     engine = online(learner, ssar)
     before = learned(engine)
@@ -962,7 +723,7 @@ def test_a_learned_trade_off_says_how_much_and_the_weights_where():
 
 @each_learner
 def test_the_meta_gradient_agrees_with_automatic_differentiation(learner):
-    options = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
+    options: dict[str, Any] = {"seeds": (0, 1), "horizon": 10, "dtype": torch.float64}
     adapters = [
         (ASPC(interval=1, meta_step=backend), SSAR(hidden=8, rate=1e-2)) for backend in ("closed_form", "autograd")
     ]

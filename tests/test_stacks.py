@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ LEARNERS = {
     "FQL": FQL(hidden=8, layers=2, batch_size=16, flow_steps=2),
 }
 ADAPTERS = {adapter.name: adapter for adapter in FOUR}
-OTHERS = {"wpc": WPC(), "a2pr": A2PR(hidden=8), "spot": SPOT(hidden=8, steps=20)}
+OTHERS: dict[str, Any] = {"wpc": WPC(), "a2pr": A2PR(hidden=8), "spot": SPOT(hidden=8, steps=20)}
 SUBSETS = [names for size in range(5) for names in combinations(ADAPTERS, size)]
 
 
@@ -39,7 +40,7 @@ def test_all_adapters_at_their_neutral_settings_together_are_the_bare_learner(le
     neutral = [replace(ssar, frozen=True, select="all"), replace(aspc, rate=0.0), replace(ilq, eta=1.0)]
     if learner == "IQL":
         neutral.append(replace(FOUR[0], reach=0.0))
-    run = {"ticks": 6, "dtype": torch.float64}
+    run: dict[str, Any] = {"ticks": 6, "dtype": torch.float64}
     bare = learned(trained(LEARNERS[learner], **run))
 
     def apart(*adapters):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from adaptive_constraints.support.stopping import Terminated, terminable
 from .benching import HERE, tiny_suite
 from .fault_kinds import ONLINE, SMALL, Drift, data, learned, stack
 
-RUN = {"steps": 12, "seeds": 2, "log_every": 5, "progress": False, "traced": False}
+RUN: dict[str, Any] = {"steps": 12, "seeds": 2, "log_every": 5, "progress": False, "traced": False}
 ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
 
@@ -119,7 +120,7 @@ def test_a_second_one_does_not_wait(tmp_path, signalled):
 
 @pytest.mark.parametrize(("calls", "tick"), [(1, 5), (9, 5), (17, 10), (40, 12)])
 def test_an_evaluation_is_broken_off_and_made_up_for(tmp_path, signalled, calls, tick):
-    options = RUN | {"eval_env": Drift, "eval_every": 5, "eval_episodes": 2}
+    options: dict[str, Any] = RUN | {"eval_env": Drift, "eval_every": 5, "eval_episodes": 2}
     whole, parts = stack(), stack()
     whole.fit(data(), out=tmp_path / "whole", **options)
     sent = signalled(signal.SIGINT, calls, Drift, "step")
@@ -142,7 +143,7 @@ def test_an_online_phase_is_stopped_between_two_steps(tmp_path, signalled, calls
         agent.fit(data(), stop_after=4, **RUN)
         agent.save(tmp_path / f"{name}.npz")
     load = lambda name: load_agent(tmp_path / f"{name}.npz", "cpu")  # noqa: E731
-    options = ONLINE | {"log_every": 2, "dataset": data()}
+    options: dict[str, Any] = ONLINE | {"log_every": 2, "dataset": data()}
     whole, parts = load("whole"), load("parts")
     whole.finetune(Drift, out=tmp_path / "whole", **options)
     sent = signalled(signal.SIGINT, calls, Drift, "step")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_combos_are_all_subsets_of_four_on_five_learners():
 def test_labels_name_what_differs_and_a_preset_by_placeholder_as_one():
     label = "TD3BC(critic=robust) + ASPC(interval=5, loss=L1+L2)"
     assert read_stack("td3_bc alpha=2.5 critic=robust + ASPC interval=5 loss=L1+L2").label == label
-    named = read_stack("CQL preset=ilq-{data} + ILQ preset={data} eta=0.5", data="hopper-random")
+    named: Any = read_stack("CQL preset=ilq-{data} + ILQ preset={data} eta=0.5", data="hopper-random")
     assert named.label == "CQL(preset) + ILQ(preset, eta=0.5)"
     assert named.learner_words == ("CQL", "preset=ilq-hopper-random")
     assert named.stack.adapters[0].delta == 1.0

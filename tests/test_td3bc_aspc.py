@@ -2,199 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.functional import mse_loss, softplus
+from torch import Tensor
+from torch.nn.functional import softplus
 
 from adaptive_constraints import ASPC, Facts, FixedScale, LinearScale, Terms
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC
-from adaptive_constraints.engine import noise
 from adaptive_constraints.engine.engine import Engine
 
-from .helpers import build, columns_of, different, learned, random_data, trained
-
-ACTOR_EVERY = 2
+from .helpers import build, different, learned, random_data, resolved_of, trained
+from .reference.td3bc import Meta, PlainTD3BC
 
 # -- the plain loop ---------------------------------------------------------------------------------------------------
 
-
-class Policy(nn.Sequential):
-    """The actor of TD3+BC."""
-
-    def __init__(self, states: int, width: int, actions: int) -> None:
-        super().__init__(
-            nn.Linear(states, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, actions),
-            nn.Tanh(),
-        )
-
-
-class Critic(nn.Module):
-    """One critic; robust ones have three hidden layers, each followed by LayerNorm, others may have it before ReLU."""
-
-    def __init__(self, inputs: int, width: int, robust: bool, before: bool = False, epsilon: float = 1e-5) -> None:
-        super().__init__()
-        layers, sizes = [], [inputs, *[width] * (3 if robust else 2)]
-        for wide, narrow in itertools.pairwise(sizes):
-            layers += [nn.Linear(wide, narrow), *([nn.LayerNorm(narrow)] if before else []), nn.ReLU()]
-            layers += [nn.LayerNorm(narrow, eps=epsilon)] if robust else []
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
-
-    def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        return self.layers(torch.cat([state, action], 1)).squeeze(1)
-
-
-@dataclass
-class Meta:
-    """The paper's outer step: rate of rho at the start, actor steps between two outer steps, mu."""
-
-    rate: float = 0.03
-    interval: int = 5
-    mu: float = 0.995
-
-
-class PlainLoop:
-    """Five networks stepped one at a time, as the reference implementations do it."""
-
-    def __init__(self, engine: Engine, seed: int, meta: Meta | None = None) -> None:
-        learner = engine.program.resolved.learner
-        self.seed, self.batch, self.meta, self.position = seed, learner.batch_size, meta, engine.seeds.index(seed)
-        self.columns = columns_of(engine)
-        dtype = self.columns["reward"].dtype
-        states, actions = self.columns["observation"].shape[1], self.columns["action"].shape[1]
-        robust, width = learner.critic == "robust", learner.hidden
-
-        def critic() -> Critic:
-            return Critic(states + actions, width, robust, learner.critic == "layernorm").to(dtype)
-
-        self.policy, self.policy_target = (Policy(states, width, actions).to(dtype) for _ in range(2))
-        self.critics, self.critic_targets = [critic(), critic()], [critic(), critic()]
-        for (name, index), network in self.networks().items():
-            take(network, {key: t[self.position] for key, t in engine.params[name.partition("/")[0]].items()}, index)
-        self.critic_optimizers = [torch.optim.Adam(each.parameters(), lr=3e-4, foreach=True) for each in self.critics]
-        self.policy_optimizer = torch.optim.Adam(self.policy.parameters(), lr=3e-4, foreach=True)
-        self.first = [torch.zeros_like(p) for p in self.policy.parameters()]
-        self.second = [torch.zeros_like(p) for p in self.policy.parameters()]
-        self.steps = 0
-        self.average_q = torch.zeros((), dtype=dtype)
-        if meta is not None:
-            self.rho = engine.params["aspc.scale"]["rho"][self.position].clone().requires_grad_()
-            self.rho_optimizer = torch.optim.Adam([self.rho], lr=meta.rate)
-            outer_steps = engine.horizon // (ACTOR_EVERY * meta.interval)
-            self.rho_schedule = torch.optim.lr_scheduler.ExponentialLR(self.rho_optimizer, 0.01 ** (1 / outer_steps))
-
-    def networks(self) -> dict[tuple[str, int | None], nn.Module]:
-        """By (group in the engine, critic)."""
-        return {
-            ("actor", None): self.policy,
-            ("actor/target", None): self.policy_target,
-            ("critic", 0): self.critics[0],
-            ("critic", 1): self.critics[1],
-            ("critic/target", 0): self.critic_targets[0],
-            ("critic/target", 1): self.critic_targets[1],
-        }
-
-    def largest_deviation(self, engine: Engine) -> float:
-        """Over every parameter of every network and target of this seed."""
-        largest = 0.0
-        for (name, index), network in self.networks().items():
-            group, _, target = name.partition("/")
-            tree = engine.targets if target else engine.params
-            given = give({key: t[self.position] for key, t in tree[group].items()}, index)
-            for ours, theirs in zip(network.parameters(), given, strict=True):
-                largest = max(largest, float((ours.detach() - theirs).abs().max()))
-        return largest
-
-    def tick(self, tick: int) -> None:
-        key = {"seeds": torch.tensor([self.seed]), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="batch", count=self.batch, rows=len(self.columns["reward"]), **key)[0, 0]
-        names = ("observation", "action", "reward", "next_observation", "terminal")
-        s, a, r, s2, d = (self.columns[name][index] for name in names)
-        r, d = r.squeeze(1), d.squeeze(1)
-        with torch.no_grad():
-            draw = noise.normal(site="target", shape=a.shape, dtype=a.dtype, **key)[0, 0]
-            a2 = (self.policy_target(s2) + (0.2 * draw).clamp(-0.5, 0.5)).clamp(-1, 1)
-            y = r + 0.99 * (1 - d) * torch.min(*(target(s2, a2) for target in self.critic_targets))
-        for critic, optimizer in zip(self.critics, self.critic_optimizers, strict=True):
-            optimizer.zero_grad()
-            mse_loss(critic(s, a), y).backward()
-            optimizer.step()
-        if tick % ACTOR_EVERY:
-            return
-        if self.meta is None:
-            self.policy_optimizer.zero_grad()
-            self.policy_loss(self.policy(s), s, a, 2.5).backward()
-            self.policy_optimizer.step()
-        else:
-            self.scaled_policy_step(s, a, tick, self.meta)
-        for target, network in zip(
-            (*self.critic_targets, self.policy_target), (*self.critics, self.policy), strict=True
-        ):
-            for old, new in zip(target.parameters(), network.parameters(), strict=True):
-                old.data.copy_(0.005 * new.data + (1 - 0.005) * old.data)
-
-    def policy_loss(self, action: Tensor, s: Tensor, a: Tensor, alpha: Tensor | float) -> Tensor:
-        q = self.critics[0](s, action)
-        return -alpha / q.abs().mean().detach() * q.mean() + mse_loss(action, a)
-
-    def scaled_policy_step(self, s: Tensor, a: Tensor, tick: int, meta: Meta) -> None:
-        """The actor's Adam step as a function of alpha, and every so often alpha's own step through it."""
-        names, theta = zip(*self.policy.named_parameters(), strict=True)
-        alpha = softplus(self.rho)
-        action = functional_call(self.policy, dict(zip(names, theta, strict=True)), s)
-        gradients = torch.autograd.grad(self.policy_loss(action, s, a, alpha), theta, create_graph=True)
-        self.steps += 1
-        after = []
-        for i, (p, g) in enumerate(zip(theta, gradients, strict=True)):
-            m = 0.9 * self.first[i] + 0.1 * g
-            v = 0.999 * self.second[i] + 0.001 * g * g
-            seen = v > 0  # elsewhere the step is 0 and the square root has no derivative
-            root = torch.where(seen, v / (1 - 0.999**self.steps), 1.0).sqrt()
-            after.append(p - torch.where(seen, 3e-4 * m / (1 - 0.9**self.steps) / (root + 1e-8), 0.0))
-            self.first[i], self.second[i] = m.detach(), v.detach()
-        if tick % (ACTOR_EVERY * meta.interval) == 0:
-            new_action = functional_call(self.policy, dict(zip(names, after, strict=True)), s)
-            q = self.critics[0](s, new_action).mean()
-            average = (1 - meta.mu) * q + meta.mu * self.average_q
-            l1 = self.policy_loss(new_action, s, a, alpha.detach())
-            l2 = (average - self.average_q).square()
-            b, b_new = ((action - a).square().mean(1).detach(), (new_action - a).square().mean(1))
-            l3 = l2.detach() * b.max() * (b - b_new).abs().max()
-            (self.rho.grad,) = torch.autograd.grad(l1 + l2 + l3, self.rho)
-            self.rho_optimizer.step()
-            self.rho_schedule.step()
-            self.average_q = average.detach()
-        with torch.no_grad():
-            for p, new in zip(theta, after, strict=True):
-                p.copy_(new)
-
-
-def give(params: dict[str, Tensor], index: int | None) -> list[Tensor]:
-    """The engine's tensors in the order and orientation of a module's parameters."""
-    each = params if index is None else {name: tensor[index] for name, tensor in params.items()}
-    given = []
-    for layer in range(sum(name.startswith("weight") for name in each)):
-        given += [each[f"weight{layer}"].mT, each[f"bias{layer}"]]
-        given += [each[f"gain{layer}"], each[f"shift{layer}"]] if f"gain{layer}" in each else []
-    return given
-
-
-def take(network: nn.Module, params: dict[str, Tensor], index: int | None) -> None:
-    with torch.no_grad():
-        for ours, theirs in zip(network.parameters(), give(params, index), strict=True):
-            ours.copy_(theirs)
-
-
-CASES = {
+CASES: dict[str, Any] = {
     "plain": ("plain", None),
     "layernorm": ("layernorm", None),
     "robust": ("robust", None),
@@ -202,21 +28,21 @@ CASES = {
 }
 
 
-def beside(case: str, dtype: torch.dtype, ticks: int, seeds=(3,), **sizes) -> tuple[Engine, list[PlainLoop]]:
+def beside(case: str, dtype: torch.dtype, ticks: int, seeds=(3,), **sizes) -> tuple[Engine, list[PlainTD3BC]]:
     """Engine and loops after the same ticks."""
     critic, meta = CASES[case]
     adapters = (ASPC(rate=meta.rate, interval=meta.interval, ema=meta.mu),) if meta else ()
     data = random_data(1000, observation=11, action=3)
     learner = TD3BC(critic=critic, **sizes)
     engine = build(learner, *adapters, seeds=seeds, horizon=ticks, data=data, dtype=dtype, traced=True)
-    loops = [PlainLoop(engine, seed, meta) for seed in seeds]
+    loops = [PlainTD3BC(engine, data, seed, meta) for seed in seeds]
     engine.run(ticks)
-    for loop, tick in itertools.product(loops, range(1, ticks + 1)):
-        loop.tick(tick)
+    for loop in loops:
+        loop.run(ticks)
     return engine, loops
 
 
-def check(engine: Engine, loop: PlainLoop, tolerance: float, moved: float) -> None:
+def check(engine: Engine, loop: PlainTD3BC, tolerance: float, moved: float) -> None:
     assert loop.largest_deviation(engine) < tolerance
     if loop.meta is not None:
         scale, expected = engine.diagnose()["aspc/scale"][loop.position], softplus(loop.rho.detach())
@@ -244,7 +70,7 @@ def test_three_seeds_equal_three_plain_loops_in_float64():
 
 def test_the_real_sizes_equal_a_plain_loop():
     engine, (loop,) = beside("robust+ASPC", torch.float64, 20)
-    assert (engine.program.resolved.learner.hidden, engine.program.resolved.learner.batch_size) == (256, 256)
+    assert (resolved_of(engine).learner.hidden, resolved_of(engine).learner.batch_size) == (256, 256)
     check(engine, loop, 1e-9, moved=0.01)
 
 
@@ -413,7 +239,7 @@ def test_learning_rates_of_the_scale():
 
 # -- schedules that learn nothing -------------------------------------------------------------------------------------
 
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 
 
 @pytest.mark.parametrize("adapter", [FixedScale(value=7.0), LinearScale(start=7.0, end=7.0)])

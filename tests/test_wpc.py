@@ -3,97 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from adaptive_constraints import ANQ, ASPC, WPC, Adapter
+from adaptive_constraints import ANQ, WPC, Adapter
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.composition.stack import Stack
-from adaptive_constraints.engine import noise
-from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import mlp
 
-from .helpers import build, columns_of, different, largest_difference, learned, random_data, trained
+from .helpers import build, different, largest_difference, learned, meta_gradients, random_data, resolved_of, trained
+from .reference.common import beside
+from .reference.wpc import PlainWPC
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
-SMALL = {"hidden": 8, "batch_size": 16}
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 LEARNERS = {"TD3BC": TD3BC(policy_every=1, **SMALL), "FQL": TinyFQL(), "IQL": TinyIQL()}
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 
 
-def network(params: dict[str, Tensor], *last: nn.Module) -> nn.Sequential:
-    """Two hidden ReLU layers with these parameters of one seed."""
-    layers: list[nn.Module] = []
-    for i in range(3):
-        layer = nn.Linear(*params[f"weight{i}"].shape, dtype=params[f"weight{i}"].dtype)
-        layer.weight.data, layer.bias.data = params[f"weight{i}"].mT.clone(), params[f"bias{i}"].clone()
-        layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1], *last)
-
-
-def networks(engine: Engine) -> dict[str, nn.Sequential]:
-    """Copies of the engine's only seed: value, critics, policy, and their targets."""
-    found = {"value": network({name: t[0] for name, t in engine.params["wpc.value"].items()})}
-    for suffix, tree in (("", engine.params), (" target", engine.targets)):
-        found[f"policy{suffix}"] = network({name: t[0] for name, t in tree["actor"].items()}, nn.Tanh())
-        for i in range(2):
-            found[f"critic {i}{suffix}"] = network({name: t[0, i] for name, t in tree["critic"].items()})
-    return found
-
-
-def plain_ticks(engine: Engine, ticks: int) -> tuple[dict[str, nn.Sequential], list[float]]:
-    """wPC on TD3+BC from the engine's state: V, the critics, and every second tick the policy and the averages.
-
-    Also the share of rows that each policy step imitates.
-    """
-    net, shares, learner = networks(engine), [], engine.program.resolved.learner
-    columns = columns_of(engine)
-    critics, targets = ([net[f"critic {i}{suffix}"] for i in range(2)] for suffix in ("", " target"))
-    optimizers = {name: torch.optim.Adam(net[name].parameters(), lr=3e-4) for name in net if "target" not in name}
-
-    def step(name: str, loss: Tensor) -> None:
-        optimizers[name].zero_grad()
-        loss.backward()
-        optimizers[name].step()
-
-    for tick in range(1, ticks + 1):
-        key = {"seeds": torch.tensor(engine.seeds), "ticks": torch.tensor([tick])}
-        index = noise.indices(site="batch", count=learner.batch_size, rows=len(columns["reward"]), **key)[0, 0]
-        names = ("observation", "action", "reward", "next_observation", "terminal")
-        s, a, r, s2, d = (columns[name][index] for name in names)
-        sa = torch.cat([s, a], 1)
-        with torch.no_grad():
-            draw = noise.normal(site="target", shape=a.shape, dtype=a.dtype, **key)[0, 0]
-            a2 = (net["policy target"](s2) + (0.2 * draw).clamp(-0.5, 0.5)).clamp(-1, 1)
-            y = r + 0.99 * (1 - d) * torch.min(*(critic(torch.cat([s2, a2], 1)) for critic in targets))
-        step("value", ((y - net["value"](s)) ** 2).mean())
-        for i, critic in enumerate(critics):
-            step(f"critic {i}", ((critic(sa) - y) ** 2).mean())
-        if tick % 2:
-            continue
-        weight = 1.0 * (critics[0](sa) > net["value"](s)).detach()
-        pi = net["policy"](s)
-        q = critics[0](torch.cat([s, pi], 1))
-        step("policy", -2.5 / q.abs().mean().detach() * q.mean() + (weight * (pi - a) ** 2).mean())
-        shares.append(float(weight.mean()))
-        for name in (each for each in net if "target" in each):
-            for old, new in zip(net[name].parameters(), net[name[:-7]].parameters(), strict=True):
-                old.data.copy_(0.005 * new.data + 0.995 * old.data)
-    return net, shares
-
-
 def test_equals_a_plain_loop():
-    settings = {"seeds": (3,), "data": random_data(1000, observation=11, action=3), "dtype": torch.float64}
-    engine = build(TD3BC(hidden=64, batch_size=64), WPC(hidden=64), **settings)
-    expected, shares = plain_ticks(engine, 50)
-    engine.run(50)
-    for name, found in networks(engine).items():
-        for ours, theirs in zip(found.parameters(), expected[name].parameters(), strict=True):
-            assert float((ours - theirs).detach().abs().max()) < 1e-10, name
-    assert min(shares) > 0.1 and max(shares) < 0.9, "some rows must count and some not for this to say anything"
+    engine, loop = beside(
+        PlainWPC, TD3BC(hidden=64, batch_size=64), WPC(hidden=64), ticks=50, horizon=100, dtype=torch.float64
+    )
+    assert loop.largest_deviation(engine) < 1e-10
+    assert min(loop.shares) > 0.1 and max(loop.shares) < 0.9, (
+        "some rows must count and some not for this to say anything"
+    )
 
 
 @each_learner
@@ -138,14 +76,14 @@ def test_all_rows_count_below_any_action_and_none_above(level):
     assert not different(plain, {name: beside[name] for name in plain})
 
 
-TWO = {"seeds": (0, 1)}
+TWO: dict[str, Any] = {"seeds": (0, 1)}
 
 
 def test_the_value_regresses_on_the_critics_own_target():
     """Draws included: it sees what the critics see, and another adapter's bootstrap with it."""
     for adapters in ((), (ANQ(hidden=8),)):
         engine = trained(LEARNERS["TD3BC"], *adapters, WPC(hidden=8), dtype=torch.float64)
-        wpc = engine.program.resolved.adapters[-1]
+        wpc = resolved_of(engine).adapters[-1]
         shown = engine.ask(
             "wpc",
             lambda v, wpc=wpc: {
@@ -196,7 +134,7 @@ def test_it_judges_the_action_that_is_imitated():
             return -default()
 
     engine = trained(TD3BC(hidden=8, batch_size=64), Opposite(), WPC())
-    wpc = engine.program.resolved.adapters[1]
+    wpc = resolved_of(engine).adapters[1]
     shown = engine.ask(
         "wpc",
         lambda v: {
@@ -211,7 +149,7 @@ def test_it_judges_the_action_that_is_imitated():
 
 @each_learner
 def test_seeds_together_are_seeds_alone(learner):
-    settings = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
     together = trained(learner, WPC(), **TWO, **settings)
     for position, seed in enumerate(TWO["seeds"]):
         alone = trained(learner, WPC(), seeds=(seed,), **settings)
@@ -226,16 +164,6 @@ def test_traced_is_eager():
 @each_learner
 def test_beside_a_learned_trade_off(learner):
     """The meta-gradient through the weighted imitation agrees with autograd's."""
-    settings = {**TWO, "dtype": torch.float64, "horizon": 10}
-    closed, oracle = (
-        build(learner, WPC(), ASPC(interval=1, meta_step=each), **settings) for each in ("closed_form", "autograd")
-    )
-    closed.run(1)
-    closed.metrics.flush()
-    oracle.load({name: tensor.clone() for name, tensor in closed.state().items()}, closed.tick)
-    found = []
-    for engine in (closed, oracle):
-        engine.run(1)
-        found.append(torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64))
-    assert found[1].abs().max() > 0
-    torch.testing.assert_close(*found, rtol=1e-8, atol=0)
+    (found,), (expected,) = meta_gradients(learner, WPC(), rounds=1, horizon=10)
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=0)

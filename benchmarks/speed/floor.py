@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from adaptive_constraints.engine.engine import Execution
+
 from .contestant import Contestant, Loop, Shape
 from .counts import Counts, count
 from .ours import as_trained, engine
@@ -29,7 +31,7 @@ def counts(contestant: Contestant, ticks: int = 2) -> Counts:
     In float64 and eager, where the engine has no faster product than torch's plain one; bytes are those of float32.
     Indices and noise are drawn beforehand for many ticks at once, and left out.
     """
-    running = engine(contestant, "cpu", dtype=torch.float64, traced=False)
+    running = engine(contestant, "cpu", dtype=torch.float64, execution=Execution(traced=False))
     running.run(ticks)  # draws indices and noise ahead
     return count(running.run, ticks)
 

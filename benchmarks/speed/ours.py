@@ -12,9 +12,10 @@ import torch
 
 from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Spec
 from adaptive_constraints.composition import registry
+from adaptive_constraints.composition.program import program_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import Preprocessor
-from adaptive_constraints.engine.engine import Engine
+from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import initial_state
 from adaptive_constraints.pretraining.preparation import prepare
 from adaptive_constraints.support.cpu import fastest_products, tuned
@@ -44,9 +45,11 @@ def engine(contestant: Contestant, device: str, **options: Any) -> Engine:
     with tempfile.TemporaryDirectory() as folder:
         os.environ[CACHE_VARIABLE] = folder  # this process is the contestant's own
         prepared = prepare(resolved, data, preprocessor, range(contestant.seeds), place)
-    initial = initial_state(resolved, Spec(shape.state, shape.action), range(contestant.seeds), prepared)
+    spec = Spec(shape.state, shape.action)
+    initial = initial_state(resolved, spec, range(contestant.seeds), prepared)
     table = preprocessor.table(data, learner.columns())
-    return Engine(resolved, initial, table, horizon=HORIZON, device=place, **options)
+    program = program_of(resolved, spec, HORIZON)
+    return Engine(program, initial, table, horizon=HORIZON, device=place, **options)
 
 
 def dataset(shape: Shape) -> Dataset:
@@ -64,8 +67,8 @@ def as_trained(device: str) -> AbstractContextManager[None]:
 
 def build(contestant: Contestant, device: str) -> Loop:
     """The engine, run a tick at a time as `Agent.fit` runs it."""
-    options = {"traced": contestant.traced, "precision": contestant.precision, "compiled": contestant.compiled}
-    running = engine(contestant, device, **options)
+    execution = Execution(contestant.traced, contestant.precision, contestant.compiled)
+    running = engine(contestant, device, execution=execution)
 
     def run(ticks: int) -> int:
         with as_trained(device):

@@ -291,14 +291,14 @@ def _functions_have_their_shapes(case: _Case) -> None:
 def _seam_is_heard(case: _Case, seam: str) -> None:
     if seam == "tradeoff" and (case.learner.facts().learns_tradeoff or case.learner.facts().tradeoff is None):
         return
-    bare, probed = case.after(), case.plus(_Probe(seam=seam, by=0.5)).after()
+    bare, probed = case.after(), case.plus(Probe(seam=seam, by=0.5)).after()
     assert _different(bare, probed), f"{case.name}: its facts say it asks {seam!r}, but another answer changes nothing"
 
 
 def _neutral_answer_changes_nothing(case: _Case, seam: str) -> None:
     if seam in ("tradeoff", "critic_rows"):  # no neutral answer: one has no own value everywhere, the other adds rows
         return
-    changed = _different(case.after(), case.plus(_Probe(seam=seam)).after())
+    changed = _different(case.after(), case.plus(Probe(seam=seam)).after())
     assert not changed, f"{case.name}: answering {seam!r} with its default changes {changed[:3]}"
 
 
@@ -473,7 +473,7 @@ def _for_presets(part: Learner | Adapter) -> None:
 
 
 @dataclass(frozen=True)
-class _Probe(Adapter):
+class Probe(Adapter):
     """Answers one seam, away from its default by ``by``."""
 
     seam: str = "td_weight"

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapters._frozen_models import DynamicsFit, fit_behavior, fit_termination
+from adaptive_constraints.adapters.frozen_models import DynamicsFit, fit_behavior, fit_termination
 from adaptive_constraints.adapters.termination import choose_termination, termination_logit, termination_rule
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.preparation import Preparation
@@ -238,9 +238,9 @@ class ILQ(Adapter):
         next_observation, reward = s + drawn[:, :-1], drawn[:, -1]
         if self.penalty:
             reward = reward - self.penalty * prediction.largest_deviation()
-        return Imagined(next_observation, reward, self._terminal(models, next_observation))
+        return Imagined(next_observation, reward, self.terminal(models, next_observation))
 
-    def _terminal(self, models: Params, next_observation: Tensor) -> Tensor:
+    def terminal(self, models: Params, next_observation: Tensor) -> Tensor:
         (rule,) = [name.removeprefix("rule.") for name in models if name.startswith("rule.")] or ["learned"]
         if rule == "learned":
             return torch.sigmoid(termination_logit(_part(models, "termination"), next_observation))

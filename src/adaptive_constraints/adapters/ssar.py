@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapters._deviation import TrustInterval, natural_kind
-from adaptive_constraints.adapters._ssar_presets import PRESETS
-from adaptive_constraints.adapters._trust import Advantage, by_rank, by_return, by_success
+from adaptive_constraints.adapters.deviation import TrustInterval, natural_kind
+from adaptive_constraints.adapters.ssar_presets import PRESETS
+from adaptive_constraints.adapters.trust import Advantage, by_rank, by_return, by_success
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.preparation import Preparation
 from adaptive_constraints.core.types import AdapterStage, Facts, Params, Phase, Prepared, Schedule, Spec, Stage, Update

@@ -77,7 +77,7 @@ class Bench(Command):
         if not self.quiet:
             print(f"{suite.name}: {suite.about}\n{len(cells)} cells; results folder {out}", flush=True)
         try:
-            outcome = bench(suite, cells, out, self._workers(), command=self._command(), progress=not self.quiet)
+            outcome = bench(suite, cells, out, self.make_workers(), command=self._command(), progress=not self.quiet)
         except (KeyboardInterrupt, Terminated) as end:
             print(f"interrupted: the same command goes on with what is in {out}", file=sys.stderr)
             return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
@@ -103,7 +103,7 @@ class Bench(Command):
             eval_max_steps=self.eval_max_steps,
         )
 
-    def _workers(self) -> Workers:
+    def make_workers(self) -> Workers:
         from adaptive_constraints.experiments.ray_runner import RayWorkers
         from adaptive_constraints.experiments.runner import LocalWorkers
 

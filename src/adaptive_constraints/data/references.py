@@ -79,7 +79,7 @@ REFERENCE_SCORES = _table()
 
 # Environments whose rewards are those that the table's returns were measured with. Ant-v5 is missing on purpose: it
 # charges for contact forces, which D4RL's Ant did not.
-_TASK_OF_ENV = {
+TASK_OF_ENV = {
     **{f"Hopper-v{version}": "hopper" for version in (2, 3, 4, 5)},
     **{f"HalfCheetah-v{version}": "halfcheetah" for version in (2, 3, 4, 5)},
     **{f"Walker2d-v{version}": "walker2d" for version in (2, 3, 4, 5)},
@@ -132,7 +132,7 @@ def normalized_score(task: str | None, returns: ArrayLike) -> NDArray[np.float64
 
 def task_of_env(env_id: str | None) -> str | None:
     """The task of an environment: "hopper" for "Hopper-v5"; None for one that the table does not know."""
-    return _TASK_OF_ENV.get(env_id) if env_id else None
+    return TASK_OF_ENV.get(env_id) if env_id else None
 
 
 def task_of_spec(spec: Any) -> str | None:

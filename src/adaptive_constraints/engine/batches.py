@@ -91,7 +91,7 @@ class Batches:
         ``columns`` are those of each seed [S, N, ...].
         """
         self.rows = len(packed)
-        self._packed, self._shapes = packed, dict(shapes)
+        self.packed, self._shapes = packed, dict(shapes)
         self._widths = [shape.numel() for shape in self._shapes.values()]
         self._columns, self._noise, self._size = dict(columns), noise, size
 
@@ -114,13 +114,13 @@ class Batches:
 
     def select(self, rows: Tensor) -> tuple[Columns, Columns]:
         """Some rows, by number, of the shared columns and of each seed's."""
-        rows = rows.to(self._packed.device)
-        return self._unpack(self._packed[rows]), {name: column[:, rows] for name, column in self._columns.items()}
+        rows = rows.to(self.packed.device)
+        return self._unpack(self.packed[rows]), {name: column[:, rows] for name, column in self._columns.items()}
 
     def _gather(self, index: Tensor, seed_index: Tensor) -> Columns:
         """Rows [S, B] of the packed table, and of the columns of each seed."""
         each = torch.arange(len(index), device=index.device)[:, None]
-        packed = self._packed.index_select(0, index.reshape(-1)).view(*index.shape, -1)
+        packed = self.packed.index_select(0, index.reshape(-1)).view(*index.shape, -1)
         return self._unpack(packed) | {name: column[each, seed_index] for name, column in self._columns.items()}
 
     def _unpack(self, packed: Tensor) -> Columns:
@@ -213,9 +213,9 @@ class Replay(Batches):
         self._growth, fixed, seeds = growth, packed, noise.seeds
         self._kept = torch.zeros((), dtype=torch.float64, device=packed.device)
         """Collected rows of a seed that may be drawn, on the device, where recorded graphs read it."""
-        self._packed = fixed.new_zeros(self.rows + seeds * growth.capacity, fixed.shape[1])
-        self._packed[: self.rows] = fixed
-        self._collected = self._packed[self.rows :].view(seeds, growth.capacity, -1)
+        self.packed = fixed.new_zeros(self.rows + seeds * growth.capacity, fixed.shape[1])
+        self.packed[: self.rows] = fixed
+        self._collected = self.packed[self.rows :].view(seeds, growth.capacity, -1)
         self._first = torch.arange(seeds, device=fixed.device)[:, None] * growth.capacity
         """What a collected row's number grows by from one seed to the next."""
 
@@ -279,7 +279,7 @@ class Replay(Batches):
         packed = [state[name].flatten(2) if shape else state[name][..., None] for name, shape in self._shapes.items()]
         self.count = count
         self._kept.fill_(filled)
-        self._collected[:, :filled] = torch.cat([each.to(self._packed) for each in packed], -1)
+        self._collected[:, :filled] = torch.cat([each.to(self.packed) for each in packed], -1)
 
 
 def _padded(column: Tensor, value: float) -> Tensor:

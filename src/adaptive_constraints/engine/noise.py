@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adaptive_constraints.core.types import Draw
 
-_AHEAD_ON_CPU, _AHEAD = 1 << 19, 1 << 22
+AHEAD_ON_CPU, AHEAD = 1 << 19, 1 << 22
 """Numbers drawn ahead at once and per site, on a CPU and elsewhere, where launching the hash is what costs."""
 
 
@@ -106,7 +106,7 @@ class NoiseTables:
         self.seeds = len(seeds)
         self._seeds = torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device)
         self._dtype, self._namespace, self._clock = dtype, namespace, clock
-        self._ahead = _AHEAD_ON_CPU if device.type == "cpu" else _AHEAD
+        self._ahead = AHEAD_ON_CPU if device.type == "cpu" else AHEAD
         self._chunks: dict[Draw, _Chunk] = {}
         self.read: set[Draw] = set()
         """What was read since somebody cleared this."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 #: A Gymnasium id ("Hopper-v5", "module_that_registers:Name-v0"), or a function that makes one environment.
 EnvSource: TypeAlias = "str | Callable[[], Environment]"
 
-_PACKAGES = ("gymnasium_robotics", "ogbench")
+PACKAGES = ("gymnasium_robotics", "ogbench")
 """Packages that may be imported because a file names an environment of theirs."""
 _WATCHING = {
     "HumanRendering",
@@ -216,7 +216,7 @@ class RecordedEnv:
         if found is None:
             raise EvaluationError(
                 f"the data was recorded in {self.env_id!r}, which is not registered here; a file cannot have a module "
-                f"imported ({' and '.join(_PACKAGES)} are, where they are installed). Import the module that registers "
+                f"imported ({' and '.join(PACKAGES)} are, where they are installed). Import the module that registers "
                 f"it first, or name it yourself. {_REMEDY}"
             )
         return found
@@ -280,12 +280,12 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _register(env_id: str) -> None:
-    """Make an id known to Gymnasium that our mazes or one of `_PACKAGES` have; any other is left as it is."""
+    """Make an id known to Gymnasium that our mazes or one of `PACKAGES` have; any other is left as it is."""
     import gymnasium
 
     register_mazes()
     module, _, name = env_id.rpartition(":")
-    for package in _PACKAGES:
+    for package in PACKAGES:
         if name not in gymnasium.registry and module in ("", package) and package not in sys.modules:
             _import_installed(package)
 

@@ -67,7 +67,7 @@ class Evaluator:
             raise EvaluationError(f"Evaluator: seed is {seed}; it must be 0 or more.")
         self.source = env
         self.episodes = episodes
-        self._reset_seeds = _reset_seeds(seed, episodes)
+        self.reset_seeds = reset_seeds(seed, episodes)
         self._environments: list[CheckedEnv] = []
         first = self._make()
         self.observation_size, self.action_size = first.observation_size, first.action_size
@@ -183,7 +183,7 @@ class Evaluator:
         """Start every episode; observations [P * E, D]."""
         observations = np.empty((len(envs), self.observation_size), envs[0].observation_type)
         for i, env in enumerate(envs):
-            observations[i], _ = env.reset(seed=self._reset_seeds[i % self.episodes])
+            observations[i], _ = env.reset(seed=self.reset_seeds[i % self.episodes])
         return observations
 
     def _checked(self, actions: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
@@ -231,7 +231,7 @@ def rollout(
         return evaluator.run(policy, policies)
 
 
-def _reset_seeds(seed: int, episodes: int) -> list[int]:
+def reset_seeds(seed: int, episodes: int) -> list[int]:
     """A reset seed for each episode, no two alike: hashes of (seed, episode), so that seeds share no episode either.
 
     They fit a signed 32-bit integer, which is all that some environments hold.

@@ -32,7 +32,7 @@ class Board:
         self._began = self._last_line = time.monotonic()
         self._last_look = 0.0
         self._ticks_before = self._ticks_done()
-        self._live: Any = _live() if shown else None
+        self._live: Any = live_table() if shown else None
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -159,7 +159,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.1f}" + (f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def _live() -> Any:
+def live_table() -> Any:
     """A display that is redrawn, on a terminal with rich; else None."""
     if not sys.stderr.isatty():
         return None

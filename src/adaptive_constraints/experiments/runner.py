@@ -134,7 +134,7 @@ class LocalWorkers:
 
     def start(self, cell: Cell, folder: Path) -> None:
         """Begin a cell, or go on with it."""
-        self._running.append(_Worker(cell, folder, self._process(folder)))
+        self._running.append(_Worker(cell, folder, self.start_process(folder)))
 
     def ended(self, seconds: float) -> list[tuple[Cell, str]]:
         """Those that ended; a lost one is begun again before it counts as such."""
@@ -170,7 +170,7 @@ class LocalWorkers:
         worker.process.communicate()
         if code not in (FINISHED_EXIT, FAILED_EXIT) and worker.retries < RETRIES:
             worker.retries += 1
-            worker.process = self._process(worker.folder)
+            worker.process = self.start_process(worker.folder)
             return None
         self._running.remove(worker)
         if code in (FINISHED_EXIT, FAILED_EXIT):
@@ -178,7 +178,7 @@ class LocalWorkers:
         how = f"by signal {-code} (9: killed, perhaps for lack of memory)" if code < 0 else f"with exit code {code}"
         return f"its process ended {how}, {RETRIES + 1} times; {worker.folder / LOG} holds what it said"
 
-    def _process(self, folder: Path) -> subprocess.Popen[bytes]:
+    def start_process(self, folder: Path) -> subprocess.Popen[bytes]:
         """A process that runs the cell. Its standard input closes with us; a terminal's Ctrl-C is for us alone."""
         command = [sys.executable, "-m", "adaptive_constraints.experiments.cell"]
         threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

@@ -68,7 +68,7 @@ class KeptPretraining(Pretraining):
         self.resume(fit, beside)
         while fit.tick < until:
             if asked() and fit.tick:
-                self._write(fit, beside or {})
+                self.save(fit, beside or {})
                 stop(
                     f"stopped before tick 1, while a model was trained: {self._file} keeps it, and the same call or "
                     "command goes on from there"
@@ -77,7 +77,7 @@ class KeptPretraining(Pretraining):
             self._show(fit.tick, losses)
             # Not at the end of a call: the caller's tensors are about to change with it.
             if fit.tick < until and time.monotonic() - self._last_write > SAVE_EVERY:
-                self._write(fit, beside or {})
+                self.save(fit, beside or {})
 
     def finish(self) -> None:
         """Remove the half-trained state, once what came of it is kept elsewhere."""
@@ -90,7 +90,7 @@ class KeptPretraining(Pretraining):
         self.progress.note("loss " + ", ".join(f"{loss:.4g}" for loss in losses))
         self.progress.update(tick)
 
-    def _write(self, fit: ModelFit, beside: Mapping[str, Tensor]) -> None:
+    def save(self, fit: ModelFit, beside: Mapping[str, Tensor]) -> None:
         tensors = {f"fit.{name}": tensor for name, tensor in fit.state().items()}
         tensors |= {f"beside.{name}": tensor for name, tensor in beside.items()}
         checkpoint.write(self._file, {"done": fit.tick, "products": self.products}, tensors)

@@ -28,7 +28,7 @@ _REMEDY = "use an older checkpoint or train again"
 def write(path: str | Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write ``tensors`` and the JSON-able ``header`` to ``path``, which is replaced only once all is on disk."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-    text = json.dumps({"format": FORMAT, "arrays": _kinds(arrays), **header})
+    text = json.dumps({"format": FORMAT, "arrays": kinds_of(arrays), **header})
     with replacing(path, "wb") as file:
         np.savez(file, allow_pickle=False, **{_HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)
         seal(file)
@@ -50,12 +50,12 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path}: saved in format {written_in}, this version reads format {FORMAT}; "
             f"load it with the version that wrote it ({written_by})"
         )
-    if header["arrays"] != _kinds({name: tensor.numpy() for name, tensor in tensors.items()}):
+    if header["arrays"] != kinds_of({name: tensor.numpy() for name, tensor in tensors.items()}):
         raise CheckpointError(f"{what} (its arrays are not those that its header names): {_REMEDY}")
     return header, tensors
 
 
-def _kinds(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def kinds_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Shape and type of each array."""
     return {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
 

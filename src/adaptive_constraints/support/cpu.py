@@ -48,7 +48,7 @@ def tuned(device: torch.device, products: Products) -> Iterator[None]:
     _keep_freed_memory()
     flushed = torch.set_flush_denormal(True)
     try:
-        with _by_onednn() if products == "oneDNN" and _onednn_is_exact() else nullcontext():
+        with _by_onednn() if products == "oneDNN" and onednn_is_exact() else nullcontext():
             yield
     finally:
         if flushed:
@@ -73,30 +73,30 @@ def fastest_products(device: torch.device) -> Products:
     MKL, the usual default, reaches half of oneDNN's rate on processors with AVX-512 that Intel did not make. Sums of
     the two differ in their last bits, so a run keeps to the library it began with.
     """
-    if device.type != "cpu" or not _onednn_is_exact():
+    if device.type != "cpu" or not onednn_is_exact():
         return "default"
-    x, weight = _factors()
+    x, weight = factors()
     usual = by_onednn = math.inf
     for _ in range(30):  # in turns, so that a busy moment slows both
-        usual = min(usual, _product_seconds(x, weight))
+        usual = min(usual, product_seconds(x, weight))
         with _by_onednn():
-            by_onednn = min(by_onednn, _product_seconds(x, weight))
+            by_onednn = min(by_onednn, product_seconds(x, weight))
     return "oneDNN" if usual > _FASTER * by_onednn else "default"
 
 
 @cache
-def _onednn_is_exact() -> bool:
+def onednn_is_exact() -> bool:
     """oneDNN is there and takes products in float32, not in bfloat16."""
     if not hasattr(torch.backends.mkldnn, "matmul"):  # torch before 2.9
         return False
-    x, weight = _factors()
+    x, weight = factors()
     exact = (x.double() @ weight.double()).float()
     with _by_onednn():
         error = (x @ weight - exact).norm() / exact.norm()
     return bool(error < _EXACT)
 
 
-def _factors() -> tuple[Tensor, Tensor]:
+def factors() -> tuple[Tensor, Tensor]:
     """A minibatch [256, 256] and a weight [256, 256] of the usual size."""
     x, weight = torch.randn(2, 256, 256, generator=torch.Generator().manual_seed(0))
     return x, weight
@@ -107,7 +107,7 @@ def _by_onednn() -> Iterator[None]:
     """Inside, torch hands float32 products, forward and backward, to oneDNN.
 
     It does so under the setting that allows oneDNN to round their factors to bfloat16, which oneDNN does only on
-    processors with AMX. torch promises neither half of this, hence the measurement of error in `_onednn_is_exact`.
+    processors with AMX. torch promises neither half of this, hence the measurement of error in `onednn_is_exact`.
     """
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
@@ -137,10 +137,10 @@ def warn_if_slower(precision: Precision, device: torch.device) -> None:
     """Warn where products of bfloat16 take longer than those of float32, as on CPUs without such instructions."""
     if precision == "float32" or device.type != "cpu":
         return
-    x, weight = _factors()
+    x, weight = factors()
     with tuned(device, fastest_products(device)):
-        plain = min(_product_seconds(x, weight) for _ in range(7))
-        rounded = min(_product_seconds(x.bfloat16(), weight.bfloat16()) for _ in range(7))
+        plain = min(product_seconds(x, weight) for _ in range(7))
+        rounded = min(product_seconds(x.bfloat16(), weight.bfloat16()) for _ in range(7))
     if rounded > plain:
         warnings.warn(
             f"precision='bf16': a product of bfloat16 takes {rounded / plain:.1f} times as long as one of float32 on "
@@ -150,7 +150,8 @@ def warn_if_slower(precision: Precision, device: torch.device) -> None:
         )
 
 
-def _product_seconds(x: Tensor, weight: Tensor) -> float:
+def product_seconds(x: Tensor, weight: Tensor) -> float:
+    """Time one product."""
     started = time.perf_counter()
     x @ weight
     return time.perf_counter() - started

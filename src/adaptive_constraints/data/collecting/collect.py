@@ -79,7 +79,7 @@ def collect(
     if seed < 0:
         raise DatasetError(f"seed must be at least 0, but is {seed}")
     env = record(steps, seed, progress)
-    kept = _evenly_spaced(env.episodes, keep, env.steps)
+    kept = evenly_spaced(env.episodes, keep, env.steps)
     command = f"adaptive-constraints collect {source} --steps {env.steps} --keep {keep} --seed {seed} --out {out.name}"
     provenance = {"source": _DESCRIPTIONS[re.split("[:/]", source)[0]], "command": command, "licence": licence}
     dataset = _to_dataset(kept, env, name=out.stem, provenance=provenance)
@@ -104,19 +104,19 @@ def collect_replay(
 ) -> Dataset:
     """What SAC went through while it learned from scratch: whole episodes, evenly spaced, at most `keep` rows."""
     env = _record_sac(env_id, total_steps, seed, progress)
-    return _to_dataset(_evenly_spaced(env.episodes, keep, env.steps), env, name=f"sac:{env_id}", provenance={})
+    return _to_dataset(evenly_spaced(env.episodes, keep, env.steps), env, name=f"sac:{env_id}", provenance={})
 
 
 def collect_random(env_id: str, steps: int, seed: int = 0, progress: Progress | None = None) -> Dataset:
     """The whole episodes within `steps` steps of uniformly random actions."""
     env = _record_random(env_id, steps, seed, progress)
-    return _to_dataset(_evenly_spaced(env.episodes, steps, env.steps), env, name=f"random:{env_id}", provenance={})
+    return _to_dataset(evenly_spaced(env.episodes, steps, env.steps), env, name=f"random:{env_id}", provenance={})
 
 
 def collect_maze(name: str, steps: int, seed: int = 0, progress: Progress | None = None) -> Dataset:
     """The whole episodes within `steps` steps of the waypoint controller in a maze ("umaze", "medium" or "large")."""
     env = record_maze(name, steps, seed, progress)
-    return _to_dataset(_evenly_spaced(env.episodes, steps, env.steps), env, name=f"{FAMILY}{name}", provenance={})
+    return _to_dataset(evenly_spaced(env.episodes, steps, env.steps), env, name=f"{FAMILY}{name}", provenance={})
 
 
 def _recorder(source: str) -> Callable[[int, int, Progress | None], RecordingEnv]:
@@ -166,7 +166,7 @@ def _recording_env(env_id: str, steps: int, progress: Progress | None) -> Record
         raise DatasetError(f"cannot make the environment {env_id!r}: {error}") from error
 
 
-def _evenly_spaced(episodes: Sequence[Episode], keep: int, steps: int) -> list[Episode]:
+def evenly_spaced(episodes: Sequence[Episode], keep: int, steps: int) -> list[Episode]:
     """As many episodes, evenly spaced in order of time, as fit into `keep` rows.
 
     Spacing by episode, not by length, leaves the mix of short and long episodes of each period as it was.

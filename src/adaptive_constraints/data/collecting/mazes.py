@@ -61,7 +61,7 @@ class WaypointController:
     def head_for(self, target: NDArray[np.float64], shift: NDArray[np.float64] | float = 0.0) -> None:
         """Drive to `target` [2] (x and y) from now on, by waypoints that lie `shift` [2] off their cells' centres."""
         end = self._maze.cell(target)
-        following = _next_cells(self._maze.free_cells, end)
+        following = next_cells(self._maze.free_cells, end)
         self._waypoints = {cell: self._maze.center(after) + shift for cell, after in following.items()}
         self._waypoints[end] = self._target = target
 
@@ -77,7 +77,7 @@ class WaypointController:
         return bool(offset @ offset < _ARRIVED**2)
 
 
-def _next_cells(free: Iterable[MazeCell], end: MazeCell) -> dict[MazeCell, MazeCell]:
+def next_cells(free: Iterable[MazeCell], end: MazeCell) -> dict[MazeCell, MazeCell]:
     """The next cell on a shortest path to `end`, for every other cell that has one; neighbours share a side."""
     left, following, queue = set(free) - {end}, {}, deque([end])
     while queue:

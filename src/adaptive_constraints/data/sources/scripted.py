@@ -29,19 +29,19 @@ def load_scripted(source: str) -> Dataset:
     `DatasetError` for an unknown source and `DependencyError` where the extra `robotics` is missing.
     """
     find_maze(source)
-    file = _file(source)
-    data, _ = _kept(file)
+    file = kept_file(source)
+    data, _ = what_is_kept(file)
     if data is None:
         with locked(file.parent, lambda _: None, name=f".{file.stem}.lock"):
-            data, reason = _kept(file)  # another process may have collected it meanwhile
+            data, reason = what_is_kept(file)  # another process may have collected it meanwhile
             if data is None:
                 if os.path.isfile(file):  # False, not an error, where the folder may not be looked at
                     print(f"what is kept is damaged and made anew: {reason}", file=sys.stderr, flush=True)
-                data = _collect(source, file)
+                data = collect_anew(source, file)
     return dataclasses.replace(data, name=f"scripted:{source}")
 
 
-def _kept(file: Path) -> tuple[Dataset | None, str]:
+def what_is_kept(file: Path) -> tuple[Dataset | None, str]:
     """What the cache holds; None and the reason where it is nothing, or not what its manifest says."""
     manifest = file.with_suffix(".json")
     try:
@@ -54,14 +54,16 @@ def _kept(file: Path) -> tuple[Dataset | None, str]:
     return data, ""
 
 
-def _collect(source: str, file: Path) -> Dataset:
+def collect_anew(source: str, file: Path) -> Dataset:
+    """Collect a source and keep it in this file."""
     steps, keep = default_size(source)
     print(f"collecting scripted:{source}, {steps:,} steps, once; it is kept in {file}", file=sys.stderr, flush=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     return collect(source, file, steps, keep, _SEED)
 
 
-def _file(source: str) -> Path:
+def kept_file(source: str) -> Path:
+    """Name the file of the cache that keeps a source, as these versions of the simulators collect it."""
     found = versions()
     key = [source, default_size(source), _SEED, {name: found[name] for name in _DECIDING}]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]

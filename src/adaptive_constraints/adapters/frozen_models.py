@@ -55,12 +55,12 @@ class DynamicsFit:
         Beside the networks' parameters: ``input_mean`` and ``input_std`` [S, D + A] that standardise inputs, and the
         members' mean squared error ``holdout_error`` [S, E].
         """
-        rows = _Transitions.of(preparation)
+        rows = Transitions.of(preparation)
         ticks = math.ceil(len(rows.target) / BATCH_SIZE)
 
         def train(seeds: Sequence[int], pretraining: Pretraining) -> Params:
-            fit = self._fit(preparation, name, rows, seeds, self.epochs * ticks)
-            best = _Best(fit.params["dynamics"], len(seeds), self.members)
+            fit = self.start_fit(preparation, name, rows, seeds, self.epochs * ticks)
+            best = Best(fit.params["dynamics"], len(seeds), self.members)
             first = pretraining.resume(fit, best.state()) // ticks
             for epoch in range(first, self.epochs):
                 pretraining.run(fit, (epoch + 1) * ticks, best.state())
@@ -75,8 +75,8 @@ class DynamicsFit:
 
         return preparation.trained(name, asdict(self), train, steps=self.epochs * ticks, shared=shared)
 
-    def _fit(
-        self, preparation: Preparation, name: str, rows: _Transitions, seeds: Sequence[int], steps: int
+    def start_fit(
+        self, preparation: Preparation, name: str, rows: Transitions, seeds: Sequence[int], steps: int
     ) -> ModelFit:
         """Minibatches are drawn from each member's own bootstrap sample, with replacement.
 
@@ -105,7 +105,7 @@ class DynamicsFit:
 
 
 @dataclass(frozen=True)
-class _Transitions:
+class Transitions:
     """Transitions to learn from and rows held out, the same for all seeds."""
 
     inputs: Tensor
@@ -118,7 +118,7 @@ class _Transitions:
     std: Tensor
 
     @staticmethod
-    def of(preparation: Preparation) -> _Transitions:
+    def of(preparation: Preparation) -> Transitions:
         """Split the data; a terminal row whose next observation only stands in for the true one is left out."""
         table = {name: column.to(preparation.device) for name, column in preparation.table.items()}
         change = table["next_observation"] - table["observation"]
@@ -133,14 +133,14 @@ class _Transitions:
         mean, std = inputs[kept].mean(0), inputs[kept].std(0, correction=0)
         std = torch.where(std < 1e-12, torch.ones_like(std), std)
         standard = (inputs - mean) / std
-        return _Transitions(standard[kept], target[kept], standard[kept_back], target[kept_back], mean, std)
+        return Transitions(standard[kept], target[kept], standard[kept_back], target[kept_back], mean, std)
 
     def holdout_error(self, p: Params) -> Tensor:
         """Each member's mean squared error on the rows held out; [E]."""
         return (predict_transition(p, self.held_inputs).mean - self.held_target).square().mean((-2, -1))
 
 
-class _Best:
+class Best:
     """Each seed's members as they stood at their least error, while that seed still trains."""
 
     def __init__(self, params: Params, seeds: int, members: int) -> None:
