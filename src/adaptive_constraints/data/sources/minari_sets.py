@@ -12,7 +12,7 @@ from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.references import task_of_spec
 from adaptive_constraints.data.sources.files import import_extra, reading, suggest
 from adaptive_constraints.data.sources.layouts import REQUIRED
-from adaptive_constraints.data.sources.loaders import Array
+from adaptive_constraints.data.sources.files import Array
 from adaptive_constraints.errors import DatasetError, DependencyError
 
 
