@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from adaptive_constraints.core.types import AdapterStage, Facts, Params, Phase, 
 from adaptive_constraints.core.view import View
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.networks import init_mlp, mlp, xavier
+from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 PUBLISHED_RATE_OF_A_POINT, PUBLISHED_RATE = 3e-8, 1e-8
 """Of beta: on TD3+BC and on CQL."""
@@ -52,13 +53,13 @@ class SSAR(Adapter):
     Q-learning, trained before tick 1, per seed, and kept. all: everything; switches selection off."""
     return_threshold: float | None = None
     """For "return": the raw episode return that must be exceeded; None: ``trusted_fraction`` says."""
-    trusted_fraction: float = 0.3
+    trusted_fraction: Annotated[float, Between(0, 1, "(]")] = 0.3
     """For "return" without a threshold: the best episodes that are trusted, as a fraction of all. Inferred; the paper
     has a threshold per data set. From a tenth to a half is where to start on data of one source; on mixed data,
     "advantage" is better."""
-    selection_expectile: float = 0.7
+    selection_expectile: Annotated[float, Between(0, 1, "()")] = 0.7
     """For "advantage": the expectile of V; the paper has 0.5 or 0.7 per data set."""
-    selection_steps: int | None = None
+    selection_steps: Annotated[int, AtLeast(1)] | None = None
     """For "advantage": minibatches that V and Q are trained on. None: five per row, at least 100,000 and at most
     1,000,000; inferred: the paper always has 1,000,000, and so has this on all data sets that it uses the rule on."""
     loosen_bound: bool = True
@@ -74,36 +75,36 @@ class SSAR(Adapter):
     a draw of another mode counts as far. model: the distance to the learner's own model of the behaviour, which is
     what the coefficient weighs there. auto: fixed_sigma for a deterministic policy, density for a Gaussian, model where
     there is one, else surrogate."""
-    sigma: float = 0.1
+    sigma: Annotated[float, Above(0)] = 0.1
     """The fixed standard deviation, in units of the action bound. In a squashed policy, n times this is also the
     largest half-width of the interval in action space."""
-    samples: int = 4
+    samples: Annotated[int, AtLeast(1)] = 4
     """For "surrogate": draws per state. Inferred."""
-    n_start: float = 1.0
+    n_start: Annotated[float, Above(0)] = 1.0
     """Half-width of the trust interval at the start, in standard deviations."""
-    n_end: float = 3.0
+    n_end: Annotated[float, Above(0)] = 3.0
     """Where it stops growing."""
-    growth_every: int | None = None
+    growth_every: Annotated[int, AtLeast(1)] | None = None
     """Ticks between two of the ten steps from ``n_start`` to ``n_end``; None: 50,000 of the published run."""
 
-    rate: Literal["scaled", "published"] | float = "scaled"
+    rate: Literal["scaled", "published"] | Annotated[float, AtLeast(0)] = "scaled"
     """Adam's learning rate of beta. published: 3e-8 on a deterministic policy, 1e-8 on others, meant for the published
     run length. scaled: that times the published number of beta's steps over this run's: Adam moves a weight by about
     its rate per step, whatever the gradient, so that beta otherwise would not move in a shorter run (inferred). Beta
     steps with the constrained group, in the published runs every second tick on a deterministic policy. A number: that
     rate."""
-    published_steps: int = 1_000_000
+    published_steps: Annotated[int, AtLeast(1)] = 1_000_000
     """Ticks of the published run (2,000,000 on AntMaze), which ``rate`` and ``growth_every`` are scaled from."""
-    cap: float = 1.5
+    cap: Annotated[float, Above(1)] = 1.5
     """The largest coefficient, over the initial one."""
-    hidden: int = 512
+    hidden: Annotated[int, AtLeast(1)] = 512
     """Width of each of the three hidden layers of beta."""
     frozen: bool = False
     """Beta is exactly beta_0 at every state and stays so: selection alone, or with select="all" the bare learner."""
 
     annealing: Literal["linear", "cosine", "none"] = "linear"
     """Of the constraint online, down to 0. linear: the paper. cosine: a quarter wave, its code on CQL."""
-    annealing_steps: int | None = 400_000
+    annealing_steps: Annotated[int, AtLeast(1)] | None = 400_000
     """Online ticks until 0; None: 1.6 times the planned ticks, the published ratio (inferred)."""
 
     paper: ClassVar[str] = "arXiv 2505.19923"
@@ -112,16 +113,7 @@ class SSAR(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("sigma", "samples", "n_start", "growth_every", "published_steps", "hidden")
-        for name in (*positive, "selection_steps", "annealing_steps"):
-            value = getattr(self, name)
-            self.require(value is None or value > 0, f"{name} must be > 0, not {value}")
         self.require(self.n_start <= self.n_end, f"n_start must not exceed n_end, but {self.n_start} > {self.n_end}")
-        self.require(self.cap > 1, f"cap must be > 1, not {self.cap}")
-        self.require(isinstance(self.rate, str) or self.rate >= 0, f"rate must be >= 0, not {self.rate}")
-        fraction, expectile = self.trusted_fraction, self.selection_expectile
-        self.require(0 < fraction <= 1, f"trusted_fraction must lie in (0, 1], not {fraction}")
-        self.require(0 < expectile < 1, f"selection_expectile must lie in (0, 1), not {expectile}")
 
     def check(self, facts: Facts) -> Sequence[str]:
         self.require(

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from adaptive_constraints.composition import registry
 from adaptive_constraints.composition.checks import (
+    StackWarning,
     check_asked,
     check_constrained,
     check_groups,
@@ -63,7 +64,7 @@ class Stack:
             raise StackError(f"phase must be 'offline' or 'online', not {phase!r}")
         facts = _facts(self.learner, phase)
         warnings = [
-            f"{adapter.name}: {text}"
+            StackWarning(adapter.name, text)
             for adapter in self.adapters
             for text in adapter.check(_facts_for(adapter, self.adapters, facts, phase))
         ]
@@ -73,7 +74,9 @@ class Stack:
         answering = _answering(self.learner, self.adapters, facts, phase)
         warnings += unheard_answers(answering, facts) + without_effect(self.learner, answering, facts)
         warnings += [
-            f"{each.name}: {text}" for each in self.adapters for text in idle(each, facts, phase) + misspelled(each)
+            StackWarning(each.name, text)
+            for each in self.adapters
+            for text in idle(each, facts, phase) + misspelled(each)
         ]
         return Resolved(
             learner=self.learner,
@@ -131,7 +134,7 @@ def _answering(
             check_asked(learner, adapter, seam, facts)
             answering[seam].append(adapter)
     for seam, answers in answering.items():
-        replacing = [adapter for adapter in answers if seam in adapter.replaces or SEAMS[seam].fold == "single"]
+        replacing = [adapter for adapter in answers if seam in adapter.replaces or SEAMS[seam].combine == "single"]
         if len(replacing) > 1:
             first, second = replacing[:2]
             raise StackError(

@@ -20,18 +20,17 @@ from adaptive_constraints.core.preparation import Preparation
 from adaptive_constraints.core.types import (
     SEAMS,
     AdapterStage,
+    ExtraRows,
     Facts,
     MetaLoss,
     MetaStep,
     Params,
     Phase,
     Prepared,
-    Row,
     Spec,
     Terms,
 )
 from adaptive_constraints.core.view import View
-from adaptive_constraints.errors import StackError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +50,9 @@ class Adapter(Part):
         if not self.name:
             object.__setattr__(self, "name", type(self).__name__.lstrip("_").lower())
 
-    def require(self, condition: bool, text: str) -> None:
-        """Refuse a setting or a learner: raise `StackError` with ``text`` unless ``condition`` holds."""
-        if not condition:
-            raise StackError(f"{self.name}: {text}")
+    @property
+    def title(self) -> str:
+        return self.name
 
     def was_tested_on(self, learner: str, facts: Facts) -> bool:
         """Whether this adapter's paper tested it on the learner of this name, configured to these facts."""
@@ -130,7 +128,7 @@ class Adapter(Part):
         """Weight of the in-data TD term; scalar."""
         return 1.0
 
-    def critic_rows(self, v: View) -> Sequence[Row]:
+    def critic_rows(self, v: View) -> Sequence[ExtraRows]:
         """Extra rows of the critics' regression."""
         return ()
 
@@ -159,7 +157,7 @@ class Adapter(Part):
         return 1.0
 
     def constraint_scale(self, v: View) -> Tensor | float:
-        """Annealing of the whole constraint, outside the gauge; scalar >= 0."""
+        """Annealing of the whole constraint, which mean-normalised weights leave alone; scalar >= 0."""
         return 1.0
 
     def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,41 +21,31 @@ from torch import Tensor
 from adaptive_constraints.core.part import Part
 from adaptive_constraints.core.types import Facts, Gaussian, Params, Phase, Point, Spec, Stage, Terms
 from adaptive_constraints.core.view import View
-from adaptive_constraints.errors import StackError
+from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learner(Part, ABC):
     """Base class of learners: override the upper half; the page of defaults below it suits most."""
 
-    discount: float = 0.99
+    discount: Annotated[float, Between(0, 1)] = 0.99
     """Discount per environment step."""
-    batch_size: int = 256
+    batch_size: Annotated[int, AtLeast(1)] = 256
     """Rows per minibatch and seed."""
     normalize_observations: bool = False
     """Shift and scale observations by the data's mean and standard deviation + 1e-3."""
-    reward_scale: float | Literal["return_range", "dataset_std"] = 1.0
+    reward_scale: Annotated[float, Above(0)] | Literal["return_range", "dataset_std"] = 1.0
     """Factor on rewards; return_range is 1000 over the range of episode returns, dataset_std is 1 over the rewards'
     standard deviation."""
     reward_shift: float | Literal["dataset_mean"] = 0.0
     """Added to scaled rewards (-1 on AntMaze); dataset_mean subtracts their mean. Not neutral where episodes
     terminate."""
-    action_margin: float = 0.0
+    action_margin: Annotated[float, Between(0, 1, "[)")] = 0.0
     """The data's actions are clipped to +-(1 - this), away from where a squashed policy's density is infinite."""
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         self.check_settings()
-        self.require(0 <= self.discount <= 1, f"discount must lie in [0, 1], not {self.discount}")
-        self.require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
-        scale = self.reward_scale
-        self.require(isinstance(scale, str) or scale > 0, f"reward_scale must be > 0, not {scale}")
-        self.require(0 <= self.action_margin < 1, f"action_margin must lie in [0, 1), not {self.action_margin}")
-
-    def require(self, condition: bool, text: str) -> None:
-        """Refuse a setting: raise `StackError` with ``text`` unless ``condition`` holds."""
-        if not condition:
-            raise StackError(f"{type(self).__name__}: {text}")
 
     # -- what every learner says ------------------------------------------------------------------------------
 

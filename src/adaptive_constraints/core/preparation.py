@@ -19,7 +19,7 @@ from adaptive_constraints.data import Dataset, Preprocessor
 
 
 class ModelFit(ABC):
-    """Stages run on minibatches of a table, for several seeds at once; `Preparation.fit` makes one."""
+    """Stages run on minibatches of a table, for several seeds at once; `Preparation.model` makes one."""
 
     @property
     @abstractmethod
@@ -63,7 +63,7 @@ class Pretraining(ABC):
 
     @abstractmethod
     def resume(self, fit: ModelFit, beside: Mapping[str, Tensor] | None = None) -> int:
-        """Give ``fit``, fresh from `Preparation.fit`, and the tensors ``beside`` it the state that was kept, if any.
+        """Give ``fit``, fresh from `Preparation.model`, and the tensors ``beside`` it the state that was kept, if any.
 
         Returns the number of minibatches done. `run` calls this itself; call it first where a loop around `run` has to
         know where it goes on.
@@ -99,7 +99,7 @@ class Preparation(ABC):
         """The transitions in learner space; see `Preprocessor.table`."""
 
     @abstractmethod
-    def fit(
+    def model(
         self,
         name: str,
         init: Callable[[torch.Generator], Mapping[str, Params]],
@@ -139,8 +139,8 @@ class Preparation(ABC):
         steps: the length of the progress bar.
         shared: make them of the first seed only and give them to all.
 
-        ``train`` makes a model by `fit` and runs it by ``pretraining.run``, which shows a bar and keeps the state once
-        a minute: an interrupted training goes on there. The cache is keyed by the data in learner space, name,
+        ``train`` makes a model by `model` and runs it by ``pretraining.run``, which shows a bar and keeps the state
+        once a minute: an interrupted training goes on there. The cache is keyed by the data in learner space, name,
         settings, seed, device type and version. Damaged files are made anew.
         """
 

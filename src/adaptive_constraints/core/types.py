@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
@@ -42,7 +43,7 @@ class Terms(NamedTuple):
     """Distance from the data (or from its model): the residual the constraint penalises, before any weight."""
 
 
-class Row(NamedTuple):
+class ExtraRows(NamedTuple):
     """Extra rows of the critic's regression, beside the data's own."""
 
     weight: Tensor | float
@@ -156,13 +157,13 @@ class Facts:
 Slot = Literal["start", "critic", "with", "end"]
 
 
-Fold = Literal["product", "composed", "concatenated", "single"]
+Combine = Literal["product", "composed", "concatenated", "single"]
 
 
 class Seam(NamedTuple):
     """How the answers of several adapters at one seam become one."""
 
-    fold: Fold
+    combine: Combine
     default: str
     """What the seam says when nobody answers, in words (for `explain`)."""
     asked_by_adapters: bool = False
@@ -230,6 +231,25 @@ class Prepared:
     """Frozen tensors [S, ...], found in ``v.frozen['<adapter>']`` without the axis over seeds."""
     online: Mapping[str, float] = field(default_factory=dict)
     """The value a row collected online gets in each column."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Words that the data decided, the same for all seeds, such as the name of a rule; read by ``v.choice``."""
+
+    def frozen(self, seeds: int) -> Params:
+        """The models, and each choice as a tensor [S] without content that bears it in its name.
+
+        What a step does may depend on names, which are known when it is recorded, but not on the values of tensors.
+        """
+        return dict(self.models) | {f"{_choice(key)}{word}": torch.zeros(seeds) for key, word in self.choices.items()}
+
+
+def chosen(frozen: Mapping[str, Tensor], key: str) -> str:
+    """The word that `Prepared.choices` had under a key, from what `Prepared.frozen` made of it."""
+    prefix = _choice(key)
+    return next(name.removeprefix(prefix) for name in frozen if name.startswith(prefix))
+
+
+def _choice(key: str) -> str:
+    return f"choice.{key}."
 
 
 class Draw(NamedTuple):

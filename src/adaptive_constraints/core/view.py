@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptive_constraints.core.types import Draw, Facts, Gaussian, Params, Phase, Point, Row, Spec, Terms
+from adaptive_constraints.core.types import Draw, ExtraRows, Facts, Gaussian, Params, Phase, Point, Spec, Terms, chosen
 from adaptive_constraints.errors import StackError
 
 Inputs = dict[str, Any]
@@ -84,6 +84,10 @@ class StateView:
         """Scalars recorded by `log`."""
         self._draw = draw
 
+    def choice(self, adapter: str, key: str) -> str:
+        """The word that an adapter's `Prepared.choices` has under a key; plain text, so that ``if`` may ask it."""
+        return chosen(self.frozen[adapter], key)
+
     # -- the minibatch --------------------------------------------------------------------------------------------
 
     @property
@@ -149,7 +153,7 @@ class View(StateView, ABC):
         """Weight of the in-data TD term; scalar."""
 
     @abstractmethod
-    def critic_rows(self) -> list[Row]:
+    def critic_rows(self) -> list[ExtraRows]:
         """Extra rows of the critics' regression."""
 
     @abstractmethod
