@@ -202,7 +202,7 @@ class CQL(Learner):
 
     @property
     def norm(self) -> Literal["none", "before"]:
-        """Where the critics' LayerNorm stands."""
+        """The place of the critics' LayerNorm."""
         return "before" if self.critic == "robust" else "none"
 
     def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class DiffusionQL(Learner):
     max_q_backup: bool = False
     """The target takes each critic's largest value over several actions of the policy instead of one action's."""
     backup_actions: Annotated[int, AtLeast(1)] = 10
-    """How many actions that is."""
+    """Number of those actions."""
     critic: Literal["plain", "robust"] = "plain"
     """plain: three hidden Mish layers. robust: each followed by a LayerNorm, small initial outputs; what ASPC's paper
     uses on TD3+BC, carried over to this learner."""
@@ -161,7 +161,7 @@ class DiffusionQL(Learner):
 
     @property
     def schedule(self) -> VariancePreserving:
-        """How much noise each step of the chain adds."""
+        """The noise that each step of the chain adds."""
         return VariancePreserving(self.diffusion_steps)
 
     def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:

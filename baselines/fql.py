@@ -38,7 +38,7 @@ from adaptive_constraints.networks import init_mlp, mlp, xavier
 
 _gelu = partial(gelu, approximate="tanh")
 _EPSILON = 1e-6
-"""What the critics' LayerNorm adds to variances, and the activation's approximation: as in JAX's libraries."""
+"""Number that the critics' LayerNorm adds to variances, and the activation's approximation: as in JAX's libraries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class FQL(Learner):
     normalize_q: bool = False
     """Divide the student's value term by the mean size of Q, as the authors advise on new tasks and as ASPC needs."""
     aggregate_q: Literal["mean", "min"] = "mean"
-    """How the target makes one value of the two critics'. The student always climbs their mean."""
+    """Combination of the two critics in the target. The student always climbs their mean."""
     hidden: Annotated[int, AtLeast(1)] = 512
     """Width of every hidden layer."""
     layers: Annotated[int, AtLeast(1)] = 4
@@ -147,7 +147,7 @@ class FQL(Learner):
         return mlp(p, torch.cat([observation, x, t], -1), _gelu)
 
     def flow(self, p: Params, observation: Tensor, x: Tensor) -> Tensor:
-        """Where the flow takes x [..., N, A] in Euler steps from time 0 to 1, within the action bounds."""
+        """End of the flow that takes x [..., N, A] in Euler steps from time 0 to 1, within the action bounds."""
         for step in range(self.flow_steps):
             t = torch.full_like(x[..., :1], step / self.flow_steps)
             x = x + self.velocity(p, observation, x, t) / self.flow_steps

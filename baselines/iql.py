@@ -41,9 +41,9 @@ from adaptive_constraints import (
 from adaptive_constraints.networks import dropout_mask, expectile_loss, init_mlp, mlp, small_output
 
 SMALLEST_LOG_STD, LARGEST_LOG_STD = -20.0, 2.0
-"""Of the policy."""
+"""Bounds of the policy's log-std."""
 HIDDEN_LAYERS = 2
-"""Of the actor, the plain critics and V."""
+"""Hidden layers of the actor, the plain critics and V."""
 ANQ_ANTMAZE: dict[str, Any] = {
     "policy": "deterministic",
     "critics": 4,
@@ -59,7 +59,7 @@ class IQL(Learner):
     """IQL; the defaults are those of CORL's reference implementation on the Gym tasks."""
 
     extraction: Literal["awr", "ddpg+bc"] = "awr"
-    """How the policy follows from Q and V. awr: imitation with weights exp(beta * advantage), the paper's. ddpg+bc:
+    """Extraction of the policy from Q and V. awr: imitation with weights exp(beta * advantage), the paper's. ddpg+bc:
     climb the normalised Q at the policy's mean action, and imitate (arXiv 2406.09329); the way to let what was learned
     about Q off the data reach the policy."""
     beta: Annotated[float, Above(0)] = 3.0
@@ -70,7 +70,7 @@ class IQL(Learner):
     """ddpg+bc: weight of the normalised value against the imitation term. Its trade-off. Inferred: TD3+BC's number, as
     the paper tunes it per task."""
     expectile: Annotated[float, Between(0, 1, "()")] = 0.7
-    """Of V, in (0, 1); larger comes closer to the best action of the data."""
+    """Expectile of V; larger comes closer to the best action of the data."""
     policy: Literal["gaussian", "deterministic"] = "gaussian"
     """gaussian: plain normals around a tanh mean, with one learned standard deviation per dimension for all states.
     deterministic: that mean alone, which imitates by its squared error."""
@@ -80,9 +80,9 @@ class IQL(Learner):
     """plain: two hidden ReLU layers. robust: three, each followed by a LayerNorm, small initial outputs. Inferred:
     arXiv 2508.19900 (ASPC) has the latter for TD3+BC and reports instability without."""
     critics: Annotated[int, AtLeast(1)] = 2
-    """How many."""
+    """Number of critics."""
     aggregate_q: Literal["min", "mean"] = "min"
-    """How they become one, in what V regresses on, in the advantage and in what the policy climbs."""
+    """Combination of the critics, in what V regresses on, in the advantage and in what the policy climbs."""
     hidden: Annotated[int, AtLeast(1)] = 256
     """Width of every hidden layer."""
     value_learning_rate: Annotated[float, AtLeast(0)] = 3e-4
@@ -92,7 +92,7 @@ class IQL(Learner):
     actor_learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of the actor, at the start."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Of the actor's learning rate. cosine: half a cosine, down to 0 over the run."""
+    """Course of the actor's learning rate. cosine: half a cosine, down to 0 over the run."""
     polyak: Annotated[float, Between(0, 1, "(]")] = 0.005
     """Rate of the target critics."""
     normalize_observations: bool = True
@@ -176,7 +176,7 @@ class IQL(Learner):
         return torch.tanh(mlp(p, observation, masks=masks))
 
     def log_std(self, p: Params) -> Tensor:
-        """Of the Gaussian policy, the same at all states: [A]."""
+        """Standard deviation of the Gaussian policy, the same at all states; [A]."""
         return p["log_std"].clamp(SMALLEST_LOG_STD, LARGEST_LOG_STD)
 
     def log_density(self, p: Params, mean: Tensor, action: Tensor) -> Tensor:

@@ -41,7 +41,17 @@ SSAR_ANTMAZE: dict[str, Any] = {"critic": "layernorm", "reward_shift": -1.0}
 
 @dataclass(frozen=True, kw_only=True)
 class TD3BC(Learner):
-    """TD3+BC; the defaults are those of the paper and of CORL's reference implementation."""
+    """TD3+BC; the defaults are those of the paper and of CORL's reference implementation.
+
+    >>> from adaptive_constraints import load_dataset, wrap
+    >>> from adaptive_constraints.baselines import TD3BC
+    >>> agent = wrap(TD3BC(hidden=8))
+    >>> history = agent.fit(load_dataset("bundled:hopper"), steps=2, traced=False, device="cpu", progress=False)
+    >>> agent.tick
+    2
+    >>> TD3BC.preset("antmaze").reward_shift
+    -1.0
+    """
 
     alpha: Annotated[float, Above(0)] = 2.5
     """Weight of the normalised value against the imitation term; larger trusts Q more. The trade-off."""
@@ -64,7 +74,7 @@ class TD3BC(Learner):
     policy_every: Annotated[int, AtLeast(1)] = 2
     """Ticks per actor step and per step of the target networks."""
     online_policy_every: Annotated[int, AtLeast(1)] | None = None
-    """The same online; None: as offline. 20 to 100 in SSAR's code on AntMaze."""
+    """Ticks per actor step online; None: as offline. 20 to 100 in SSAR's code on AntMaze."""
     normalize_observations: bool = True
 
     paper: ClassVar[str] = "arXiv 2106.06860"

@@ -19,9 +19,7 @@ PARTS = [
     for part in (*registry.learners().values(), *registry.adapters().values())
     if part.__module__.startswith("adaptive_constraints.")
 ]
-UNBOUNDED = {
-    "reward_scale", "reward_shift", "target_gap", "smallest_gap", "largest_gap", "threshold", "return_threshold", "delta",
-}  # fmt: skip
+UNBOUNDED = {"reward_shift", "target_gap", "smallest_gap", "largest_gap", "threshold", "return_threshold", "delta"}
 """Numbers of any size and sign."""
 
 

@@ -40,7 +40,7 @@ LARGEST_HOLDOUT = 1000
 
 @dataclass(frozen=True)
 class DynamicsFit:
-    """How the ensemble of MOPO (arXiv 2005.13239) is trained."""
+    """Training of the dynamics ensemble of MOPO (arXiv 2005.13239)."""
 
     members: int = 7
     hidden: int = 200

@@ -40,7 +40,8 @@ class A2PR(Adapter):
     """Imitate an autoencoder's action where it has the greater advantage, and nothing where none is positive."""
 
     proposal: Literal["policy", "prior"] = "policy"
-    """What is decoded. policy: the policy's own action, encoded (the released code). prior: a latent drawn a priori."""
+    """The latent that is decoded. policy: the policy's own action, encoded (the released code). prior: a latent drawn a
+    priori."""
     threshold: float = 0.0
     """Advantage above which an action is worth imitating (epsilon_A), by autoencoder and policy alike; the released
     code has 0 for both."""

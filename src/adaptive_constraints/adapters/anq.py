@@ -34,6 +34,12 @@ class ANQ(Adapter):
 
     The penalty's form, the bounds of both weights, the reach and the values of penalty_weight are those of a published
     port, which says that it follows the released code; that code was not available.
+
+    >>> from adaptive_constraints import ANQ, wrap
+    >>> from adaptive_constraints.baselines import IQL
+    >>> agent = wrap(IQL.preset("anq"), ANQ.preset("gym"))
+    >>> [line for line in agent.explain().splitlines() if "anq.mu" in line]
+    ['  2. anq.mu      every 2 ticks   step anq.mu; average anq.mu at 0.005']
     """
 
     reach: Annotated[float, AtLeast(0)] = 2.0
@@ -58,19 +64,19 @@ class ANQ(Adapter):
     normalize_q: bool = True
     """Divide the value that mu climbs by the mean size of Q, so that the price means the same on every reward scale."""
     value_expectile: Annotated[float, Between(0, 1, "()")] = 0.7
-    """Of V, in (0, 1); where the learner trains a V of its own, that one and its expectile count."""
+    """Expectile of V; where the learner trains a V of its own, that one and its expectile count."""
     imitate: Literal["refined", "data"] = "refined"
     """refined: the learner imitates refined actions, weighted by exp(advantage of the refined action) where it has no
     such weights of its own. data: its imitation stays as it is."""
     inverse_temperature: Annotated[float, AtLeast(0)] = 3.0
-    """Of those weights (beta), in the same units as adaptivity."""
+    """Inverse temperature of those weights (beta), in the same units as adaptivity."""
     largest_weight: Annotated[float, Above(0)] = 3.0
     """Bound of those weights."""
     value_aggregate: Aggregate = "learner"
-    """How the critics become one in both advantages; learner: its own way, which is also how V is regressed, whatever
+    """Combination of the critics in both advantages; learner: its own way, which is also how V is regressed, whatever
     this says. Inferred: the mean on AntMaze, for which the learner is to take it: ``IQL.preset("anq-antmaze")``."""
     objective_aggregate: Aggregate = "learner"
-    """How the critics become one in what mu climbs. Inferred: the smallest on AntMaze."""
+    """Combination of the critics in what mu climbs. Inferred: the smallest on AntMaze."""
     target_mu: bool = True
     """V regresses at the actions of mu's Polyak average, as in equation 14; false: of mu itself, as in the port."""
     policy_every: Annotated[int, AtLeast(1)] = 2
@@ -78,7 +84,7 @@ class ANQ(Adapter):
     learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of mu, at the start."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Of that learning rate. cosine: half a cosine, down to 0 over the run."""
+    """Course of that learning rate. cosine: half a cosine, down to 0 over the run."""
     polyak: Annotated[float, Between(0, 1, "(]")] = 0.005
     """Rate of mu's average."""
     hidden: Annotated[int, AtLeast(1)] = 256
@@ -124,7 +130,7 @@ class ANQ(Adapter):
         return frozenset(seams)
 
     def _weights(self, facts: Facts) -> bool:
-        """Whether imitation takes its weights from here: nobody else gives any, and somebody asks."""
+        """Tell whether imitation takes its weights from here: nobody else gives any, and somebody asks."""
         return self.imitate == "refined" and "sample_weight" in facts.seams and not facts.exponential_weights
 
     def check(self, facts: Facts) -> Sequence[str]:
@@ -211,7 +217,7 @@ class ANQ(Adapter):
         return -kappa * q.mean() + self.penalty_weight * (self.penalty_factor(v) * self._size(delta)).mean()
 
     def _size(self, delta: Tensor) -> Tensor:
-        """What the penalty charges for a displacement; [B]."""
+        """Size that the penalty charges for a displacement; [B]."""
         if self.penalty == "squared":
             return delta.square().mean(-1)
         return (delta.square().sum(-1) + 1e-12).sqrt()  # as the norm, with a gradient at 0
@@ -221,7 +227,7 @@ class ANQ(Adapter):
         return self._factor_exponent(v).clamp(*self._factor_bounds()).exp()
 
     def _factor_bounds(self) -> tuple[float, float]:
-        """Of the exponent."""
+        """Bounds of the exponent."""
         return math.log(self.smallest_factor), math.log(self.largest_factor)
 
     def _factor_exponent(self, v: View) -> Tensor:
@@ -257,5 +263,5 @@ def _aggregate(how: Aggregate, v: View, q: Tensor) -> Tensor:
 
 
 def _share(rows: Tensor, like: Tensor) -> Tensor:
-    """How many of the rows [B], a condition, as a number of the type of ``like``."""
+    """Share of the rows [B] where a condition holds, with the type of ``like``."""
     return rows.to(like.dtype).mean()

@@ -31,15 +31,22 @@ PUBLISHED_STEPS = 500_000
 
 @dataclass(frozen=True, kw_only=True)
 class ASPC(Adapter):
-    """Learn the trade-off, softplus(rho), by descending L1 + L2 + L3 through the constrained step."""
+    """Learn the trade-off, softplus(rho), by descending L1 + L2 + L3 through the constrained step.
+
+    >>> from adaptive_constraints import ASPC, wrap
+    >>> from adaptive_constraints.baselines import TD3BC
+    >>> agent = wrap(TD3BC(critic="robust"), ASPC(interval=5))
+    >>> print(agent.explain().splitlines()[-1])
+      aspc on TD3BC: tested by its paper (arXiv 2508.19900)
+    """
 
     initial: Annotated[float, Above(0)] | None = None
     """Trade-off at the start, > 0; None: the learner's own (2.5 in TD3+BC, as in the paper)."""
     orientation: Literal["auto", "value", "learner"] = "auto"
-    """What softplus(rho) multiplies where the learner's trade-off weighs its constraint. value: the value, as in
-    TD3+BC, so that the trade-off is 1 / softplus(rho). learner: the constraint. auto: value where the policy is what
-    is constrained, learner where the critics are (appendix D). Inferred: the paper's words leave FQL's open.
-    Everything that is logged is the learner's own trade-off."""
+    """The term that softplus(rho) multiplies where the learner's trade-off weighs its constraint. value: the value, as
+    in TD3+BC, so that the trade-off is 1 / softplus(rho). learner: the constraint. auto: value where the policy is what
+    is constrained, learner where the critics are (appendix D). Inferred: the paper's words leave FQL's open. Everything
+    that is logged is the learner's own trade-off."""
     interval: Annotated[int, AtLeast(1)] = 10
     """Steps of the constrained group per outer step (k_alpha)."""
     rate: Literal["scaled", "published"] | Annotated[float, AtLeast(0)] = "scaled"
@@ -60,7 +67,7 @@ class ASPC(Adapter):
     ema: Annotated[float, Between(0, 1, "[)")] = 0.995
     """Decay of that moving average (mu)."""
     meta_step: Literal["closed_form", "autograd", "torchopt", "higher"] = "closed_form"
-    """How the gradient passes through the optimizer; the last three are slow and exist to check the first."""
+    """Passage of the gradient through the optimizer; the last three are slow and exist to check the first."""
 
     paper: ClassVar[str] = "arXiv 2508.19900"
     tested_on: ClassVar[frozenset[str]] = frozenset({"TD3BC", "IQL", "CQL", "DiffusionQL", "FQL"})
@@ -149,7 +156,7 @@ class ASPC(Adapter):
         return (k * after.improvement + constraint).mean()
 
     def _l3(self, before: Tensor, after: Tensor, w: Tensor) -> Tensor:
-        """How far the step moved the constraint of any row, weighted; ``before`` and ``w`` carry no gradient."""
+        """Largest change of the constraint of any row by the step, weighted; ``before`` and ``w`` carry no gradient."""
         change = (before - after).abs()
         if self.l3 == "mean":
             return w * before.mean() * change.mean()

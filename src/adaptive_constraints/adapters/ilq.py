@@ -25,7 +25,7 @@ from adaptive_constraints.support.bounds import AtLeast, Between
 
 
 class Imagined(NamedTuple):
-    """What the model imagines to follow N actions."""
+    """Transitions that the model imagines after N actions."""
 
     next_observation: Tensor
     """[N, D]"""
@@ -42,6 +42,12 @@ class ILQ(Adapter):
     It trains models before tick 1 (dynamics; behaviour, unless the learner has a model of it; perhaps termination) and
     keeps them in the cache. The defaults are the paper's; by data set, see the presets. The paper's own agent is soft
     actor-critic, which is CQL(alpha=0) here.
+
+    >>> from adaptive_constraints import ILQ, wrap
+    >>> from adaptive_constraints.baselines import CQL
+    >>> agent = wrap(CQL.preset("ilq"), ILQ.preset("hopper-medium"))
+    >>> print(agent.explain().splitlines()[3])
+      ilq: 7 dynamics models, up to 40 passes over the data
     """
 
     eta: Annotated[float, Between(0, 1)] = 0.9
@@ -76,7 +82,7 @@ class ILQ(Adapter):
     model_members: Annotated[int, AtLeast(1)] = 7
     """Networks of the dynamics ensemble (MOPO's number; that ILQ kept it is inferred)."""
     model_elites: Annotated[int, AtLeast(1)] = 5
-    """How many of them, the best on held-out rows, imagine (likewise)."""
+    """Number of them, the best on held-out rows, that imagine (likewise)."""
     model_hidden: Annotated[int, AtLeast(1)] = 200
     """Width of their four hidden layers."""
     model_epochs: Annotated[int, AtLeast(1)] = 40

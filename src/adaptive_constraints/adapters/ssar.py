@@ -31,9 +31,9 @@ from adaptive_constraints.networks import init_mlp, mlp, xavier
 from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 PUBLISHED_RATE_OF_A_POINT, PUBLISHED_RATE = 3e-8, 1e-8
-"""Of beta: on TD3+BC and on CQL."""
+"""Learning rates of beta: on TD3+BC and on CQL."""
 PUBLISHED_TICKS_PER_STEP_OF_A_POINT, PUBLISHED_TICKS_PER_STEP = 2, 1
-"""Of beta, likewise."""
+"""Ticks per step of beta, likewise."""
 PUBLISHED_GROWTH_EVERY, GROWTHS = 50_000, 10
 """Ticks between two of the ten steps by which n grows."""
 PUBLISHED_ANNEALING = 400_000 / 250_000
@@ -45,7 +45,14 @@ FEW = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class SSAR(Adapter):
-    """Learn where to constrain: a coefficient per state, lower where the policy already covers trusted data."""
+    """Learn where to constrain: a coefficient per state, lower where the policy already covers trusted data.
+
+    >>> from adaptive_constraints import SSAR, wrap
+    >>> from adaptive_constraints.baselines import TD3BC
+    >>> agent = wrap(TD3BC.preset("ssar"), SSAR(select="all"))
+    >>> [line for line in agent.explain().splitlines() if "constraint_weight" in line]
+    ['  constraint_weight  ssar']
+    """
 
     select: Literal["all", "return", "success", "advantage"] = "return"
     """The trusted subset D^. return: episodes of a high return. success: episodes that reached the goal, as
@@ -67,7 +74,7 @@ class SSAR(Adapter):
     is weighted by exp(advantage), improvement and constraint in one, such rows are not imitated (inferred)."""
 
     deviation: Literal["auto", "density", "pre_tanh", "fixed_sigma", "surrogate", "model"] = "auto"
-    """How the deviation of the data's action from the policy is measured. density: by the Gaussian policy's own
+    """Measure of the deviation of the data's action from the policy. density: by the Gaussian policy's own
     standard deviation, as log-density of the action (after the tanh, if there is one; actions near the bounds gain by
     that). pre_tanh: likewise but before the tanh (inferred, not in the paper). fixed_sigma: by the squared distance to
     the policy's mean action, as if its standard deviation were ``sigma``. The rest is for policies that can only be
@@ -83,7 +90,7 @@ class SSAR(Adapter):
     n_start: Annotated[float, Above(0)] = 1.0
     """Half-width of the trust interval at the start, in standard deviations."""
     n_end: Annotated[float, Above(0)] = 3.0
-    """Where it stops growing."""
+    """Half-width at which it stops growing."""
     growth_every: Annotated[int, AtLeast(1)] | None = None
     """Ticks between two of the ten steps from ``n_start`` to ``n_end``; None: 50,000 of the published run."""
 
@@ -103,7 +110,7 @@ class SSAR(Adapter):
     """Beta is exactly beta_0 at every state and stays so: selection alone, or with select="all" the bare learner."""
 
     annealing: Literal["linear", "cosine", "none"] = "linear"
-    """Of the constraint online, down to 0. linear: the paper. cosine: a quarter wave, its code on CQL."""
+    """Annealing of the constraint online, down to 0. linear: the paper. cosine: a quarter wave, its code on CQL."""
     annealing_steps: Annotated[int, AtLeast(1)] | None = 400_000
     """Online ticks until 0; None: 1.6 times the planned ticks, the published ratio (inferred)."""
 

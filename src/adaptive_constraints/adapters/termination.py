@@ -1,4 +1,4 @@
-"""Where an imagined transition ends its episode: known rules by task, rules that users register, or a learned one."""
+"""Rules by which imagined transitions end their episode: known by task, registered by users, or learned."""
 
 from __future__ import annotations
 

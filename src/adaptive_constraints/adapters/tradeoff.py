@@ -15,10 +15,10 @@ from adaptive_constraints.support.bounds import Above
 
 @dataclass(frozen=True, kw_only=True)
 class FixedTradeoff(Adapter):
-    """The trade-off at one value throughout; with the value ASPC converged to, the paper's "converged" column."""
+    """Keep the trade-off at one value throughout; with the value ASPC converged to, the paper's "converged" column."""
 
     value: Annotated[float, Above(0)] | None = None
-    """> 0; None: the learner's own."""
+    """The value; None: the learner's own."""
 
     def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
         return default() if self.value is None else v.r.new_full((), self.value)
@@ -26,15 +26,15 @@ class FixedTradeoff(Adapter):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearTradeoff(Adapter):
-    """The trade-off on a straight line over the run, reaching ``end`` at the last planned tick.
+    """Move the trade-off on a straight line over the run, reaching ``end`` at the last planned tick.
 
     Fine-tuning makes the run longer, so the line starts anew from where the longer one stands then.
     """
 
     end: Annotated[float, Above(0)] = 10.0
-    """> 0."""
+    """The value at the last planned tick."""
     start: Annotated[float, Above(0)] | None = None
-    """> 0; None: the learner's own."""
+    """The value at the start; None: the learner's own."""
 
     def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
         start = default() if self.start is None else v.r.new_full((), self.start)

@@ -25,7 +25,7 @@ class StackWarning(NamedTuple):
 
 
 def label(part: Learner | Adapter) -> str:
-    """How errors name a part."""
+    """The name under which errors speak of a part."""
     kind = type(part).__name__
     return f"{kind} (name {part.name!r})" if isinstance(part, Adapter) else kind
 
@@ -53,7 +53,7 @@ def check_kinds(learner: object, adapters: Sequence[object]) -> None:
 
 
 def idle(adapter: Adapter, facts: Facts, phase: Phase) -> list[str]:
-    """That an adapter does nothing at all."""
+    """Warn of an adapter that does nothing at all."""
     overridden = {name for name in vars(Adapter) if getattr(type(adapter), name) is not getattr(Adapter, name)}
     acts = overridden & {"answers", "stages", "advance", "meta", "diagnostics"}
     if acts or adapter.answers(facts, phase):

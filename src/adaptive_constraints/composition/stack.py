@@ -47,11 +47,11 @@ class Stack:
 
     @property
     def name(self) -> str:
-        """Such as ``TD3BC + aspc``."""
+        """Names of the learner and its adapters, such as ``TD3BC + aspc``."""
         return " + ".join([type(self.learner).__name__, *(adapter.name for adapter in self.adapters)])
 
     def without(self, *names: str) -> Stack:
-        """The same stack less the adapters of these names."""
+        """Make the same stack less the adapters of these names."""
         known = [adapter.name for adapter in self.adapters]
         for name in names:
             if name not in known:
@@ -104,7 +104,7 @@ class Stack:
         return Stack(registry.from_spec(spec["learner"], registry.learner), tuple(adapters))
 
     def explain(self, phase: Phase = "offline") -> str:
-        """What one tick does, stage by stage, and who answers at each seam, as text."""
+        """Describe one tick, stage by stage, and who answers at each seam, as text."""
         resolved = self.resolve(phase)
         return "\n".join(
             [
@@ -146,7 +146,7 @@ def _answering(
 
 
 def _facts(learner: Learner, phase: Phase) -> Facts:
-    """What the learner says of itself, and how often it steps its constrained group."""
+    """The learner's own facts, and how often it steps its constrained group."""
     facts = learner.facts()
     groups = {update.group: stage.every for stage in learner.stages(phase) for update in stage.updates}
     return replace(facts, constrained_every=groups.get(facts.constrained, 1))
@@ -205,6 +205,3 @@ def _stages(
     stages += in_slot("end")
     check_groups(stages)
     return tuple(stages)
-
-
-# -- explanations -------------------------------------------------------------------------------------------------

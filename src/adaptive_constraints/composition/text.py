@@ -28,7 +28,7 @@ class Setting(NamedTuple):
     name: str
     default: str
     values: str
-    """What it may be, such as "'plain' or 'robust'"."""
+    """The allowed values, such as "'plain' or 'robust'" or "a number > 0"."""
     help: str
 
 

@@ -112,7 +112,7 @@ def _kind(option: Any) -> Any:
 
 
 def fits(value: object, annotation: Any) -> bool:
-    """Whether a value is one that an annotation allows, as far as can be told."""
+    """Tell whether an annotation allows a value, bounds included; types that cannot be checked pass."""
     return any(_is(value, option) for option in alternatives(annotation))
 
 
