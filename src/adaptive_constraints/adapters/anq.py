@@ -95,7 +95,7 @@ class ANQ(Adapter):
 
     paper: ClassVar[str] = "arXiv 2511.02567"
     tested_on: ClassVar[frozenset[str]] = frozenset({"IQL"})
-    """In substance: the paper's own agent is like ``IQL.preset("anq")``."""
+    """IQL in substance: the paper's own agent is like ``IQL.preset("anq")``."""
     replaces: ClassVar[frozenset[str]] = frozenset({"bootstrap"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gym": {"penalty_weight": 0.1},
