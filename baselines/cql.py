@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,10 @@ from adaptive_constraints import (
     CONSTRAINT_SEAMS,
     IMITATION_SEAMS,
     TD_SEAMS,
+    Above,
+    AtLeast,
     Average,
+    Between,
     Facts,
     Gaussian,
     Learner,
@@ -67,45 +70,45 @@ SLOWER: dict[str, Any] = {"actor_learning_rate": 1e-4, "critic_learning_rate": 3
 class CQL(Learner):
     """CQL; the defaults are those of CORL's reference implementation on Gym."""
 
-    alpha: float = 10.0
+    alpha: Annotated[float, AtLeast(0)] = 10.0
     """Weight of the gap in the critics' loss; larger is more conservative. The trade-off. 0: no gap at all."""
     target_gap: float | None = None
     """A number: learn a Lagrange multiplier, a further factor of the weight, so that each critic's gap comes to this;
     None: the weight is alpha alone."""
-    gap_actions: int = 10
+    gap_actions: Annotated[int, AtLeast(1)] = 10
     """Actions per state that estimate the soft maximum, of each of three kinds: uniform, of the policy at this state,
     of the policy at the next state."""
-    gap_temperature: float = 1.0
+    gap_temperature: Annotated[float, Above(0)] = 1.0
     """Temperature of the soft maximum."""
     smallest_gap: float | None = None
     """Rows of a smaller gap count as this and give no gradient; None: no bound."""
     largest_gap: float | None = None
     """Rows of a larger gap count as this and give no gradient; None: no bound."""
-    backup_actions: int = 1
+    backup_actions: Annotated[int, AtLeast(1)] = 1
     """Actions of the policy per next state, over which the TD target takes the largest value (max-target backup)."""
     entropy: Literal["automatic", "off"] = "automatic"
     """automatic: the actor's entropy bonus has a temperature, learned so that the entropy is minus the number of action
     dimensions. off: no bonus."""
-    actor_imitation: float = 0.0
+    actor_imitation: Annotated[float, AtLeast(0)] = 0.0
     """Weight of the squared distance between the policy's and the data's action in the actor's loss (0.5 on AntMaze in
     the code of SSAR, arXiv 2505.19923); 0 in CQL."""
     critic: Literal["plain", "robust"] = "plain"
     """plain: ReLU layers. robust: LayerNorm before each ReLU, as in SSAR's code."""
-    critic_layers: int = 3
+    critic_layers: Annotated[int, AtLeast(1)] = 3
     """Hidden layers of the critics, the same number in both (in CORL's code the second always has three)."""
-    hidden: int = 256
+    hidden: Annotated[int, AtLeast(1)] = 256
     """Width of every hidden layer."""
-    actor_learning_rate: float = 3e-5
+    actor_learning_rate: Annotated[float, AtLeast(0)] = 3e-5
     """Adam's learning rate of the actor and of the temperature."""
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of the critics and of the multiplier."""
     learning_rate_decay: Literal["none", "cosine"] = "none"
     """cosine: all learning rates fall to 0 over the run, along half a cosine (ILQ on Adroit; that every network's does
     is inferred)."""
-    polyak: float = 0.005
+    polyak: Annotated[float, Between(0, 1, "(]")] = 0.005
     """Rate of the target critics."""
     normalize_observations: bool = True
-    action_margin: float = 1e-4  # inferred, from SSAR's code
+    action_margin: Annotated[float, Between(0, 1, "()")] = 1e-4  # inferred, from SSAR's code
 
     paper: ClassVar[str] = "arXiv 2006.04779"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -127,26 +130,15 @@ class CQL(Learner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.alpha >= 0, f"alpha must be >= 0, not {self.alpha}")
         self.require(
             self.alpha > 0 or self.target_gap is None,
             "with alpha=0 there is no gap to hold to target_gap: leave target_gap at None, or give alpha a value > 0",
         )
-        self.require(self.gap_actions >= 1, f"gap_actions must be at least 1, not {self.gap_actions}")
-        self.require(self.gap_temperature > 0, f"gap_temperature must be > 0, not {self.gap_temperature}")
         smallest, largest = self.smallest_gap, self.largest_gap
         self.require(
             smallest is None or largest is None or smallest < largest,
             f"smallest_gap must lie below largest_gap, not be {smallest} with {largest}",
         )
-        self.require(self.backup_actions >= 1, f"backup_actions must be at least 1, not {self.backup_actions}")
-        self.require(self.actor_imitation >= 0, f"actor_imitation must be >= 0, not {self.actor_imitation}")
-        self.require(self.critic_layers >= 1, f"critic_layers must be at least 1, not {self.critic_layers}")
-        self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
-        self.require(
-            self.action_margin > 0, "action_margin must be > 0: the policy's density is infinite at the bounds"
-        )
-        self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
 
     def facts(self) -> Facts:
         # Not asked: "constraint". Its answer reaches a network by the policy's action, but here the critics are
@@ -210,7 +202,7 @@ class CQL(Learner):
 
     @property
     def norm(self) -> Literal["none", "before"]:
-        """Where the critics' LayerNorm stands."""
+        """The place of the critics' LayerNorm."""
         return "before" if self.critic == "robust" else "none"
 
     def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:

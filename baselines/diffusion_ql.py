@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ from adaptive_constraints import (
     CONSTRAINT_SEAMS,
     IMITATION_SEAMS,
     TD_SEAMS,
+    Above,
+    AtLeast,
     Average,
+    Between,
     Facts,
     Learner,
     Params,
@@ -58,34 +61,34 @@ _PEN: dict[str, Any] = {"learning_rate": 3e-5, "reward_scale": "dataset_std", "r
 class DiffusionQL(Learner):
     """Diffusion-QL; the defaults are those of the paper and its code on locomotion."""
 
-    eta: float = 1.0
+    eta: Annotated[float, Above(0)] = 1.0
     """Weight of the normalised value against the imitation term; larger trusts Q more. The trade-off."""
     max_q_backup: bool = False
     """The target takes each critic's largest value over several actions of the policy instead of one action's."""
-    backup_actions: int = 10
-    """How many actions that is."""
+    backup_actions: Annotated[int, AtLeast(1)] = 10
+    """Number of those actions."""
     critic: Literal["plain", "robust"] = "plain"
     """plain: three hidden Mish layers. robust: each followed by a LayerNorm, small initial outputs; what ASPC's paper
     uses on TD3+BC, carried over to this learner."""
-    hidden: int = 256
+    hidden: Annotated[int, AtLeast(1)] = 256
     """Width of every hidden layer."""
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of the diffusion model. (The paper's code also has a cosine decay, of 0.1 % over a run.)"""
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of the critics; 3e-4 in the paper's code, whatever rate its table gives the policy."""
-    gradient_clip: float | None = 5.0
+    gradient_clip: Annotated[float, Above(0)] | None = 5.0
     """Largest norm of a network's gradient; the paper has one from 1 to 10 per data set. None: not clipped."""
-    diffusion_steps: int = 5
+    diffusion_steps: Annotated[int, AtLeast(1)] = 5
     """Steps of the chain that makes an action (T)."""
-    polyak: float = 0.005
+    polyak: Annotated[float, Between(0, 1, "(]")] = 0.005
     """Rate of the target critics."""
-    actor_rate: float = 0.005
+    actor_rate: Annotated[float, Between(0, 1, "(]")] = 0.005
     """Rate of the policy's moving average."""
-    actor_average_every: int = 5
+    actor_average_every: Annotated[int, AtLeast(1)] = 5
     """Ticks per step of that average."""
-    actor_average_start: int = 1000
+    actor_average_start: Annotated[int, AtLeast(0)] = 1000
     """The tick at which it starts to move; until then it is the initial policy."""
-    candidates: int = 50
+    candidates: Annotated[int, AtLeast(1)] = 50
     """Actions drawn per state when acting, of which one is taken by its value under the target critics."""
     selection: Literal["softmax", "argmax"] = "softmax"
     """How: drawn in proportion to exp(Q), Q on its own scale, as in the paper's code; or the best."""
@@ -118,19 +121,6 @@ class DiffusionQL(Learner):
         "adroit": _published(0.15, 7.0, **_PEN),  # pen-human
         "kitchen": _published(0.005, 10.0),  # kitchen-partial
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.eta > 0, f"eta must be > 0, not {self.eta}")
-        self.require(
-            self.gradient_clip is None or self.gradient_clip > 0,
-            f"gradient_clip must be > 0, or None, not {self.gradient_clip}",
-        )
-        for name in ("hidden", "diffusion_steps", "backup_actions", "candidates", "actor_average_every"):
-            self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        self.require(self.actor_average_start >= 0, f"actor_average_start must be >= 0, not {self.actor_average_start}")
-        for name in ("polyak", "actor_rate"):
-            self.require(0 < getattr(self, name) <= 1, f"{name} must lie in (0, 1], not {getattr(self, name)}")
 
     def facts(self) -> Facts:
         return Facts(
@@ -171,7 +161,7 @@ class DiffusionQL(Learner):
 
     @property
     def schedule(self) -> VariancePreserving:
-        """How much noise each step of the chain adds."""
+        """The noise that each step of the chain adds."""
         return VariancePreserving(self.diffusion_steps)
 
     def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ from adaptive_constraints import (
     CONSTRAINT_SEAMS,
     IMITATION_SEAMS,
     TD_SEAMS,
+    Above,
+    AtLeast,
     Average,
+    Between,
     Facts,
     Learner,
     Params,
@@ -35,29 +38,29 @@ from adaptive_constraints.networks import init_mlp, mlp, xavier
 
 _gelu = partial(gelu, approximate="tanh")
 _EPSILON = 1e-6
-"""What the critics' LayerNorm adds to variances, and the activation's approximation: as in JAX's libraries."""
+"""Number that the critics' LayerNorm adds to variances, and the activation's approximation: as in JAX's libraries."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FQL(Learner):
     """Flow Q-learning; the defaults are those of the paper and its code."""
 
-    alpha: float = 10.0
+    alpha: Annotated[float, Above(0)] = 10.0
     """Weight of the student's distance to the flow against the value; larger stays closer. The trade-off. On the scale
     of Q, hence very different between tasks, unless ``normalize_q``."""
     normalize_q: bool = False
     """Divide the student's value term by the mean size of Q, as the authors advise on new tasks and as ASPC needs."""
     aggregate_q: Literal["mean", "min"] = "mean"
-    """How the target makes one value of the two critics'. The student always climbs their mean."""
-    hidden: int = 512
+    """Combination of the two critics in the target. The student always climbs their mean."""
+    hidden: Annotated[int, AtLeast(1)] = 512
     """Width of every hidden layer."""
-    layers: int = 4
+    layers: Annotated[int, AtLeast(1)] = 4
     """Hidden layers of every network."""
-    flow_steps: int = 10
+    flow_steps: Annotated[int, AtLeast(1)] = 10
     """Euler steps of the flow."""
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of all networks."""
-    polyak: float = 0.005
+    polyak: Annotated[float, Between(0, 1, "(]")] = 0.005
     """Rate of the target critics."""
     action_margin: float = 1e-5
 
@@ -99,13 +102,6 @@ class FQL(Learner):
         "adroit": {"alpha": 3e4, "aggregate_q": "min"},
         "gym": {"alpha": 1.0, "normalize_q": True},
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.alpha > 0, f"alpha must be > 0, not {self.alpha}")
-        for name in ("hidden", "layers", "flow_steps"):
-            self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
 
     def facts(self) -> Facts:
         return Facts(
@@ -151,7 +147,7 @@ class FQL(Learner):
         return mlp(p, torch.cat([observation, x, t], -1), _gelu)
 
     def flow(self, p: Params, observation: Tensor, x: Tensor) -> Tensor:
-        """Where the flow takes x [..., N, A] in Euler steps from time 0 to 1, within the action bounds."""
+        """End of the flow that takes x [..., N, A] in Euler steps from time 0 to 1, within the action bounds."""
         for step in range(self.flow_steps):
             t = torch.full_like(x[..., :1], step / self.flow_steps)
             x = x + self.velocity(p, observation, x, t) / self.flow_steps

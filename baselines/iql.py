@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +22,10 @@ from adaptive_constraints import (
     CONSTRAINT_SEAMS,
     IMITATION_SEAMS,
     TD_SEAMS,
+    Above,
+    AtLeast,
     Average,
+    Between,
     Facts,
     Gaussian,
     Learner,
@@ -38,9 +41,9 @@ from adaptive_constraints import (
 from adaptive_constraints.networks import dropout_mask, expectile_loss, init_mlp, mlp, small_output
 
 SMALLEST_LOG_STD, LARGEST_LOG_STD = -20.0, 2.0
-"""Of the policy."""
+"""Bounds of the policy's log-std."""
 HIDDEN_LAYERS = 2
-"""Of the actor, the plain critics and V."""
+"""Hidden layers of the actor, the plain critics and V."""
 ANQ_ANTMAZE: dict[str, Any] = {
     "policy": "deterministic",
     "critics": 4,
@@ -56,41 +59,41 @@ class IQL(Learner):
     """IQL; the defaults are those of CORL's reference implementation on the Gym tasks."""
 
     extraction: Literal["awr", "ddpg+bc"] = "awr"
-    """How the policy follows from Q and V. awr: imitation with weights exp(beta * advantage), the paper's. ddpg+bc:
+    """Extraction of the policy from Q and V. awr: imitation with weights exp(beta * advantage), the paper's. ddpg+bc:
     climb the normalised Q at the policy's mean action, and imitate (arXiv 2406.09329); the way to let what was learned
     about Q off the data reach the policy."""
-    beta: float = 3.0
+    beta: Annotated[float, Above(0)] = 3.0
     """awr: inverse temperature of the weights; larger trusts the advantages more. Its trade-off."""
-    largest_weight: float = 100.0
+    largest_weight: Annotated[float, Above(0)] = 100.0
     """awr: bound of those weights."""
-    alpha: float = 2.5
+    alpha: Annotated[float, Above(0)] = 2.5
     """ddpg+bc: weight of the normalised value against the imitation term. Its trade-off. Inferred: TD3+BC's number, as
     the paper tunes it per task."""
-    expectile: float = 0.7
-    """Of V, in (0, 1); larger comes closer to the best action of the data."""
+    expectile: Annotated[float, Between(0, 1, "()")] = 0.7
+    """Expectile of V; larger comes closer to the best action of the data."""
     policy: Literal["gaussian", "deterministic"] = "gaussian"
     """gaussian: plain normals around a tanh mean, with one learned standard deviation per dimension for all states.
     deterministic: that mean alone, which imitates by its squared error."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Between(0, 1, "[)")] = 0.0
     """Chance of each hidden unit of the actor to be left out of its loss; acting and sampling use all units."""
     critic: Literal["plain", "robust"] = "plain"
     """plain: two hidden ReLU layers. robust: three, each followed by a LayerNorm, small initial outputs. Inferred:
     arXiv 2508.19900 (ASPC) has the latter for TD3+BC and reports instability without."""
-    critics: int = 2
-    """How many."""
+    critics: Annotated[int, AtLeast(1)] = 2
+    """Number of critics."""
     aggregate_q: Literal["min", "mean"] = "min"
-    """How they become one, in what V regresses on, in the advantage and in what the policy climbs."""
-    hidden: int = 256
+    """Combination of the critics, in what V regresses on, in the advantage and in what the policy climbs."""
+    hidden: Annotated[int, AtLeast(1)] = 256
     """Width of every hidden layer."""
-    value_learning_rate: float = 3e-4
+    value_learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of V."""
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of the critics."""
-    actor_learning_rate: float = 3e-4
+    actor_learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of the actor, at the start."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Of the actor's learning rate. cosine: half a cosine, down to 0 over the run."""
-    polyak: float = 0.005
+    """Course of the actor's learning rate. cosine: half a cosine, down to 0 over the run."""
+    polyak: Annotated[float, Between(0, 1, "(]")] = 0.005
     """Rate of the target critics."""
     normalize_observations: bool = True
 
@@ -109,17 +112,6 @@ class IQL(Learner):
         "anq-antmaze": ANQ_ANTMAZE,
         "anq-antmaze-large": ANQ_ANTMAZE | {"normalize_observations": False},
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.beta > 0, f"beta must be > 0, not {self.beta}")
-        self.require(self.alpha > 0, f"alpha must be > 0, not {self.alpha}")
-        self.require(0 < self.expectile < 1, f"expectile must lie in (0, 1), not {self.expectile}")
-        self.require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), not {self.dropout}")
-        self.require(self.largest_weight > 0, f"largest_weight must be > 0, not {self.largest_weight}")
-        self.require(self.critics >= 1, f"critics must be at least 1, not {self.critics}")
-        self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
-        self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
 
     def facts(self) -> Facts:
         awr = self.extraction == "awr"
@@ -184,7 +176,7 @@ class IQL(Learner):
         return torch.tanh(mlp(p, observation, masks=masks))
 
     def log_std(self, p: Params) -> Tensor:
-        """Of the Gaussian policy, the same at all states: [A]."""
+        """Standard deviation of the Gaussian policy, the same at all states; [A]."""
         return p["log_std"].clamp(SMALLEST_LOG_STD, LARGEST_LOG_STD)
 
     def log_density(self, p: Params, mean: Tensor, action: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ from adaptive_constraints import (
     CONSTRAINT_SEAMS,
     IMITATION_SEAMS,
     TD_SEAMS,
+    Above,
+    AtLeast,
     Average,
+    Between,
     Facts,
     Learner,
     Params,
@@ -50,25 +53,25 @@ class ReBRAC(Learner):
 
     batch_size: int = 1024
     """Rows per minibatch and seed."""
-    beta1: float = 0.1
+    beta1: Annotated[float, Above(0)] = 0.1
     """Weight of the actor's squared distance to the data's action against the normalised value; larger stays closer to
     the data. The trade-off. Inferred: 1 / (alpha * 4) of TD3+BC's alpha = 2.5, at four action dimensions."""
-    beta2: float = 0.01
+    beta2: Annotated[float, AtLeast(0)] = 0.01
     """Weight, in units of reward, of the next action's squared distance to the data's next action; 0: no penalty on
     the critic. Inferred: the middle of what the authors search."""
-    hidden: int = 256
+    hidden: Annotated[int, AtLeast(1)] = 256
     """Width of the three hidden layers of every network."""
-    actor_learning_rate: float = 1e-3
+    actor_learning_rate: Annotated[float, AtLeast(0)] = 1e-3
     """Adam's learning rate of the actor."""
-    critic_learning_rate: float = 1e-3
+    critic_learning_rate: Annotated[float, AtLeast(0)] = 1e-3
     """Adam's learning rate of the critics."""
-    polyak: float = 0.005
+    polyak: Annotated[float, Between(0, 1, "(]")] = 0.005
     """Rate of the target networks."""
-    policy_noise: float = 0.2
+    policy_noise: Annotated[float, AtLeast(0)] = 0.2
     """Standard deviation of the target policy's smoothing noise, in units of the action bound."""
-    noise_clip: float = 0.5
+    noise_clip: Annotated[float, AtLeast(0)] = 0.5
     """Largest smoothing noise, in units of the action bound."""
-    policy_every: int = 2
+    policy_every: Annotated[int, AtLeast(1)] = 2
     """Ticks per actor step and per step of the target networks."""
 
     paper: ClassVar[str] = "arXiv 2305.09836"
@@ -84,16 +87,6 @@ class ReBRAC(Learner):
         "maze2d": {"batch_size": 256, "actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4},
         "adroit": {"batch_size": 256, "actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4},
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.beta1 > 0, f"beta1 must be > 0, not {self.beta1}")
-        self.require(self.beta2 >= 0, f"beta2 must be >= 0, not {self.beta2}")
-        self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
-        self.require(self.policy_every >= 1, f"policy_every must be at least 1, not {self.policy_every}")
-        self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
-        self.require(self.policy_noise >= 0, f"policy_noise must be >= 0, not {self.policy_noise}")
-        self.require(self.noise_clip >= 0, f"noise_clip must be >= 0, not {self.noise_clip}")
 
     def facts(self) -> Facts:
         return Facts(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,10 @@ from adaptive_constraints import (
     CONSTRAINT_SEAMS,
     IMITATION_SEAMS,
     TD_SEAMS,
+    Above,
+    AtLeast,
     Average,
+    Between,
     Facts,
     Learner,
     Params,
@@ -38,30 +41,40 @@ SSAR_ANTMAZE: dict[str, Any] = {"critic": "layernorm", "reward_shift": -1.0}
 
 @dataclass(frozen=True, kw_only=True)
 class TD3BC(Learner):
-    """TD3+BC; the defaults are those of the paper and of CORL's reference implementation."""
+    """TD3+BC; the defaults are those of the paper and of CORL's reference implementation.
 
-    alpha: float = 2.5
+    >>> from adaptive_constraints import load_dataset, wrap
+    >>> from adaptive_constraints.baselines import TD3BC
+    >>> agent = wrap(TD3BC(hidden=8))
+    >>> history = agent.fit(load_dataset("bundled:hopper"), steps=2, traced=False, device="cpu", progress=False)
+    >>> agent.tick
+    2
+    >>> TD3BC.preset("antmaze").reward_shift
+    -1.0
+    """
+
+    alpha: Annotated[float, Above(0)] = 2.5
     """Weight of the normalised value against the imitation term; larger trusts Q more. The trade-off."""
     critic: Literal["plain", "layernorm", "robust"] = "plain"
     """plain: two hidden ReLU layers. layernorm: the same with a LayerNorm before each ReLU (SSAR's backbone,
     arXiv 2505.19923). robust: three, each followed by a LayerNorm, small initial outputs
     (arXiv 2508.19900, section 4); what ASPC recommends."""
-    hidden: int = 256
+    hidden: Annotated[int, AtLeast(1)] = 256
     """Width of every hidden layer."""
-    actor_learning_rate: float = 3e-4
+    actor_learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of the actor."""
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of the critics."""
-    polyak: float = 0.005
+    polyak: Annotated[float, Between(0, 1, "(]")] = 0.005
     """Rate of the target networks."""
-    policy_noise: float = 0.2
+    policy_noise: Annotated[float, AtLeast(0)] = 0.2
     """Standard deviation of the target policy's smoothing noise, in units of the action bound."""
-    noise_clip: float = 0.5
+    noise_clip: Annotated[float, AtLeast(0)] = 0.5
     """Largest smoothing noise, in units of the action bound."""
-    policy_every: int = 2
+    policy_every: Annotated[int, AtLeast(1)] = 2
     """Ticks per actor step and per step of the target networks."""
-    online_policy_every: int | None = None
-    """The same online; None: as offline. 20 to 100 in SSAR's code on AntMaze."""
+    online_policy_every: Annotated[int, AtLeast(1)] | None = None
+    """Ticks per actor step online; None: as offline. 20 to 100 in SSAR's code on AntMaze."""
     normalize_observations: bool = True
 
     paper: ClassVar[str] = "arXiv 2106.06860"
@@ -79,17 +92,6 @@ class TD3BC(Learner):
         "ssar-antmaze-large-play": SSAR_ANTMAZE | {"online_policy_every": 100},
         "ssar-antmaze-large-diverse": SSAR_ANTMAZE | {"online_policy_every": 100},
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.alpha > 0, f"alpha must be > 0, not {self.alpha}")
-        self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
-        for name in ("policy_every", "online_policy_every"):
-            ticks = getattr(self, name)
-            self.require(ticks is None or ticks >= 1, f"{name} must be at least 1, not {ticks}")
-        self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
-        self.require(self.policy_noise >= 0, f"policy_noise must be >= 0, not {self.policy_noise}")
-        self.require(self.noise_clip >= 0, f"noise_clip must be >= 0, not {self.noise_clip}")
 
     def facts(self) -> Facts:
         return Facts(

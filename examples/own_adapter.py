@@ -9,11 +9,12 @@ It needs one seam, ``sample_weight``, and one column, made before training start
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from adaptive_constraints import Adapter, Preparation, Prepared, View, load_dataset, wrap
+from adaptive_constraints import Adapter, AtLeast, Preparation, Prepared, View, load_dataset, wrap
 from adaptive_constraints.baselines import TD3BC
 
 
@@ -21,7 +22,7 @@ from adaptive_constraints.baselines import TD3BC
 class ReturnWeighted(Adapter):
     """Weight the imitation of each row by how well its episode went."""
 
-    temperature: float = 1.0
+    temperature: Annotated[float, AtLeast(0)] = 1.0
     """How much better episodes count more; 0 weights all rows alike."""
 
     def prepare(self, preparation: Preparation) -> Prepared:

@@ -19,7 +19,7 @@ _VARYING = ("ticks_per_second", "seconds", "wall_seconds", "peak_memory", "commi
 TINY = """
 about = "Two stacks that learn the same: a scale that is the learner's own changes nothing."
 learners = "TD3BC hidden=8 batch_size=16"
-adapters = ["none", "FixedScale"]
+adapters = ["none", "FixedTradeoff"]
 data = "npz:{data}"
 seeds = 2
 ticks = 60

@@ -222,7 +222,7 @@ def model(folder: Path, minibatches: int) -> Any:
     )  # fmt: skip
 
     def train(seeds, half):
-        fit = one.fit(
+        fit = one.model(
             "test.model",
             lambda random: {"model": init_mlp((3, 4, 1), random)},
             (Stage("model", (Update("model", lambda p, v: (mlp(p, v.s)[..., 0] - v.r).square().mean(), 1e-3),)),),

@@ -260,11 +260,11 @@ def test_a_learner_that_imitates_nothing_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"value_expectile": 1.0}, "value_expectile must lie in"),
-        ({"imitation_weight": 0.0}, "imitation_weight must be > 0"),
-        ({"divergence_weight": -1.0}, "divergence_weight must be > 0"),
-        ({"hidden": 0}, "hidden must be at least 1"),
-        ({"latent": 0}, "latent must be at least 1"),
+        ({"value_expectile": 1.0}, "value_expectile must be a number in"),
+        ({"imitation_weight": 0.0}, "imitation_weight must be a number > 0"),
+        ({"divergence_weight": -1.0}, "divergence_weight must be a number > 0"),
+        ({"hidden": 0}, "hidden must be a whole number >= 1"),
+        ({"latent": 0}, "latent must be a whole number >= 1"),
     ],
 )
 def test_refused_settings(settings, message):

@@ -18,7 +18,17 @@ import numpy as np
 import pytest
 import torch
 
-from adaptive_constraints import ASPC, Adapter, Dataset, FixedScale, LinearScale, adapters, baselines, load_agent, wrap
+from adaptive_constraints import (
+    ASPC,
+    Adapter,
+    Dataset,
+    FixedTradeoff,
+    LinearTradeoff,
+    adapters,
+    baselines,
+    load_agent,
+    wrap,
+)
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.composition import registry
 from adaptive_constraints.composition.stack import Stack
@@ -99,15 +109,15 @@ def test_wrapping_twice_is_wrapping_once():
             return 2.0
 
     learner = TD3BC(**SMALL)
-    once = wrap(learner, FixedScale(value=3.0), Double(name="double"))
-    twice = wrap(wrap(learner, FixedScale(value=3.0)), Double(name="double"))
+    once = wrap(learner, FixedTradeoff(value=3.0), Double(name="double"))
+    twice = wrap(wrap(learner, FixedTradeoff(value=3.0)), Double(name="double"))
     fit(once), fit(twice)
     assert once.adapters == twice.adapters
     assert_same(once, twice)
 
 
 def test_the_learners_own_scale_as_an_adapter_changes_nothing():
-    bare, fixed = wrap(TD3BC(**SMALL)), wrap(TD3BC(**SMALL), FixedScale())
+    bare, fixed = wrap(TD3BC(**SMALL)), wrap(TD3BC(**SMALL), FixedTradeoff())
     fit(bare), fit(fixed)
     assert_same(bare, fixed)
 
@@ -123,9 +133,9 @@ def test_aspc_at_rate_zero_is_the_learner_to_one_rounding():
             torch.testing.assert_close(state(still)[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_linear_scale_ends_where_it_should():
-    agent = wrap(TD3BC(**SMALL), LinearScale(start=1.0, end=5.0))
-    ticks, values = fit(agent, steps=40).series("linearscale/scale")
+def test_linear_tradeoff_ends_where_it_should():
+    agent = wrap(TD3BC(**SMALL), LinearTradeoff(start=1.0, end=5.0))
+    ticks, values = fit(agent, steps=40).series("lineartradeoff/tradeoff")
     np.testing.assert_allclose(values, (1 + 4 * ticks / 40)[:, None].repeat(2, axis=1), rtol=1e-6)
 
 
@@ -154,7 +164,7 @@ def test_explain_names_stages_seams_evidence_and_warnings():
         ((TD3BC(), ASPC), r"the class ASPC; write ASPC\(\)"),
         ((TD3BC(), "aspc"), "must be an adapter"),
         ((TD3BC(), ASPC(), ASPC()), "share one name"),
-        ((TD3BC(), ASPC(), FixedScale()), r"ASPC \(name 'aspc'\) and FixedScale .* both decide 'tradeoff'"),
+        ((TD3BC(), ASPC(), FixedTradeoff()), r"ASPC \(name 'aspc'\) and FixedTradeoff .* both decide 'tradeoff'"),
         ((TD3BC(), ASPC(name="No good")), "lower-case"),
     ],
 )
@@ -167,9 +177,9 @@ def test_stacks_that_cannot_be(parts, message):
     ("part", "settings", "message"),
     [
         (TD3BC, {"critic": "robus"}, "TD3BC: critic must be 'plain', 'layernorm' or 'robust', not 'robus'"),
-        (TD3BC, {"hidden": 2.5}, "hidden must be a whole number, not 2.5"),
-        (TD3BC, {"hidden": "256"}, "hidden must be a whole number, not '256'"),
-        (ASPC, {"rate": "fast"}, "ASPC: rate must be 'scaled', 'published' or a number, not 'fast'"),
+        (TD3BC, {"hidden": 2.5}, "hidden must be a whole number >= 1, not 2.5"),
+        (TD3BC, {"hidden": "256"}, "hidden must be a whole number >= 1, not '256'"),
+        (ASPC, {"rate": "fast"}, "ASPC: rate must be 'scaled', 'published' or a number >= 0, not 'fast'"),
     ],
 )
 def test_settings_are_checked_where_they_are_given(part, settings, message):
@@ -205,7 +215,7 @@ def test_a_phase_that_is_none_is_refused(stack):
 
 def test_settings_are_named():
     """A number alone might be meant for any of them."""
-    for part in (TD3BC, FixedScale):
+    for part in (TD3BC, FixedTradeoff):
         with pytest.raises(TypeError, match="positional"):
             part(0.5)
 
@@ -226,7 +236,7 @@ def test_an_adapter_that_does_nothing_is_noticed():
             return 2.0
 
     def warned(adapter):
-        return Stack(TD3BC(), (adapter,)).resolve().warnings
+        return tuple(map(str, Stack(TD3BC(), (adapter,)).resolve().warnings))
 
     idle, near = warned(Misspelled())
     assert "it answers no seam" in idle and "its method sample_wieght(): is sample_weight() meant?" in near

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptive_constraints import ANQ, ASPC, Adapter, Dataset, FixedScale, load_agent, wrap
+from adaptive_constraints import ANQ, ASPC, Adapter, Dataset, FixedTradeoff, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.baselines.iql import IQL
 from adaptive_constraints.composition.stack import Stack
@@ -380,7 +380,7 @@ def test_what_it_answers_and_warns_of(name):
         resolved = Stack(LEARNERS[name], (ANQ(imitate=imitate),)).resolve()
         assert {seam for seam, adapters in resolved.answering.items() if adapters} == ANSWERS[name] - less
     expected = WARNINGS[name]
-    assert not resolved.warnings if expected is None else expected in resolved.warnings[0]
+    assert not resolved.warnings if expected is None else expected in str(resolved.warnings[0])
 
 
 def test_a_policy_that_climbs_q_is_weighted_where_it_imitates():
@@ -388,7 +388,7 @@ def test_a_policy_that_climbs_q_is_weighted_where_it_imitates():
     resolved = Stack(IQL(extraction="ddpg+bc"), (ANQ(),)).resolve()
     assert "sample_weight" in {seam for seam, adapters in resolved.answering.items() if adapters}
     assert not resolved.answering["bootstrap"]
-    assert "nothing trains Q" in resolved.warnings[0]
+    assert "nothing trains Q" in str(resolved.warnings[0])
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def test_a_policy_that_climbs_q_is_weighted_where_it_imitates():
     ],
 )
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(StackError, match=f"anq: {next(iter(settings))} must"):
+    with pytest.raises(StackError, match=f"(?i)anq: {next(iter(settings))} must"):
         ANQ(**settings)
 
 
@@ -470,9 +470,9 @@ def test_beside_a_learned_trade_off(learner):
 
 
 def test_beside_the_learners_own_trade_off_nothing_changes():
-    one, two = (trained(TD3BC(**SMALL), ANQ(**WIDE), *more, **TWO) for more in ((), (FixedScale(),)))
+    one, two = (trained(TD3BC(**SMALL), ANQ(**WIDE), *more, **TWO) for more in ((), (FixedTradeoff(),)))
     assert not different(learned(one), learned(two))
-    three = trained(TD3BC(**SMALL), FixedScale(value=9.0), ANQ(**WIDE), **TWO)
+    three = trained(TD3BC(**SMALL), FixedTradeoff(value=9.0), ANQ(**WIDE), **TWO)
     assert "params/actor/weight0" in different(learned(one), learned(three))
 
 

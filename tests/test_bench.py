@@ -57,7 +57,7 @@ def test_one_row_per_stack_data_and_seed(undisturbed, suite):
         (stack, seed) for stack in (suite.cells[0].stack, suite.cells[1].stack) for seed in (0, 1)
     ]
     row = rows[3]
-    assert row["adapters"] == ["FixedScale"]
+    assert row["adapters"] == ["FixedTradeoff"]
     assert row["learner"] == "TD3BC(batch_size=16, hidden=8)"
     assert (row["ticks"], row["tick"], row["lost"], row["measure"]) == (60, 60, None, "return")
     assert [each["tick"] for each in row["evaluations"]] == [10, 20, 30, 40, 50, 60]
@@ -231,7 +231,7 @@ def test_a_terminal_shows_a_live_table(suite, undisturbed, monkeypatch):
         shown.ended(suite.cells[1])
     text = screen.getvalue()
     assert "2 of 2 cells done, 0 running, 0 left" in text
-    assert "TD3BC(batch_size=16, hidden=8) + FixedScale" in text
+    assert "TD3BC(batch_size=16, hidden=8) + FixedTradeoff" in text
     last = [row["last"] for row in undisturbed.rows[:2]]
     assert f"{np.mean(last):.1f} +- {np.std(last, ddof=1):.1f}" in text
 

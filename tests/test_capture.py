@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from adaptive_constraints import ASPC, SSAR, FixedScale, wrap
+from adaptive_constraints import ASPC, SSAR, FixedTradeoff, wrap
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL
 from adaptive_constraints.engine import batches as batches_module
 from adaptive_constraints.engine import engine as engine_module
@@ -34,7 +34,7 @@ STACKS: dict[str, Any] = {
     **{name: (learner,) for name, learner in LEARNERS.items()},
     **{f"{name} + four": (learner, *FOUR) for name, learner in LEARNERS.items()},
     "TD3BC + aspc": (LEARNERS["TD3BC"], ASPC(interval=2)),
-    "TD3BC + fixed_scale": (LEARNERS["TD3BC"], FixedScale(value=1.0)),
+    "TD3BC + fixed_tradeoff": (LEARNERS["TD3BC"], FixedTradeoff(value=1.0)),
 }
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

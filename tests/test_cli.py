@@ -83,9 +83,10 @@ def test_train_shows_a_table_of_seeds(run, capsys):
 def test_the_default_folder_names_data_stack_and_length(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ["--steps", "2", "--eval-env", "none", "--seed-list", "5", "--device", "cpu"]
-    assert main(["train", "--data", data, *TINY, "--adapters", "FixedScale", "value=3", *small, "--threads", "1"]) == 0
+    adapters = ["--adapters", "FixedTradeoff", "value=3"]
+    assert main(["train", "--data", data, *TINY, *adapters, *small, "--threads", "1"]) == 0
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.endswith("random-TD3BC,batch_size=16,hidden=8+FixedScale,value=3.0-2")
+    assert folder.name.endswith("random-TD3BC,batch_size=16,hidden=8+FixedTradeoff,value=3.0-2")
     assert load_agent(folder).seeds == (5,)
     assert "seeds 5;" in said(capsys)
 
@@ -139,15 +140,18 @@ WRONG: dict[str, Any] = {
         ["--learner", "TD3BC", "critic=fast"],
         "critic must be 'plain', 'layernorm' or 'robust', not 'fast'",
     ),
-    "wrong number": (["--learner", "TD3BC", "hidden=2.5"], "hidden must be a whole number, not '2.5'"),
+    "wrong number": (["--learner", "TD3BC", "hidden=2.5"], "hidden must be a whole number >= 1, not '2.5'"),
     "setting first": (["--learner", "hidden=8"], "'hidden=8' stands before any learner"),
     "spaces": (["--learner", "TD3BC", "=8"], "write setting=value without spaces"),
     "setting twice": (["--learner", "TD3BC", "hidden=8", "hidden=9"], "hidden is given twice"),
     "unknown adapter": ([*TINY, "--adapters", "ASPCC"], "unknown adapter 'ASPCC': did you mean ASPC?"),
-    "adapter's setting": ([*TINY, "--adapters", "ASPC", "initial=-1"], "initial must be > 0, not -1.0"),
-    "two that decide": ([*TINY, "--adapters", "ASPC", "FixedScale"], "both decide 'tradeoff'"),
+    "adapter's setting": (
+        [*TINY, "--adapters", "ASPC", "initial=-1"],
+        "initial must be a number > 0 or none, not -1.0",
+    ),
+    "two that decide": ([*TINY, "--adapters", "ASPC", "FixedTradeoff"], "both decide 'tradeoff'"),
     "one name twice": ([*TINY, "--adapters", "ASPC", "ASPC"], "share one name"),
-    "option twice": ([*TINY, "--adapters", "ASPC", "--adapters", "FixedScale"], "--adapters is given twice"),
+    "option twice": ([*TINY, "--adapters", "ASPC", "--adapters", "FixedTradeoff"], "--adapters is given twice"),
     "both kinds of seeds": ([*TINY, "--seeds", "2", "--seed-list", "1"], "not both"),
     "one seed twice": ([*TINY, "--seed-list", "1", "1"], "a list of different numbers"),
     "no threads": ([*TINY, "--threads", "0"], "--threads must be at least 1, not 0"),
@@ -345,7 +349,7 @@ def test_explain_takes_words_or_files(run, capsys):
 def test_list(capsys):
     assert main(["list"]) == 0
     shown = said(capsys)
-    for name in ("TD3BC", "arXiv 2106.06860", "ASPC", "arXiv 2508.19900", "LinearScale", "bundled:hopper"):
+    for name in ("TD3BC", "arXiv 2106.06860", "ASPC", "arXiv 2508.19900", "LinearTradeoff", "bundled:hopper"):
         assert name in shown
     assert main(["list", "td3bc", "aspc"]) == 0
     shown = said(capsys)
@@ -428,9 +432,9 @@ def test_without_tyro_the_extra_is_named(monkeypatch, capsys):
 def test_learners_and_adapters_of_ones_own(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_adapters.py").write_text(
         "from dataclasses import dataclass\n"
-        "from adaptive_constraints import FixedScale\n"
+        "from adaptive_constraints import FixedTradeoff\n"
         "@dataclass(frozen=True)\n"
-        "class HalfScale(FixedScale):\n"
+        "class HalfScale(FixedTradeoff):\n"
         "    '''Half of it.'''\n"
         "    share: float = 0.5\n"
         "    '''Of the whole.'''\n"
@@ -452,7 +456,7 @@ def test_every_default_can_be_typed():
     ours = [cls for cls in known if cls.__module__.startswith("adaptive_constraints.")]  # not those of other tests
     assert len(ours) >= 4
     for cls in ours:
-        hints = get_type_hints(cls)
+        hints = get_type_hints(cls, include_extras=True)
         for field in fields(cls):
             if field.default not in ("", MISSING):
                 assert parse(str(field.default), hints[field.name]) == field.default
@@ -489,5 +493,5 @@ def test_text_that_does_not_fit_is_told_what_does(text, annotation, allowed):
 
 
 def test_settings_belong_to_the_name_before_them():
-    first, second = map(vars, read_adapters(["aspc", "interval=5", "FixedScale", "name=other", "value=none"]))
+    first, second = map(vars, read_adapters(["aspc", "interval=5", "FixedTradeoff", "name=other", "value=none"]))
     assert (first["interval"], second["name"], second["value"]) == (5, "other", None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from adaptive_constraints import ASPC, Adapter, AdapterStage, FixedScale, LinearScale, Stage, Update, ablate, wrap
+from adaptive_constraints import ASPC, Adapter, AdapterStage, FixedTradeoff, LinearTradeoff, Stage, Update, ablate, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.testing import check_adapter, check_learner, made_data
@@ -21,7 +21,7 @@ def test_learners_keep_the_laws(learner):
 
 
 @pytest.mark.parametrize(
-    "adapter", [ASPC(interval=1), FixedScale(value=2.0), LinearScale()], ids=lambda each: each.name
+    "adapter", [ASPC(interval=1), FixedTradeoff(value=2.0), LinearTradeoff()], ids=lambda each: each.name
 )
 def test_adapters_keep_the_laws(adapter):
     check_adapter(adapter, SMALL)
@@ -251,7 +251,7 @@ def test_every_subset_by_name():
 
 
 def test_subsets_of_one_seed_see_the_same_minibatches():
-    data, twins = made_data(), ablate(wrap(SMALL, FixedScale()))
+    data, twins = made_data(), ablate(wrap(SMALL, FixedTradeoff()))
     for twin in twins.values():
         twin.fit(data, steps=4, traced=False, progress=False)
     one, two = (twin.act(data.observations) for twin in twins.values())

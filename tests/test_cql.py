@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from adaptive_constraints import ASPC, Adapter, FixedScale, Row, Spec
+from adaptive_constraints import ASPC, Adapter, ExtraRows, FixedTradeoff, Spec
 from adaptive_constraints.baselines import CQL
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.engine.engine import Engine
@@ -88,7 +88,7 @@ class Answer(Adapter):
         return default() + self.by
 
     def critic_rows(self, v):
-        return [Row(self.by, v.s, -v.a, v.r)]
+        return [ExtraRows(self.by, v.s, -v.a, v.r)]
 
     def behavior_action(self, v, default):
         return default() * (1 - self.by)
@@ -369,12 +369,12 @@ def test_a_weight_of_two_is_twice_the_alpha(target):
         weighted = trained(CQL(alpha=1.0, target_gap=target, **SMALL), Answer(seam=seam, by=1.0))
         assert not different(learned(weighted), twice)
     if target is None:
-        assert not different(learned(trained(CQL(alpha=1.0, **SMALL), FixedScale(value=2.0))), twice)
+        assert not different(learned(trained(CQL(alpha=1.0, **SMALL), FixedTradeoff(value=2.0))), twice)
 
 
 @pytest.mark.parametrize("learner", ["Lagrange", "no gap"])
 def test_a_trade_off_is_refused_where_there_is_none_to_set(learner):
-    for adapter in (ASPC(), FixedScale()):
+    for adapter in (ASPC(), FixedTradeoff()):
         with pytest.raises(StackError, match=r"CQL.*(itself|never asks|none to set)"):
             Stack(LEARNERS[learner], (adapter,))
 

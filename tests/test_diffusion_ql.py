@@ -342,14 +342,14 @@ def test_equal_rewards_have_no_standard_deviation():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"eta": 0.0}, "eta must be > 0, not 0.0"),
-        ({"gradient_clip": 0.0}, "gradient_clip must be > 0, or None, not 0.0"),
-        ({"candidates": 0}, "candidates must be at least 1, not 0"),
-        ({"diffusion_steps": 0}, "diffusion_steps must be at least 1"),
-        ({"backup_actions": 0}, "backup_actions must be at least 1"),
-        ({"actor_average_every": 0}, "actor_average_every must be at least 1"),
-        ({"actor_rate": 0.0}, r"actor_rate must lie in \(0, 1\], not 0.0"),
-        ({"polyak": 1.5}, r"polyak must lie in \(0, 1\]"),
+        ({"eta": 0.0}, "eta must be a number > 0, not 0.0"),
+        ({"gradient_clip": 0.0}, "gradient_clip must be a number > 0 or none, not 0.0"),
+        ({"candidates": 0}, "candidates must be a whole number >= 1, not 0"),
+        ({"diffusion_steps": 0}, "diffusion_steps must be a whole number >= 1"),
+        ({"backup_actions": 0}, "backup_actions must be a whole number >= 1"),
+        ({"actor_average_every": 0}, "actor_average_every must be a whole number >= 1"),
+        ({"actor_rate": 0.0}, r"actor_rate must be a number in \(0, 1\], not 0.0"),
+        ({"polyak": 1.5}, r"polyak must be a number in \(0, 1\]"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

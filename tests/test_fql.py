@@ -220,12 +220,12 @@ def test_presets_are_the_papers_table():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"alpha": 0.0}, "alpha must be > 0, not 0.0"),
-        ({"layers": 0}, "layers must be at least 1, not 0"),
-        ({"hidden": 0}, "hidden must be at least 1"),
-        ({"flow_steps": 0}, "flow_steps must be at least 1"),
-        ({"polyak": 0.0}, r"polyak must lie in \(0, 1\], not 0.0"),
-        ({"action_margin": 1.0}, r"action_margin must lie in \[0, 1\), not 1.0"),
+        ({"alpha": 0.0}, "alpha must be a number > 0, not 0.0"),
+        ({"layers": 0}, "layers must be a whole number >= 1, not 0"),
+        ({"hidden": 0}, "hidden must be a whole number >= 1"),
+        ({"flow_steps": 0}, "flow_steps must be a whole number >= 1"),
+        ({"polyak": 0.0}, r"polyak must be a number in \(0, 1\], not 0.0"),
+        ({"action_margin": 1.0}, r"action_margin must be a number in \[0, 1\), not 1.0"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -32,6 +32,7 @@ from adaptive_constraints.adapters.ilq import Imagined
 from adaptive_constraints.baselines import CQL, TD3BC
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.preparation import generator
+from adaptive_constraints.core.types import chosen
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_dynamics, init_noise_network
@@ -87,11 +88,12 @@ class Untrained(ILQ):
             models.append(
                 {f"dynamics.{name}": 1.3 * tensor for name, tensor in dynamics.items()}
                 | {f"behavior.{name}": tensor for name, tensor in behavior.items()}
-                | {"delta": torch.tensor(self.delta), f"rule.{self.rule}": torch.zeros(())}
+                | {"delta": torch.tensor(self.delta)}
                 | {"observation_mean": torch.zeros(spec.observation_dim)}
                 | {"observation_std": torch.ones(spec.observation_dim)}
             )
-        return Prepared(models={name: torch.stack([each[name] for each in models]) for name in models[0]})
+        stacked = {name: torch.stack([each[name] for each in models]) for name in models[0]}
+        return Prepared(models=stacked, choices={"termination": self.rule})
 
 
 SMALL: dict[str, Any] = {"model_hidden": 16, "model_members": 4, "model_elites": 3, "behavior_hidden": 16, "samples": 4}
@@ -366,7 +368,8 @@ def test_a_perfect_model_imagines_what_the_data_says(normalize):
             return Prepared(
                 models={f"dynamics.{n}": t[None] for n, t in p.items()}
                 | {"delta": torch.zeros(1)}
-                | self._terminals("far", preparation)
+                | self.termination_models("far", preparation),
+                choices={"termination": "far"},
             )
 
     learner = TD3BC(hidden=8, batch_size=64, policy_noise=0.0, normalize_observations=normalize)
@@ -504,7 +507,7 @@ def test_small_data_of_one_dimension_and_one_episode():
     data = random_data(10, observation=1, action=1)
     data = replace(data, terminals=np.zeros(10, bool), timeouts=np.arange(10) == 9)
     engine = trained(LEARNERS["TD3BC"], ILQ(**TINY), data=data, ticks=2)
-    assert not engine.metrics.failures() and "rule.none" in engine.frozen["ilq"]
+    assert not engine.metrics.failures() and chosen(engine.frozen["ilq"], "termination") == "none"
 
 
 # -- where episodes end -----------------------------------------------------------------------------------------------
@@ -583,7 +586,7 @@ def test_a_learned_end_is_a_calibrated_probability():
     )
     ilq = ILQ(limit=False, **(TINY | {"termination_steps": 150}))
     models = {name: tensor[0] for name, tensor in ilq.prepare(preparation(data)).models.items()}
-    found = ilq.terminal(models, torch.tensor(data.next_observations))
+    found = ilq.terminal("learned", models, torch.tensor(data.next_observations))
     assert found[after[:, 0] > 6].mean() == pytest.approx(0.8, abs=0.12)
     assert found[after[:, 0] < 3].mean() < 0.05
 
@@ -593,7 +596,7 @@ def test_a_learned_end_is_a_calibrated_probability():
 
 def test_warnings_and_presets():
     def warned(learner, *adapters):
-        return " ".join(Stack(learner, adapters).resolve().warnings)
+        return " ".join(map(str, Stack(learner, adapters).resolve().warnings))
 
     assert "nobody reads Q off the data" in warned(TinyIQL(), ILQ())
     assert "nobody reads Q" not in warned(TinyIQL(), ILQ(), Queries()) + warned(TD3BC(), ILQ())
@@ -612,11 +615,11 @@ def test_warnings_and_presets():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"eta": 1.1}, "eta must lie in"),
-        ({"warm_up": -0.1}, "warm_up must lie in"),
-        ({"penalty": -1.0}, "penalty must be >= 0"),
-        ({"rows": 0}, "rows must be at least 1"),
-        ({"samples": 0}, "samples must be at least 1"),
+        ({"eta": 1.1}, "eta must be a number in"),
+        ({"warm_up": -0.1}, "warm_up must be a number in"),
+        ({"penalty": -1.0}, "penalty must be a number >= 0"),
+        ({"rows": 0}, "rows must be a whole number >= 1"),
+        ({"samples": 0}, "samples must be a whole number >= 1"),
         ({"model_elites": 8}, "of 7 model_members, 8 cannot be"),
     ],
 )

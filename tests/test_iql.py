@@ -219,12 +219,12 @@ def test_presets_are_the_published_settings():
 
 
 REFUSED: dict[str, Any] = {
-    "beta": ({"beta": 0.0}, "beta must be > 0, not 0.0"),
-    "alpha": ({"alpha": -1.0}, "alpha must be > 0, not -1.0"),
-    "expectile": ({"expectile": 1.0}, "expectile must lie in (0, 1), not 1.0"),
-    "dropout": ({"dropout": 1.0}, "dropout must lie in [0, 1), not 1.0"),
-    "hidden": ({"hidden": 0}, "hidden must be at least 1, not 0"),
-    "polyak": ({"polyak": 0.0}, "polyak must lie in (0, 1], not 0.0"),
+    "beta": ({"beta": 0.0}, "beta must be a number > 0, not 0.0"),
+    "alpha": ({"alpha": -1.0}, "alpha must be a number > 0, not -1.0"),
+    "expectile": ({"expectile": 1.0}, "expectile must be a number in (0, 1), not 1.0"),
+    "dropout": ({"dropout": 1.0}, "dropout must be a number in [0, 1), not 1.0"),
+    "hidden": ({"hidden": 0}, "hidden must be a whole number >= 1, not 0"),
+    "polyak": ({"polyak": 0.0}, "polyak must be a number in (0, 1], not 0.0"),
     "policy": ({"policy": "mixture"}, "policy"),
     "extraction": ({"extraction": "rejection"}, "extraction"),
     "schedule": ({"schedule": "linear"}, "schedule"),

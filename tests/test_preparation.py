@@ -40,7 +40,7 @@ def reward_model(one: Preparation, seeds):
         return (mlp(p, noisy).squeeze(-1) - v.r).square().mean()
 
     width = one.spec.observation_dim
-    return one.fit(
+    return one.model(
         "test.reward",
         lambda generator: {"model": init_mlp((width, 16, 1), generator)},
         (Stage("model", (Update("model", loss, 1e-3),)),),

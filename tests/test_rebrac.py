@@ -149,11 +149,11 @@ def test_presets_are_the_published_settings():
 
 
 REFUSED: dict[str, Any] = {
-    "beta1": ({"beta1": 0.0}, "beta1 must be > 0, not 0.0"),
-    "beta2": ({"beta2": -0.1}, "beta2 must be >= 0, not -0.1"),
-    "hidden": ({"hidden": 0}, "hidden must be at least 1, not 0"),
-    "policy_every": ({"policy_every": 0}, "policy_every must be at least 1, not 0"),
-    "polyak": ({"polyak": 1.5}, "polyak must lie in (0, 1], not 1.5"),
+    "beta1": ({"beta1": 0.0}, "beta1 must be a number > 0, not 0.0"),
+    "beta2": ({"beta2": -0.1}, "beta2 must be a number >= 0, not -0.1"),
+    "hidden": ({"hidden": 0}, "hidden must be a whole number >= 1, not 0"),
+    "policy_every": ({"policy_every": 0}, "policy_every must be a whole number >= 1, not 0"),
+    "polyak": ({"polyak": 1.5}, "polyak must be a number in (0, 1], not 1.5"),
 }
 
 

@@ -14,10 +14,10 @@ from adaptive_constraints import (
     Adapter,
     AdapterStage,
     Average,
-    FixedScale,
+    ExtraRows,
+    FixedTradeoff,
     MetaLoss,
     Prepared,
-    Row,
     Stage,
     Update,
 )
@@ -52,7 +52,7 @@ def groups(names: list[str]) -> set[str]:
 # -- every learner trains ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("adapter", [ASPC(interval=1), FixedScale(value=2.0)], ids=lambda adapter: adapter.name)
+@pytest.mark.parametrize("adapter", [ASPC(interval=1), FixedTradeoff(value=2.0)], ids=lambda adapter: adapter.name)
 @each_learner
 def test_three_ticks_are_finite(learner, adapter):
     engine, start = build(learner, adapter, seeds=(0, 1)), build(learner, adapter, seeds=(0, 1))
@@ -175,10 +175,10 @@ def test_an_adapter_that_answers_nothing_is_not_noticed(learner):
 
 @each_learner
 def test_an_adapter_removed_is_an_adapter_absent(learner):
-    less = Stack(learner, (Probe(seam="bootstrap", by=0.5), Bystander(), FixedScale(value=2.0)))
+    less = Stack(learner, (Probe(seam="bootstrap", by=0.5), Bystander(), FixedTradeoff(value=2.0)))
     less = less.without("probe", "bystander")
-    assert less == Stack(learner, (FixedScale(value=2.0),))
-    one, two = trained(less.learner, *less.adapters), trained(learner, FixedScale(value=2.0))
+    assert less == Stack(learner, (FixedTradeoff(value=2.0),))
+    one, two = trained(less.learner, *less.adapters), trained(learner, FixedTradeoff(value=2.0))
     assert not different(learned(one), learned(two))
 
 
@@ -187,7 +187,7 @@ def test_an_adapter_removed_is_an_adapter_absent(learner):
 
 @each_learner
 def test_the_order_of_products_does_not_matter(learner):
-    products = [seam for seam in learner.facts().seams if SEAMS[seam].fold == "product"]
+    products = [seam for seam in learner.facts().seams if SEAMS[seam].combine == "product"]
     one = [Probe(name=f"one_{seam}", seam=seam, by=0.3) for seam in products]
     two = [Probe(name=f"two_{seam}", seam=seam, by=0.7) for seam in products]
     assert not different(learned(trained(learner, *one, *two)), learned(trained(learner, *reversed(two), *one)))
@@ -285,7 +285,7 @@ class Nosy(Adapter):
         return self.entering(v)
 
     def critic_rows(self, v):
-        return [Row(self.entering(v), v.s, self.entering(v) * v.a, self.entering(v) * v.r)]
+        return [ExtraRows(self.entering(v), v.s, self.entering(v) * v.a, self.entering(v) * v.r)]
 
     def value_action(self, v, default):
         return self.entering(v) * default()
@@ -376,7 +376,7 @@ def test_an_adapters_network_is_trained_by_its_own_loss_alone(learner):
     assert not changed & {f"owner.{slot}" for slot in SLOTS}
 
 
-# -- the gauge --------------------------------------------------------------------------------------------------------
+# -- mean-normalised weights ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -402,13 +402,13 @@ def test_a_constant_weight_counts_only_where_the_trade_off_is_fixed(learner, per
 
 
 @each_learner
-def test_the_scale_of_the_constraint_stands_outside_the_gauge(learner):
+def test_the_scale_of_the_constraint_stands_outside_mean_normalisation(learner):
     options, scaled = {"dtype": torch.float64}, Probe(seam="constraint_scale", by=0.5)
     one, two = trained(learner, ASPC(interval=1), **options), trained(learner, ASPC(interval=1), scaled, **options)
     assert largest_difference(learned(one), learned(two)) > 1e-6
 
 
-def test_the_gauge_leaves_rows_of_weight_0_out():
+def test_mean_normalisation_leaves_rows_of_weight_0_out():
     """Weights of 0 and 5 are weights of 0 and 1; where all are 0, there is no constraint."""
     weight = Probe(seam="constraint_weight", by=4.0)
 
@@ -420,8 +420,8 @@ def test_the_gauge_leaves_rows_of_weight_0_out():
             return (v.r > 0).to(v.r.dtype) if self.rows == "some" else torch.zeros_like(v.r)
 
     learner, aspc = LEARNERS["TD3BC"], ASPC(interval=1)
-    gauged = seen(learner, aspc, weight, Mask(), what=lambda v: v.constraint_weight() - (v.r > 0).to(v.r.dtype))
-    assert gauged.abs().max() < 1e-6
+    normalised = seen(learner, aspc, weight, Mask(), what=lambda v: v.constraint_weight() - (v.r > 0).to(v.r.dtype))
+    assert normalised.abs().max() < 1e-6
     assert (seen(learner, aspc, weight, Mask(rows="none"), what=lambda v: v.constraint_weight()) == 0).all()
     assert (seen(learner, aspc, Weighted(by=0.0, per_row=False), what=lambda v: v.weighted(v.r)) == 0).all()
 
@@ -573,8 +573,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], list[str]]] = {
     ),
     "no seam": ((TinyCQL(), Probe(seam="nonsense")), ["Probe (name 'probe')", "'nonsense'", "the seams are"]),
     "two trade-offs": (
-        (TD3BC(), ASPC(), FixedScale()),
-        ["ASPC (name 'aspc')", "FixedScale (name 'fixedscale')", "'tradeoff'", "remove one"],
+        (TD3BC(), ASPC(), FixedTradeoff()),
+        ["ASPC (name 'aspc')", "FixedTradeoff (name 'fixedtradeoff')", "'tradeoff'", "remove one"],
     ),
     "two constraints": (
         (TD3BC(), Probe(name="one", seam="constraint"), Probe(name="two", seam="constraint")),

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import mse_loss
 
-from adaptive_constraints import SPOT, Adapter, Dataset, FixedScale, Preparation, Spec, load_agent, wrap
+from adaptive_constraints import SPOT, Adapter, Dataset, FixedTradeoff, Preparation, Spec, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.core.preparation import generator
 from adaptive_constraints.data import Preprocessor
@@ -219,7 +219,7 @@ def test_the_strength_is_the_published_one_at_the_learners_own_trade_off():
 def test_a_larger_trade_off_from_elsewhere_loosens_it():
     """Four times the learner's own is a quarter of the weight: Adam's step sees no scale, but for its epsilon."""
     spot, options = SPOT(weight=0.8, **TINY), {"dtype": torch.float64, "ticks": 6}
-    found = trained(TD3BC(**SMALL), spot, FixedScale(value=10.0), **options)
+    found = trained(TD3BC(**SMALL), spot, FixedTradeoff(value=10.0), **options)
     expected = trained(TD3BC(**SMALL), replace(spot, weight=0.2), **options)
     tight = trained(TD3BC(**SMALL), spot, **options)
     assert largest_difference(learned(found), learned(expected)) < 1e-6
@@ -272,7 +272,7 @@ def test_rows_weights_do_not_reach_the_density():
     alone, weighted = (build(TD3BC(**SMALL), SPOT(**TINY), *others) for others in ((), (Halved(),)))
     alone.run(4), weighted.run(4)
     assert not different(learned(alone), learned(weighted))
-    assert "is not heard by the constraint" in " ".join(resolved_of(weighted).warnings)
+    assert "is not heard by the constraint" in " ".join(map(str, resolved_of(weighted).warnings))
 
 
 def test_explain_shows_it_at_its_seam():
@@ -296,13 +296,13 @@ def test_values_that_are_not_normalised_are_warned_of():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weight": 0.0}, "weight must be > 0"),
-        ({"beta": -1.0}, "beta must be > 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"samples": 0}, "samples must be at least 1"),
-        ({"latent": 0}, "latent must be at least 1"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"online_end": 1.5}, "online_end must lie in"),
+        ({"weight": 0.0}, "weight must be a number > 0"),
+        ({"beta": -1.0}, "beta must be a number > 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number > 0"),
+        ({"samples": 0}, "samples must be a whole number >= 1"),
+        ({"latent": 0}, "latent must be a whole number >= 1"),
+        ({"steps": 0}, "steps must be a whole number >= 1"),
+        ({"online_end": 1.5}, "online_end must be a number in"),
     ],
 )
 def test_refused_settings(settings, message):

@@ -83,7 +83,7 @@ def test_every_adapter_keeps_the_laws_or_says_why_not(learner, adapter):
     ],
 )
 def test_a_setting_of_a_replaced_bootstrap_is_said_to_have_no_effect(with_it, without_it, said):
-    anq, warned = FOUR[0], lambda *parts: " ".join(Stack(parts[0], parts[1:]).resolve().warnings)
+    anq, warned = FOUR[0], lambda *parts: " ".join(map(str, Stack(parts[0], parts[1:]).resolve().warnings))
     assert f"anq: it replaces the bootstrap, so that {said} of the learner has no effect" in warned(with_it, anq)
     assert "has no effect" not in warned(without_it, anq) + warned(with_it)
 

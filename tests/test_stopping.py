@@ -242,8 +242,7 @@ def test_train_saves_and_says_how_to_go_on(tmp_path, number, code):
 def test_workers_of_a_bench_save_first(tmp_path):
     suite, out = tiny_suite(tmp_path), tmp_path / "out"
     words = ("bench", str(tmp_path / "tiny.toml"), "--ticks", "2000", "--where", "adapter=none", "--out", str(out))
-    words += ("--imports", "fatal_env")
-    run = process(*words, "--device", "cpu", "--quiet")
+    run = process(*words, "--device", "cpu", "--quiet", "--imports", "fatal_env")
     cell = out / "cells" / suite.cells[0].id
     until(lambda: (cell / "metrics.jsonl").is_file() and (cell / "metrics.jsonl").stat().st_size)
     run.send_signal(signal.SIGTERM)

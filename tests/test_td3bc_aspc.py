@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from adaptive_constraints import ASPC, Facts, FixedScale, LinearScale, Terms
+from adaptive_constraints import ASPC, Facts, FixedTradeoff, LinearTradeoff, Terms
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC
 from adaptive_constraints.engine.engine import Engine
 
@@ -242,24 +242,24 @@ def test_learning_rates_of_the_scale():
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 
 
-@pytest.mark.parametrize("adapter", [FixedScale(value=7.0), LinearScale(start=7.0, end=7.0)])
-def test_a_fixed_scale_is_the_learners_own_of_that_value(adapter):
+@pytest.mark.parametrize("adapter", [FixedTradeoff(value=7.0), LinearTradeoff(start=7.0, end=7.0)])
+def test_a_fixed_tradeoff_is_the_learners_own_of_that_value(adapter):
     assert not different(learned(trained(TD3BC(**SMALL), adapter)), learned(trained(TD3BC(alpha=7.0, **SMALL))))
 
 
-def test_a_linear_scale_is_a_line_to_its_end():
-    engine = build(TD3BC(**SMALL), LinearScale(start=1.0, end=4.0), horizon=6, dtype=torch.float64)
-    own = build(TD3BC(alpha=2.0, **SMALL), LinearScale(end=8.0), horizon=6, dtype=torch.float64)
+def test_a_linear_tradeoff_is_a_line_to_its_end():
+    engine = build(TD3BC(**SMALL), LinearTradeoff(start=1.0, end=4.0), horizon=6, dtype=torch.float64)
+    own = build(TD3BC(alpha=2.0, **SMALL), LinearTradeoff(end=8.0), horizon=6, dtype=torch.float64)
     for tick in range(1, 7):
         engine.run(1), own.run(1)
-        assert float(engine.diagnose()["linearscale/scale"]) == pytest.approx(1 + 3 * tick / 6)
-        assert float(own.diagnose()["linearscale/scale"]) == pytest.approx(2 + 6 * tick / 6)
+        assert float(engine.diagnose()["lineartradeoff/tradeoff"]) == pytest.approx(1 + 3 * tick / 6)
+        assert float(own.diagnose()["lineartradeoff/tradeoff"]) == pytest.approx(2 + 6 * tick / 6)
 
 
-def test_a_linear_scale_is_what_the_actor_is_stepped_with():
+def test_a_linear_tradeoff_is_what_the_actor_is_stepped_with():
     """Its first actor step, at tick 2 of 8, is that of the learner at a quarter of the way."""
     found, expected = (
-        trained(TD3BC(**SMALL), LinearScale(start=1.0, end=5.0), ticks=2, horizon=8),
+        trained(TD3BC(**SMALL), LinearTradeoff(start=1.0, end=5.0), ticks=2, horizon=8),
         TD3BC(alpha=2.0, **SMALL),
     )
     assert not different(learned(found), learned(trained(expected, ticks=2)))

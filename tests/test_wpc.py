@@ -113,7 +113,7 @@ def test_about_half_the_rows_count_while_values_grow():
 
 
 def test_a_width_out_of_range_is_refused():
-    with pytest.raises(StackError, match="wpc: hidden must be at least 1, not 0"):
+    with pytest.raises(StackError, match="WPC: hidden must be a whole number >= 1, not 0"):
         WPC(hidden=0)
 
 
@@ -123,7 +123,7 @@ def test_where_nothing_weighs_rows_it_is_refused():
 
 
 def test_where_rows_are_weighted_already_it_warns():
-    assert "already weights by exp" in Stack(TinyIQL(), (WPC(),)).resolve().warnings[0]
+    assert "already weights by exp" in Stack(TinyIQL(), (WPC(),)).resolve().warnings[0].text
     assert not Stack(TD3BC(), (WPC(),)).resolve().warnings
 
 

@@ -9,7 +9,7 @@ agent.fit(load_dataset("bundled:hopper"), steps=20_000, seeds=4, eval_env="auto"
 
 from adaptive_constraints._version import __version__
 from adaptive_constraints.ablation import ablate
-from adaptive_constraints.adapters import A2PR, ANQ, ASPC, ILQ, SPOT, SSAR, WPC, FixedScale, LinearScale
+from adaptive_constraints.adapters import A2PR, ANQ, ASPC, ILQ, SPOT, SSAR, WPC, FixedTradeoff, LinearTradeoff
 from adaptive_constraints.adapters.termination import register_termination
 from adaptive_constraints.agent import Agent, load_agent, wrap
 from adaptive_constraints.core.adapter import Adapter
@@ -21,6 +21,7 @@ from adaptive_constraints.core.types import (
     TD_SEAMS,
     AdapterStage,
     Average,
+    ExtraRows,
     Facts,
     Gaussian,
     MetaLoss,
@@ -29,7 +30,6 @@ from adaptive_constraints.core.types import (
     Phase,
     Point,
     Prepared,
-    Row,
     Schedule,
     Spec,
     Stage,
@@ -39,6 +39,7 @@ from adaptive_constraints.core.types import (
 from adaptive_constraints.core.view import View
 from adaptive_constraints.data import Dataset, doctor, load_dataset
 from adaptive_constraints.errors import AdaptiveConstraintsError
+from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 __all__ = [
     "A2PR",
@@ -51,17 +52,21 @@ __all__ = [
     "SSAR",
     "TD_SEAMS",
     "WPC",
+    "Above",
     "Adapter",
     "AdapterStage",
     "AdaptiveConstraintsError",
     "Agent",
+    "AtLeast",
     "Average",
+    "Between",
     "Dataset",
+    "ExtraRows",
     "Facts",
-    "FixedScale",
+    "FixedTradeoff",
     "Gaussian",
     "Learner",
-    "LinearScale",
+    "LinearTradeoff",
     "MetaLoss",
     "MetaStep",
     "Params",
@@ -69,7 +74,6 @@ __all__ = [
     "Point",
     "Preparation",
     "Prepared",
-    "Row",
     "Schedule",
     "Spec",
     "Stage",

@@ -36,6 +36,7 @@ from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.preparation import generator
 from adaptive_constraints.core.types import (
     SEAMS,
+    ExtraRows,
     Facts,
     Gaussian,
     MetaLoss,
@@ -43,7 +44,6 @@ from adaptive_constraints.core.types import (
     Params,
     Phase,
     Point,
-    Row,
     Spec,
     Terms,
 )
@@ -495,8 +495,8 @@ class Probe(Adapter):
     def td_weight(self, v: View) -> float:
         return 1 + self.by
 
-    def critic_rows(self, v: View) -> Sequence[Row]:
-        return [Row(self.by, v.s, -v.a, v.r)]
+    def critic_rows(self, v: View) -> Sequence[ExtraRows]:
+        return [ExtraRows(self.by, v.s, -v.a, v.r)]
 
     def value_action(self, v: View, default: Callable[[], Tensor]) -> Tensor:
         return default() + self.by

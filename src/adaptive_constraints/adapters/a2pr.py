@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.types import AdapterStage, Facts, Params, Phase, Point, Spec, Stage, Update
 from adaptive_constraints.core.view import View
 from adaptive_constraints.networks.vae import decode_action, encode_action, init_action_vae, reconstruct
+from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 LARGEST_LATENT = 0.5
 """Latents drawn a priori are clipped to +-this, as in BCQ: near the mode, where the decoder was trained most."""
@@ -39,25 +40,26 @@ class A2PR(Adapter):
     """Imitate an autoencoder's action where it has the greater advantage, and nothing where none is positive."""
 
     proposal: Literal["policy", "prior"] = "policy"
-    """What is decoded. policy: the policy's own action, encoded (the released code). prior: a latent drawn a priori."""
+    """The latent that is decoded. policy: the policy's own action, encoded (the released code). prior: a latent drawn a
+    priori."""
     threshold: float = 0.0
     """Advantage above which an action is worth imitating (epsilon_A), by autoencoder and policy alike; the released
     code has 0 for both."""
-    value_expectile: float = 0.5
+    value_expectile: Annotated[float, Between(0, 1, "()")] = 0.5
     """Expectile of the state value that advantages are relative to; 0.5 is the mean, as in the released code. Unused
     where the learner has a value of its own."""
-    imitation_weight: float = 1.0
+    imitation_weight: Annotated[float, Above(0)] = 1.0
     """Factor on the imitation of the rows that are imitated (published as ``mask``); in TD3+BC a smaller one acts as a
     larger alpha. The presets belong to alpha = 2.5, those of halfcheetah to alpha = 40."""
-    reconstruction_weight: float = 1.0
+    reconstruction_weight: Annotated[float, Above(0)] = 1.0
     """Factor on the squared error of the autoencoder's filtered rows (published as ``vae_weight``)."""
-    divergence_weight: float = 0.5
+    divergence_weight: Annotated[float, Above(0)] = 0.5
     """Factor on the autoencoder's divergence, which all rows pay."""
-    latent: int | None = None
+    latent: Annotated[int, AtLeast(1)] | None = None
     """Dimensions of the latent; None: twice those of the action."""
-    hidden: int = 750
+    hidden: Annotated[int, AtLeast(1)] = 750
     """Width of the two hidden layers of encoder and decoder."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Above(0)] = 1e-3
     """Adam's learning rate of the autoencoder."""
 
     paper: ClassVar[str] = "arXiv 2405.19909"
@@ -76,15 +78,6 @@ class A2PR(Adapter):
         "walker2d-medium-replay": _published(1.2, 1.5),
         "walker2d-medium-expert": _published(0.8, 1.0),
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(0 < self.value_expectile < 1, f"value_expectile must lie in (0, 1), not {self.value_expectile}")
-        for setting in ("imitation_weight", "reconstruction_weight", "divergence_weight", "learning_rate"):
-            self.require(getattr(self, setting) > 0, f"{setting} must be > 0, not {getattr(self, setting)}")
-        for setting in ("latent", "hidden"):
-            value = getattr(self, setting)
-            self.require(value is None or value >= 1, f"{setting} must be at least 1, not {value}")
 
     def check(self, facts: Facts) -> Sequence[str]:
         self.require(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.types import AdapterStage, Average, Facts, Params, Phase, Spec, Stage, Update
 from adaptive_constraints.core.view import View
 from adaptive_constraints.networks import init_mlp, mlp, torch_default, uniform
+from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 Aggregate = Literal["learner", "min", "mean"]
 
@@ -33,12 +34,18 @@ class ANQ(Adapter):
 
     The penalty's form, the bounds of both weights, the reach and the values of penalty_weight are those of a published
     port, which says that it follows the released code; that code was not available.
+
+    >>> from adaptive_constraints import ANQ, wrap
+    >>> from adaptive_constraints.baselines import IQL
+    >>> agent = wrap(IQL.preset("anq"), ANQ.preset("gym"))
+    >>> [line for line in agent.explain().splitlines() if "anq.mu" in line]
+    ['  2. anq.mu      every 2 ticks   step anq.mu; average anq.mu at 0.005']
     """
 
-    reach: float = 2.0
+    reach: Annotated[float, AtLeast(0)] = 2.0
     """Largest displacement per dimension, in units of the action bound (c); at 2 any action can become any other, at 0
     none moves."""
-    penalty_weight: float = 5.0
+    penalty_weight: Annotated[float, AtLeast(0)] = 5.0
     """Price of displacement (lambda) against the normalised Q; larger keeps closer to the data. The paper's search set
     is {0.1, 5}. Inferred: 0.1 where the data leaves room to improve (preset gym), 5 on expert data and AntMaze. The
     default is the careful one: at 0.1, Q diverged on IQL with regenerated hopper/medium and halfcheetah/mixed, because
@@ -46,49 +53,49 @@ class ANQ(Adapter):
     penalty: Literal["squared", "norm"] = "squared"
     """squared: mean square of the displacement over the action's dimensions, the released code's. norm: its Euclidean
     norm, as equation 13 prints it; at a fixed price that is all or nothing."""
-    adaptivity: float = 1.0
+    adaptivity: Annotated[float, AtLeast(0)] = 1.0
     """The penalty's factor at a row is exp(adaptivity * advantage of the data's action) (alpha); 0: neighbourhoods of
     one size. Advantages are in units of return, some hundreds on Gym: on a very different scale of rewards rescale
     them (reward_scale of the learner), or most factors stand at a bound; the diagnostics say how many."""
-    smallest_factor: float = 0.01
+    smallest_factor: Annotated[float, Above(0)] = 0.01
     """Lower bound of that factor."""
-    largest_factor: float = 30.0
+    largest_factor: Annotated[float, Above(0)] = 30.0
     """Upper bound of that factor."""
     normalize_q: bool = True
     """Divide the value that mu climbs by the mean size of Q, so that the price means the same on every reward scale."""
-    value_expectile: float = 0.7
-    """Of V, in (0, 1); where the learner trains a V of its own, that one and its expectile count."""
+    value_expectile: Annotated[float, Between(0, 1, "()")] = 0.7
+    """Expectile of V; where the learner trains a V of its own, that one and its expectile count."""
     imitate: Literal["refined", "data"] = "refined"
     """refined: the learner imitates refined actions, weighted by exp(advantage of the refined action) where it has no
     such weights of its own. data: its imitation stays as it is."""
-    inverse_temperature: float = 3.0
-    """Of those weights (beta), in the same units as adaptivity."""
-    largest_weight: float = 3.0
+    inverse_temperature: Annotated[float, AtLeast(0)] = 3.0
+    """Inverse temperature of those weights (beta), in the same units as adaptivity."""
+    largest_weight: Annotated[float, Above(0)] = 3.0
     """Bound of those weights."""
     value_aggregate: Aggregate = "learner"
-    """How the critics become one in both advantages; learner: its own way, which is also how V is regressed, whatever
+    """Combination of the critics in both advantages; learner: its own way, which is also how V is regressed, whatever
     this says. Inferred: the mean on AntMaze, for which the learner is to take it: ``IQL.preset("anq-antmaze")``."""
     objective_aggregate: Aggregate = "learner"
-    """How the critics become one in what mu climbs. Inferred: the smallest on AntMaze."""
+    """Combination of the critics in what mu climbs. Inferred: the smallest on AntMaze."""
     target_mu: bool = True
     """V regresses at the actions of mu's Polyak average, as in equation 14; false: of mu itself, as in the port."""
-    policy_every: int = 2
+    policy_every: Annotated[int, AtLeast(1)] = 2
     """Ticks per step of mu and of its average."""
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of mu, at the start."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Of that learning rate. cosine: half a cosine, down to 0 over the run."""
-    polyak: float = 0.005
+    """Course of that learning rate. cosine: half a cosine, down to 0 over the run."""
+    polyak: Annotated[float, Between(0, 1, "(]")] = 0.005
     """Rate of mu's average."""
-    hidden: int = 256
+    hidden: Annotated[int, AtLeast(1)] = 256
     """Width of mu's two hidden layers."""
-    output_variance: float = 0.01
+    output_variance: Annotated[float, AtLeast(0)] = 0.01
     """Variance scale of mu's last layer at the start, so that displacements begin small: weights uniform in
     +-sqrt(3 * output_variance / mean of inputs and outputs), biases 0. The port's; the paper says nothing."""
 
     paper: ClassVar[str] = "arXiv 2511.02567"
     tested_on: ClassVar[frozenset[str]] = frozenset({"IQL"})
-    """In substance: the paper's own agent is like ``IQL.preset("anq")``."""
+    """IQL in substance: the paper's own agent is like ``IQL.preset("anq")``."""
     replaces: ClassVar[frozenset[str]] = frozenset({"bootstrap"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gym": {"penalty_weight": 0.1},
@@ -104,21 +111,11 @@ class ANQ(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.reach >= 0, f"reach must be >= 0, not {self.reach}")
-        self.require(self.penalty_weight >= 0, f"penalty_weight must be >= 0, not {self.penalty_weight}")
-        self.require(self.adaptivity >= 0, f"adaptivity must be >= 0, not {self.adaptivity}")
         self.require(
-            0 < self.smallest_factor <= self.largest_factor,
-            f"smallest_factor must be > 0 and at most largest_factor, but they are {self.smallest_factor} and "
+            self.smallest_factor <= self.largest_factor,
+            f"smallest_factor must be at most largest_factor, but they are {self.smallest_factor} and "
             f"{self.largest_factor}",
         )
-        self.require(0 < self.value_expectile < 1, f"value_expectile must lie in (0, 1), not {self.value_expectile}")
-        self.require(self.inverse_temperature >= 0, f"inverse_temperature must be >= 0, not {self.inverse_temperature}")
-        self.require(self.largest_weight > 0, f"largest_weight must be > 0, not {self.largest_weight}")
-        self.require(self.policy_every >= 1, f"policy_every must be at least 1 tick, not {self.policy_every}")
-        self.require(0 < self.polyak <= 1, f"polyak must lie in (0, 1], not {self.polyak}")
-        self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
-        self.require(self.output_variance >= 0, f"output_variance must be >= 0, not {self.output_variance}")
 
     # -- on which learner -----------------------------------------------------------------------------------------
 
@@ -133,7 +130,7 @@ class ANQ(Adapter):
         return frozenset(seams)
 
     def _weights(self, facts: Facts) -> bool:
-        """Whether imitation takes its weights from here: nobody else gives any, and somebody asks."""
+        """Tell whether imitation takes its weights from here: nobody else gives any, and somebody asks."""
         return self.imitate == "refined" and "sample_weight" in facts.seams and not facts.exponential_weights
 
     def check(self, facts: Facts) -> Sequence[str]:
@@ -220,7 +217,7 @@ class ANQ(Adapter):
         return -kappa * q.mean() + self.penalty_weight * (self.penalty_factor(v) * self._size(delta)).mean()
 
     def _size(self, delta: Tensor) -> Tensor:
-        """What the penalty charges for a displacement; [B]."""
+        """Size that the penalty charges for a displacement; [B]."""
         if self.penalty == "squared":
             return delta.square().mean(-1)
         return (delta.square().sum(-1) + 1e-12).sqrt()  # as the norm, with a gradient at 0
@@ -230,7 +227,7 @@ class ANQ(Adapter):
         return self._factor_exponent(v).clamp(*self._factor_bounds()).exp()
 
     def _factor_bounds(self) -> tuple[float, float]:
-        """Of the exponent."""
+        """Bounds of the exponent."""
         return math.log(self.smallest_factor), math.log(self.largest_factor)
 
     def _factor_exponent(self, v: View) -> Tensor:
@@ -266,5 +263,5 @@ def _aggregate(how: Aggregate, v: View, q: Tensor) -> Tensor:
 
 
 def _share(rows: Tensor, like: Tensor) -> Tensor:
-    """How many of the rows [B], a condition, as a number of the type of ``like``."""
+    """Share of the rows [B] where a condition holds, with the type of ``like``."""
     return rows.to(like.dtype).mean()

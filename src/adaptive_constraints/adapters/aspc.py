@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.nn.functional import softplus
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.types import Facts, MetaLoss, MetaStep, Params, Spec, Terms
 from adaptive_constraints.core.view import View
+from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 PUBLISHED_RATE = 2e-3
 """The paper's learning rate of the raw scalar at an interval of 10."""
@@ -30,18 +31,25 @@ PUBLISHED_STEPS = 500_000
 
 @dataclass(frozen=True, kw_only=True)
 class ASPC(Adapter):
-    """Learn the trade-off, softplus(rho), by descending L1 + L2 + L3 through the constrained step."""
+    """Learn the trade-off, softplus(rho), by descending L1 + L2 + L3 through the constrained step.
 
-    initial: float | None = None
+    >>> from adaptive_constraints import ASPC, wrap
+    >>> from adaptive_constraints.baselines import TD3BC
+    >>> agent = wrap(TD3BC(critic="robust"), ASPC(interval=5))
+    >>> print(agent.explain().splitlines()[-1])
+      aspc on TD3BC: tested by its paper (arXiv 2508.19900)
+    """
+
+    initial: Annotated[float, Above(0)] | None = None
     """Trade-off at the start, > 0; None: the learner's own (2.5 in TD3+BC, as in the paper)."""
     orientation: Literal["auto", "value", "learner"] = "auto"
-    """What softplus(rho) multiplies where the learner's trade-off weighs its constraint. value: the value, as in
-    TD3+BC, so that the trade-off is 1 / softplus(rho). learner: the constraint. auto: value where the policy is what
-    is constrained, learner where the critics are (appendix D). Inferred: the paper's words leave FQL's open.
-    Everything that is logged is the learner's own trade-off."""
-    interval: int = 10
+    """The term that softplus(rho) multiplies where the learner's trade-off weighs its constraint. value: the value, as
+    in TD3+BC, so that the trade-off is 1 / softplus(rho). learner: the constraint. auto: value where the policy is what
+    is constrained, learner where the critics are (appendix D). Inferred: the paper's words leave FQL's open. Everything
+    that is logged is the learner's own trade-off."""
+    interval: Annotated[int, AtLeast(1)] = 10
     """Steps of the constrained group per outer step (k_alpha)."""
-    rate: Literal["scaled", "published"] | float = "scaled"
+    rate: Literal["scaled", "published"] | Annotated[float, AtLeast(0)] = "scaled"
     """Learning rate of rho. published: 2e-3 * interval / 10, meant for 10^6 ticks. scaled: that times the paper's
     run length over this run's, so that the scale can travel as far in a short run, but at most 0.05 (reached below
     20,000 constrained steps), so that it does not run away while the critics know nothing. A number: that rate. All
@@ -56,20 +64,13 @@ class ASPC(Adapter):
     delta_q: Literal["auto", "ema", "step"] = "auto"
     """Change of the mean value in L2. ema: of its moving average between outer steps (the released code). step: caused
     by this step (the paper's text). auto: ema on a deterministic policy, step otherwise."""
-    ema: float = 0.995
+    ema: Annotated[float, Between(0, 1, "[)")] = 0.995
     """Decay of that moving average (mu)."""
     meta_step: Literal["closed_form", "autograd", "torchopt", "higher"] = "closed_form"
-    """How the gradient passes through the optimizer; the last three are slow and exist to check the first."""
+    """Passage of the gradient through the optimizer; the last three are slow and exist to check the first."""
 
     paper: ClassVar[str] = "arXiv 2508.19900"
     tested_on: ClassVar[frozenset[str]] = frozenset({"TD3BC", "IQL", "CQL", "DiffusionQL", "FQL"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.initial is None or self.initial > 0, f"initial must be > 0, not {self.initial}")
-        self.require(self.interval >= 1, f"interval must be at least 1 step, not {self.interval}")
-        self.require(0 <= self.ema < 1, f"ema must lie in [0, 1), not {self.ema}")
-        self.require(isinstance(self.rate, str) or self.rate >= 0, f"rate must be >= 0, not {self.rate}")
 
     def check(self, facts: Facts) -> Sequence[str]:
         doubts = []
@@ -155,7 +156,7 @@ class ASPC(Adapter):
         return (k * after.improvement + constraint).mean()
 
     def _l3(self, before: Tensor, after: Tensor, w: Tensor) -> Tensor:
-        """How far the step moved the constraint of any row, weighted; ``before`` and ``w`` carry no gradient."""
+        """Largest change of the constraint of any row by the step, weighted; ``before`` and ``w`` carry no gradient."""
         change = (before - after).abs()
         if self.l3 == "mean":
             return w * before.mean() * change.mean()

@@ -1,6 +1,7 @@
-"""How far the imitated action lies inside or outside a policy's trust interval, for every kind of policy.
+"""Deviation of the imitated action from a policy's trust interval, for every kind of policy.
 
-That is the data's action unless another adapter refines it: what the coefficient weighs is the pull towards it.
+The imitated action is the data's action unless another adapter refines it: what the coefficient weighs is the pull
+towards it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ POLICIES: dict[Kind, tuple[str, ...]] = {
 
 
 def natural_kind(facts: Facts) -> Kind:
-    """What measures best on a learner of these facts."""
+    """The kind that measures best on a learner with these properties."""
     if facts.distribution == "point":
         return "fixed_sigma"
     if facts.distribution == "generative":
@@ -52,10 +53,10 @@ class TrustInterval:
     samples: int
     """Draws of a policy that can only be sampled."""
     site: str
-    """Of those draws."""
+    """Name of the noise of those draws."""
 
     def fits(self, facts: Facts) -> bool:
-        """Whether it is defined on such a learner."""
+        """Tell whether it is defined on such a learner."""
         return _is_held_to_its_model(facts) if self.kind == "model" else facts.distribution in POLICIES[self.kind]
 
     def margin(self, v: View, n: Tensor) -> Tensor:
@@ -99,9 +100,10 @@ class TrustInterval:
     # -- by distance ----------------------------------------------------------------------------------------------
 
     def _squared_distance(self, v: View) -> Tensor:
-        """Of the policy's action to the data's or, for "model", to the behaviour model's at the same noise; [B].
+        """Squared distance [B] of the policy's action to the data's or, for "model", to the behaviour model's.
 
-        The latter is the learner's own constraint, a mean over dimensions, so that 1 bounds the mean and not each term.
+        The latter, at the same noise, is the learner's own constraint, a mean over dimensions, so that 1 bounds the
+        mean and not each term.
         """
         if self.kind == "model":
             return v.services.terms(v.p[v.services.facts.policy]).constraint.clamp(max=1)

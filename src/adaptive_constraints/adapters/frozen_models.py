@@ -40,7 +40,7 @@ LARGEST_HOLDOUT = 1000
 
 @dataclass(frozen=True)
 class DynamicsFit:
-    """How the ensemble of MOPO (arXiv 2005.13239) is trained."""
+    """Training of the dynamics ensemble of MOPO (arXiv 2005.13239)."""
 
     members: int = 7
     hidden: int = 200
@@ -92,7 +92,7 @@ class DynamicsFit:
             drawn = v.batch["row"].mT.long()
             return dynamics_loss(p, rows.inputs[drawn], rows.target[drawn])
 
-        return preparation.fit(
+        return preparation.model(
             name,
             init,
             (Stage("dynamics", (Update("dynamics", loss, DYNAMICS_LEARNING_RATE),)),),
@@ -198,7 +198,7 @@ def fit_behavior(
 
     def train(seeds: Sequence[int], pretraining: Pretraining) -> Params:
         stages = (Stage("behavior", (Update("behavior", loss, LEARNING_RATE),)),)
-        fit = preparation.fit(name, init, stages, steps=steps, batch_size=BATCH_SIZE, seeds=seeds)
+        fit = preparation.model(name, init, stages, steps=steps, batch_size=BATCH_SIZE, seeds=seeds)
         pretraining.run(fit, steps)
         return _finite(name, fit.params["behavior"], seeds)
 
@@ -223,7 +223,7 @@ def fit_termination(preparation: Preparation, name: str, steps: int, shared: boo
 
     def train(seeds: Sequence[int], pretraining: Pretraining) -> Params:
         stages = (Stage("termination", (Update("termination", loss, LEARNING_RATE),)),)
-        fit = preparation.fit(name, init, stages, steps=steps, batch_size=BATCH_SIZE, seeds=seeds)
+        fit = preparation.model(name, init, stages, steps=steps, batch_size=BATCH_SIZE, seeds=seeds)
         pretraining.run(fit, steps)
         return _finite(name, fit.params["termination"], seeds) | fit.params["inputs"]
 

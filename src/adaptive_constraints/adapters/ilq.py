@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,13 +18,14 @@ from adaptive_constraints.adapters.frozen_models import DynamicsFit, fit_behavio
 from adaptive_constraints.adapters.termination import choose_termination, termination_logit, termination_rule
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.preparation import Preparation
-from adaptive_constraints.core.types import Facts, Params, Phase, Prepared, Row
+from adaptive_constraints.core.types import ExtraRows, Facts, Params, Phase, Prepared
 from adaptive_constraints.core.view import View
 from adaptive_constraints.networks import VariancePreserving, denoise, first_members, predict_transition
+from adaptive_constraints.support.bounds import AtLeast, Between
 
 
 class Imagined(NamedTuple):
-    """What the model imagines to follow N actions."""
+    """Transitions that the model imagines after N actions."""
 
     next_observation: Tensor
     """[N, D]"""
@@ -41,20 +42,26 @@ class ILQ(Adapter):
     It trains models before tick 1 (dynamics; behaviour, unless the learner has a model of it; perhaps termination) and
     keeps them in the cache. The defaults are the paper's; by data set, see the presets. The paper's own agent is soft
     actor-critic, which is CQL(alpha=0) here.
+
+    >>> from adaptive_constraints import ILQ, wrap
+    >>> from adaptive_constraints.baselines import CQL
+    >>> agent = wrap(CQL.preset("ilq"), ILQ.preset("hopper-medium"))
+    >>> print(agent.explain().splitlines()[3])
+      ilq: 7 dynamics models, up to 40 passes over the data
     """
 
-    eta: float = 0.9
+    eta: Annotated[float, Between(0, 1)] = 0.9
     """Weight of the TD error on the data, in [0, 1]; the rows off the data have 1 - eta. 1: ILQ is off."""
     delta: float = 0.0
     """Added to the target off the data, in units of the raw return."""
-    samples: int = 10
+    samples: Annotated[int, AtLeast(1)] = 10
     """Actions of the behaviour per state, whose best value is the limit (M)."""
     data_action: bool = False
     """The data's action counts among them; inferred: a free candidate that is certainly in support."""
-    rows: int | None = None
+    rows: Annotated[int, AtLeast(1)] | None = None
     """States per minibatch at which Q is supervised off the data; None: all, as published. Policies that are costly to
     sample do with 64 (inferred)."""
-    penalty: float = 0.0
+    penalty: Annotated[float, AtLeast(0)] = 0.0
     """Taken off the imagined reward per unit of the model's uncertainty, the largest norm of a member's predicted
     standard deviation (kappa). That norm is of observations as the learner has them, so a published kappa means the
     same only on raw ones (``CQL.preset("ilq")``)."""
@@ -67,28 +74,28 @@ class ILQ(Adapter):
     probability that a classifier of next observations gives, trained before tick 1 (inferred; the paper is silent).
     auto: known if there is a rule by which episodes end; otherwise learned, or none where the data has no terminal row.
     Or the name of a rule: hopper, walker2d, ant, none, or one from `register_termination`."""
-    warm_up: float = 0.1
+    warm_up: Annotated[float, Between(0, 1)] = 0.1
     """Fraction of the run during which eta counts as 1 where the behaviour model is the learner's own and still
     training (inferred)."""
     shared_models: bool = False
     """All seeds use the models of the first, which costs less but hides how results vary with the models."""
-    model_members: int = 7
+    model_members: Annotated[int, AtLeast(1)] = 7
     """Networks of the dynamics ensemble (MOPO's number; that ILQ kept it is inferred)."""
-    model_elites: int = 5
-    """How many of them, the best on held-out rows, imagine (likewise)."""
-    model_hidden: int = 200
+    model_elites: Annotated[int, AtLeast(1)] = 5
+    """Number of them, the best on held-out rows, that imagine (likewise)."""
+    model_hidden: Annotated[int, AtLeast(1)] = 200
     """Width of their four hidden layers."""
-    model_epochs: int = 40
+    model_epochs: Annotated[int, AtLeast(1)] = 40
     """Largest number of passes over the data when they are trained."""
-    model_patience: int = 5
+    model_patience: Annotated[int, AtLeast(0)] = 5
     """Their training ends after more epochs than this without an improvement (MOPO's; likewise)."""
-    behavior_steps: int = 300_000
+    behavior_steps: Annotated[int, AtLeast(1)] = 300_000
     """Minibatches that the behaviour model is trained for."""
-    behavior_hidden: int = 256
+    behavior_hidden: Annotated[int, AtLeast(1)] = 256
     """Width of its three hidden layers."""
-    diffusion_steps: int = 5
+    diffusion_steps: Annotated[int, AtLeast(1)] = 5
     """Steps of the chain that makes one of its actions (K)."""
-    termination_steps: int = 50_000
+    termination_steps: Annotated[int, AtLeast(1)] = 50_000
     """Minibatches that a learned termination is trained for (inferred)."""
 
     paper: ClassVar[str] = "arXiv 2505.12211"
@@ -122,14 +129,6 @@ class ILQ(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(0 <= self.eta <= 1, f"eta must lie in [0, 1], not {self.eta}")
-        self.require(0 <= self.warm_up <= 1, f"warm_up must lie in [0, 1], not {self.warm_up}")
-        self.require(self.penalty >= 0, f"penalty must be >= 0, not {self.penalty}")
-        self.require(self.rows is None or self.rows >= 1, f"rows must be at least 1, or None, not {self.rows}")
-        counts = "samples model_members model_elites model_hidden model_epochs behavior_steps behavior_hidden"
-        for name in (*counts.split(), "diffusion_steps", "termination_steps"):
-            self.require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        self.require(self.model_patience >= 0, f"model_patience must be >= 0, not {self.model_patience}")
         self.require(
             self.model_elites <= self.model_members,
             f"of {self.model_members} model_members, {self.model_elites} cannot be model_elites",
@@ -191,11 +190,12 @@ class ILQ(Adapter):
         if self.off:
             return None
         models = {"delta": self.delta * preparation.preprocessor.reward_scale.float().expand(len(preparation.seeds))}
+        choices = {}
         if self.imagination:
-            rule = choose_termination(self.termination, preparation.data)  # first: it may refuse
+            rule = choices["termination"] = choose_termination(self.termination, preparation.data)  # it may refuse
             dynamics = DynamicsFit(self.model_members, self.model_hidden, self.model_epochs, self.model_patience)
             models |= _named("dynamics", dynamics.run(preparation, self.group("dynamics"), self.shared_models))
-            models |= self._terminals(rule, preparation)
+            models |= self.termination_models(rule, preparation)
         if self.limit and not preparation.facts.owns_behavior:
             behavior = fit_behavior(
                 preparation,
@@ -206,17 +206,19 @@ class ILQ(Adapter):
                 self.shared_models,
             )
             models |= _named("behavior", behavior)
-        return Prepared(models=models)
+        return Prepared(models=models, choices=choices)
 
-    def _terminals(self, rule: str, preparation: Preparation) -> Params:
-        """A classifier, or a marker whose name says which rule holds, and what maps states back to raw ones."""
+    def termination_models(self, rule: str, preparation: Preparation) -> Params:
+        """Tensors that `terminal` needs: those of a trained classifier, or the map from states back to raw ones.
+
+        rule: the name of a rule, or "learned".
+        """
         if rule == "learned":
             name = self.group("termination")
             fitted = fit_termination(preparation, name, self.termination_steps, self.shared_models)
             return _named("termination", fitted)
         seeds, map_ = len(preparation.seeds), preparation.preprocessor
         return {
-            f"rule.{rule}": torch.zeros(seeds),
             "observation_mean": map_.observation_mean.expand(seeds, -1),
             "observation_std": map_.observation_std.expand(seeds, -1),
         }
@@ -238,10 +240,11 @@ class ILQ(Adapter):
         next_observation, reward = s + drawn[:, :-1], drawn[:, -1]
         if self.penalty:
             reward = reward - self.penalty * prediction.largest_deviation()
-        return Imagined(next_observation, reward, self.terminal(models, next_observation))
+        rule = v.choice(self.name, "termination")
+        return Imagined(next_observation, reward, self.terminal(rule, models, next_observation))
 
-    def terminal(self, models: Params, next_observation: Tensor) -> Tensor:
-        (rule,) = [name.removeprefix("rule.") for name in models if name.startswith("rule.")] or ["learned"]
+    def terminal(self, rule: str, models: Params, next_observation: Tensor) -> Tensor:
+        """Probability [N] that the episode ends at next observations [N, D], by a rule's name or "learned"."""
         if rule == "learned":
             return torch.sigmoid(termination_logit(_part(models, "termination"), next_observation))
         raw = next_observation * models["observation_std"] + models["observation_mean"]
@@ -267,10 +270,10 @@ class ILQ(Adapter):
         warm = v.tick > self.warm_up * v.horizon
         return torch.where(warm, v.r.new_full((), self.eta), v.r.new_full((), 1.0))
 
-    def critic_rows(self, v: View) -> Sequence[Row]:
+    def critic_rows(self, v: View) -> Sequence[ExtraRows]:
         """(1 - eta) (Q(s, a) - y)^2 at actions a off the data (equations 16 to 20)."""
         s, a = self.queried(v)
-        return [Row(1 - self.td_weight(v), s, a, self.target(v, s, a))]
+        return [ExtraRows(1 - self.td_weight(v), s, a, self.target(v, s, a))]
 
     def queried(self, v: View) -> tuple[Tensor, Tensor]:
         """States [N, D] and the action [N, A] to supervise at each: the policy's, or one at which an adapter reads Q.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.types import Facts, Params, Phase, Prepared, Spec, Stage, Update
 from adaptive_constraints.core.view import View
 from adaptive_constraints.networks.vae import decode_action, encode_action, init_action_vae, reconstruct
+from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 if TYPE_CHECKING:
     from adaptive_constraints.core.preparation import Preparation, Pretraining
@@ -33,30 +34,30 @@ if TYPE_CHECKING:
 class SPOT(Adapter):
     """Replace the learner's constraint by the negative log-density of its action under a model of the behaviour."""
 
-    weight: float = 0.2
+    weight: Annotated[float, Above(0)] = 0.2
     """Published lambda: weight of the constraint against the normalised value. It holds at the learner's own trade-off,
     which is multiplied or divided out: TD3+BC minimises alpha (improvement + weight * constraint). Whatever moves the
     trade-off from there loosens or tightens the constraint. 0.2 is the median of the published Gym settings."""
-    samples: int = 1
+    samples: Annotated[int, AtLeast(1)] = 1
     """Draws of the latent per action. 1: the evidence lower bound with its divergence in closed form (the released
     default). More: the importance-weighted bound (L in the paper), in the unit of the former; the released code leaves
     it in nats."""
-    beta: float = 0.5
+    beta: Annotated[float, Above(0)] = 0.5
     """Weight of the divergence against the squared error, both means over dimensions. It implies that the decoder's
     variance is beta * A / (2 * latent), so that the constraint is beta / latent times the bound in nats."""
-    latent: int | None = None
+    latent: Annotated[int, AtLeast(1)] | None = None
     """Dimensions of the latent; None: twice those of the action."""
-    hidden: int = 750
+    hidden: Annotated[int, AtLeast(1)] = 750
     """Width of the two hidden layers of encoder and decoder."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Above(0)] = 1e-3
     """Adam's learning rate of the model."""
-    steps: int = 100_000
+    steps: Annotated[int, AtLeast(1)] = 100_000
     """Minibatches that the model is trained on before tick 1."""
-    batch_size: int = 256
+    batch_size: Annotated[int, AtLeast(1)] = 256
     """Rows per minibatch of the model's training."""
-    online_end: float = 0.2
+    online_end: Annotated[float, Between(0, 1)] = 0.2
     """Factor on the constraint at the end of its linear cooling online; 1: no cooling."""
-    online_steps: int = 1_000_000
+    online_steps: Annotated[int, AtLeast(1)] = 1_000_000
     """Ticks online after which a linear cooling would reach 0."""
 
     paper: ClassVar[str] = "arXiv 2202.06239"
@@ -84,15 +85,6 @@ class SPOT(Adapter):
         "adroit": {"weight": 1.0, "online_end": 0.5},
         "pen-cloned": {"weight": 0.25},
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for setting in ("weight", "beta", "learning_rate"):
-            self.require(getattr(self, setting) > 0, f"{setting} must be > 0, not {getattr(self, setting)}")
-        for setting in ("samples", "latent", "hidden", "steps", "batch_size", "online_steps"):
-            value = getattr(self, setting)
-            self.require(value is None or value >= 1, f"{setting} must be at least 1, not {value}")
-        self.require(0 <= self.online_end <= 1, f"online_end must lie in [0, 1], not {self.online_end}")
 
     def check(self, facts: Facts) -> Sequence[str]:
         self.require(
@@ -128,7 +120,7 @@ class SPOT(Adapter):
 
         def train(seeds: Sequence[int], pretraining: Pretraining) -> Params:
             stage = Stage("vae", (Update("vae", loss, self.learning_rate),))
-            fit = preparation.fit(name, init, (stage,), steps=self.steps, batch_size=self.batch_size, seeds=seeds)
+            fit = preparation.model(name, init, (stage,), steps=self.steps, batch_size=self.batch_size, seeds=seeds)
             pretraining.run(fit, self.steps)
             return fit.params["vae"]
 

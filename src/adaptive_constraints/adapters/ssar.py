@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,11 +28,12 @@ from adaptive_constraints.core.types import AdapterStage, Facts, Params, Phase, 
 from adaptive_constraints.core.view import View
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.networks import init_mlp, mlp, xavier
+from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 PUBLISHED_RATE_OF_A_POINT, PUBLISHED_RATE = 3e-8, 1e-8
-"""Of beta: on TD3+BC and on CQL."""
+"""Learning rates of beta: on TD3+BC and on CQL."""
 PUBLISHED_TICKS_PER_STEP_OF_A_POINT, PUBLISHED_TICKS_PER_STEP = 2, 1
-"""Of beta, likewise."""
+"""Ticks per step of beta, likewise."""
 PUBLISHED_GROWTH_EVERY, GROWTHS = 50_000, 10
 """Ticks between two of the ten steps by which n grows."""
 PUBLISHED_ANNEALING = 400_000 / 250_000
@@ -44,7 +45,14 @@ FEW = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class SSAR(Adapter):
-    """Learn where to constrain: a coefficient per state, lower where the policy already covers trusted data."""
+    """Learn where to constrain: a coefficient per state, lower where the policy already covers trusted data.
+
+    >>> from adaptive_constraints import SSAR, wrap
+    >>> from adaptive_constraints.baselines import TD3BC
+    >>> agent = wrap(TD3BC.preset("ssar"), SSAR(select="all"))
+    >>> [line for line in agent.explain().splitlines() if "constraint_weight" in line]
+    ['  constraint_weight  ssar']
+    """
 
     select: Literal["all", "return", "success", "advantage"] = "return"
     """The trusted subset D^. return: episodes of a high return. success: episodes that reached the goal, as
@@ -52,13 +60,13 @@ class SSAR(Adapter):
     Q-learning, trained before tick 1, per seed, and kept. all: everything; switches selection off."""
     return_threshold: float | None = None
     """For "return": the raw episode return that must be exceeded; None: ``trusted_fraction`` says."""
-    trusted_fraction: float = 0.3
+    trusted_fraction: Annotated[float, Between(0, 1, "(]")] = 0.3
     """For "return" without a threshold: the best episodes that are trusted, as a fraction of all. Inferred; the paper
     has a threshold per data set. From a tenth to a half is where to start on data of one source; on mixed data,
     "advantage" is better."""
-    selection_expectile: float = 0.7
+    selection_expectile: Annotated[float, Between(0, 1, "()")] = 0.7
     """For "advantage": the expectile of V; the paper has 0.5 or 0.7 per data set."""
-    selection_steps: int | None = None
+    selection_steps: Annotated[int, AtLeast(1)] | None = None
     """For "advantage": minibatches that V and Q are trained on. None: five per row, at least 100,000 and at most
     1,000,000; inferred: the paper always has 1,000,000, and so has this on all data sets that it uses the rule on."""
     loosen_bound: bool = True
@@ -66,7 +74,7 @@ class SSAR(Adapter):
     is weighted by exp(advantage), improvement and constraint in one, such rows are not imitated (inferred)."""
 
     deviation: Literal["auto", "density", "pre_tanh", "fixed_sigma", "surrogate", "model"] = "auto"
-    """How the deviation of the data's action from the policy is measured. density: by the Gaussian policy's own
+    """Measure of the deviation of the data's action from the policy. density: by the Gaussian policy's own
     standard deviation, as log-density of the action (after the tanh, if there is one; actions near the bounds gain by
     that). pre_tanh: likewise but before the tanh (inferred, not in the paper). fixed_sigma: by the squared distance to
     the policy's mean action, as if its standard deviation were ``sigma``. The rest is for policies that can only be
@@ -74,36 +82,36 @@ class SSAR(Adapter):
     a draw of another mode counts as far. model: the distance to the learner's own model of the behaviour, which is
     what the coefficient weighs there. auto: fixed_sigma for a deterministic policy, density for a Gaussian, model where
     there is one, else surrogate."""
-    sigma: float = 0.1
+    sigma: Annotated[float, Above(0)] = 0.1
     """The fixed standard deviation, in units of the action bound. In a squashed policy, n times this is also the
     largest half-width of the interval in action space."""
-    samples: int = 4
+    samples: Annotated[int, AtLeast(1)] = 4
     """For "surrogate": draws per state. Inferred."""
-    n_start: float = 1.0
+    n_start: Annotated[float, Above(0)] = 1.0
     """Half-width of the trust interval at the start, in standard deviations."""
-    n_end: float = 3.0
-    """Where it stops growing."""
-    growth_every: int | None = None
+    n_end: Annotated[float, Above(0)] = 3.0
+    """Half-width at which it stops growing."""
+    growth_every: Annotated[int, AtLeast(1)] | None = None
     """Ticks between two of the ten steps from ``n_start`` to ``n_end``; None: 50,000 of the published run."""
 
-    rate: Literal["scaled", "published"] | float = "scaled"
+    rate: Literal["scaled", "published"] | Annotated[float, AtLeast(0)] = "scaled"
     """Adam's learning rate of beta. published: 3e-8 on a deterministic policy, 1e-8 on others, meant for the published
     run length. scaled: that times the published number of beta's steps over this run's: Adam moves a weight by about
     its rate per step, whatever the gradient, so that beta otherwise would not move in a shorter run (inferred). Beta
     steps with the constrained group, in the published runs every second tick on a deterministic policy. A number: that
     rate."""
-    published_steps: int = 1_000_000
+    published_steps: Annotated[int, AtLeast(1)] = 1_000_000
     """Ticks of the published run (2,000,000 on AntMaze), which ``rate`` and ``growth_every`` are scaled from."""
-    cap: float = 1.5
+    cap: Annotated[float, Above(1)] = 1.5
     """The largest coefficient, over the initial one."""
-    hidden: int = 512
+    hidden: Annotated[int, AtLeast(1)] = 512
     """Width of each of the three hidden layers of beta."""
     frozen: bool = False
     """Beta is exactly beta_0 at every state and stays so: selection alone, or with select="all" the bare learner."""
 
     annealing: Literal["linear", "cosine", "none"] = "linear"
-    """Of the constraint online, down to 0. linear: the paper. cosine: a quarter wave, its code on CQL."""
-    annealing_steps: int | None = 400_000
+    """Annealing of the constraint online, down to 0. linear: the paper. cosine: a quarter wave, its code on CQL."""
+    annealing_steps: Annotated[int, AtLeast(1)] | None = 400_000
     """Online ticks until 0; None: 1.6 times the planned ticks, the published ratio (inferred)."""
 
     paper: ClassVar[str] = "arXiv 2505.19923"
@@ -112,16 +120,7 @@ class SSAR(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("sigma", "samples", "n_start", "growth_every", "published_steps", "hidden")
-        for name in (*positive, "selection_steps", "annealing_steps"):
-            value = getattr(self, name)
-            self.require(value is None or value > 0, f"{name} must be > 0, not {value}")
         self.require(self.n_start <= self.n_end, f"n_start must not exceed n_end, but {self.n_start} > {self.n_end}")
-        self.require(self.cap > 1, f"cap must be > 1, not {self.cap}")
-        self.require(isinstance(self.rate, str) or self.rate >= 0, f"rate must be >= 0, not {self.rate}")
-        fraction, expectile = self.trusted_fraction, self.selection_expectile
-        self.require(0 < fraction <= 1, f"trusted_fraction must lie in (0, 1], not {fraction}")
-        self.require(0 < expectile < 1, f"selection_expectile must lie in (0, 1), not {expectile}")
 
     def check(self, facts: Facts) -> Sequence[str]:
         self.require(

@@ -1,4 +1,4 @@
-"""Where an imagined transition ends its episode: known rules by task, rules that users register, or a learned one."""
+"""Rules by which imagined transitions end their episode: known by task, registered by users, or learned."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _WAYS = ("auto", "known", "learned")
 
 
 def hopper(x: Tensor) -> Tensor:
-    """It has fallen: height x_0, angle x_1."""
+    """End where the hopper has fallen: height x_0, angle x_1."""
     healthy = (x[:, 0] > 0.7) & (x[:, 1].abs() < 0.2) & (x.abs() < 100).all(-1)
     return ~healthy
 
 
 def walker2d(x: Tensor) -> Tensor:
-    """It has fallen or jumps: height x_0, angle x_1."""
+    """End where the walker has fallen or jumps: height x_0, angle x_1."""
     healthy = (x[:, 0] > 0.8) & (x[:, 0] < 2.0) & (x[:, 1].abs() < 1.0)
     return ~healthy
 
 
 def ant(x: Tensor) -> Tensor:
-    """It has fallen or jumps: height x_0."""
+    """End where the ant has fallen or jumps: height x_0."""
     healthy = (x[:, 0] >= 0.2) & (x[:, 0] <= 1.0) & x.isfinite().all(-1)
     return ~healthy
 
 
 def never(x: Tensor) -> Tensor:
-    """Nothing ends an episode."""
+    """End nowhere."""
     return torch.zeros_like(x[:, 0], dtype=torch.bool)
 
 
@@ -60,10 +60,12 @@ _TASKS: tuple[tuple[str, int | None, str], ...] = (
 
 
 def register_termination(name: str, rule: Rule) -> None:
-    """Make ``rule`` known as ``termination=name``; named as a task or an environment, it is found for its data too.
+    """Register a rule by which imagined episodes end, for ``ILQ(termination=name)``.
 
-    The rule maps raw next observations [N, D] to True (or 1) where the episode truly ends, [N]. Register it again in
-    a program that continues the training of a saved agent.
+    name: a name of your own; under the name of a task or an environment, the rule is also found for its data.
+    rule: maps raw next observations [N, D] to True (or 1) where the episode truly ends, [N].
+
+    Register it again in a program that continues the training of a saved agent.
     """
     if name in _WAYS or name in _OURS:
         raise StackError(f"the name {name!r} is taken: choose another for this termination rule")

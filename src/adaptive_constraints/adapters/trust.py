@@ -65,7 +65,7 @@ class Advantage:
 
         def train(seeds: Sequence[int], pretraining: Pretraining) -> Params:
             init = partial(self.init, preparation.spec)
-            fit = preparation.fit(name, init, (self.stage(),), steps=self.steps, seeds=seeds)
+            fit = preparation.model(name, init, (self.stage(),), steps=self.steps, seeds=seeds)
             pretraining.run(fit, self.steps)
             return {"trusted": self.trusted(fit.params, preparation.table)}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,23 +20,20 @@ from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.types import AdapterStage, Facts, Params, Phase, Spec, Stage, Update
 from adaptive_constraints.core.view import View
 from adaptive_constraints.networks import init_mlp, mlp
+from adaptive_constraints.support.bounds import AtLeast
 
 
 @dataclass(frozen=True, kw_only=True)
 class WPC(Adapter):
     """Imitate where the advantage is positive: each row weighs 1{Q_1(s, a) > V(s)}."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of V."""
-    hidden: int = 256
+    hidden: Annotated[int, AtLeast(1)] = 256
     """Width of V's two hidden layers."""
 
     paper: ClassVar[str] = "AAAI 2023, article 26130"
     tested_on: ClassVar[frozenset[str]] = frozenset({"TD3BC"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
 
     def check(self, facts: Facts) -> Sequence[str]:
         if facts.exponential_weights:

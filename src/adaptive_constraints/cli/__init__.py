@@ -1,6 +1,6 @@
 """The command line: ``adaptive-constraints train``, ``finetune``, ``evaluate``, ``bench``, ``report`` and more.
 
-A stack is named as ``--learner TD3BC critic=robust --adapters ASPC interval=5 FixedScale``: a setting belongs to the
+A stack is named as ``--learner TD3BC critic=robust --adapters ASPC interval=5 FixedTradeoff``: a setting belongs to the
 name before it. tyro and rich (extra ``cli``) are imported when a command runs.
 
 To add a command, write a module with a keyword-only dataclass of its options that inherits `Command` and has a field

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adaptive_constraints.composition.resolved import Resolved
 from adaptive_constraints.core.adapter import Adapter
-from adaptive_constraints.core.types import SEAMS, Gaussian, Params, Point, Row, Spec, Terms
+from adaptive_constraints.core.types import SEAMS, ExtraRows, Gaussian, Params, Point, Spec, Terms
 from adaptive_constraints.core.view import DrawNoise, Inputs, Services, View
 from adaptive_constraints.errors import StackError
 
@@ -66,7 +66,7 @@ class BoundView(View):
     def td_weight(self) -> Tensor | float:
         return self._product("td_weight", torch.Size())
 
-    def critic_rows(self) -> list[Row]:
+    def critic_rows(self) -> list[ExtraRows]:
         return [row for adapter in self._answering("critic_rows") for row in adapter.critic_rows(self)]
 
     def value_action(self) -> Tensor:

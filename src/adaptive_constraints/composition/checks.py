@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
@@ -12,8 +13,19 @@ from adaptive_constraints.core.types import SEAMS, AdapterStage, Facts, Phase, S
 from adaptive_constraints.errors import StackError
 
 
+class StackWarning(NamedTuple):
+    """A doubt about a stack; ``str()`` puts the adapter's name before the text."""
+
+    adapter: str | None
+    """The name of the adapter it is about; None: the stack as a whole."""
+    text: str
+
+    def __str__(self) -> str:
+        return self.text if self.adapter is None else f"{self.adapter}: {self.text}"
+
+
 def label(part: Learner | Adapter) -> str:
-    """How errors name a part."""
+    """The name under which errors speak of a part."""
     kind = type(part).__name__
     return f"{kind} (name {part.name!r})" if isinstance(part, Adapter) else kind
 
@@ -41,7 +53,7 @@ def check_kinds(learner: object, adapters: Sequence[object]) -> None:
 
 
 def idle(adapter: Adapter, facts: Facts, phase: Phase) -> list[str]:
-    """That an adapter does nothing at all."""
+    """Warn of an adapter that does nothing at all."""
     overridden = {name for name in vars(Adapter) if getattr(type(adapter), name) is not getattr(Adapter, name)}
     acts = overridden & {"answers", "stages", "advance", "meta", "diagnostics"}
     if acts or adapter.answers(facts, phase):
@@ -57,12 +69,12 @@ def misspelled(adapter: Adapter) -> list[str]:
     return [f"nobody calls its method {name}(): is {close[0]}() meant?" for name, close in near.items() if close]
 
 
-def unheard_answers(answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list[str]:
+def unheard_answers(answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list[StackWarning]:
     """Answers that nobody hears because the term that asks for them was replaced."""
     if not facts.imitation_is_constraint:
         return []
     return [
-        f"{unheard.name}: its answer to {seam!r} is not heard by the constraint, which {by.name} replaces"
+        StackWarning(unheard.name, f"its answer to {seam!r} is not heard by the constraint, which {by.name} replaces")
         for by in answering["constraint"]
         if "constraint" in by.replaces
         for seam in ("behavior_action", "sample_weight")
@@ -70,10 +82,12 @@ def unheard_answers(answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) 
     ]
 
 
-def without_effect(learner: Learner, answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list[str]:
+def without_effect(learner: Learner, answering: Mapping[str, tuple[Adapter, ...]], facts: Facts) -> list[StackWarning]:
     """Settings of the learner's own bootstrap, where it is replaced."""
     return [
-        f"{by.name}: it replaces the bootstrap, so that {name}={getattr(learner, name)} of the learner has no effect"
+        StackWarning(
+            by.name, f"it replaces the bootstrap, so that {name}={getattr(learner, name)} of the learner has no effect"
+        )
         for by in answering["bootstrap"]
         if "bootstrap" in by.replaces
         for name in facts.bootstrap_settings

@@ -44,8 +44,8 @@ def explain_seams(resolved: Resolved) -> list[str]:
         elif not names:
             lines.append(f"  {seam:<19}{_default(resolved, seam, how.default)}")
         else:
-            link = {"product": " x ", "concatenated": " and ", "composed": ", then ", "single": ""}[how.fold]
-            note = " (divided by its mean: the trade-off is learned)" if _gauged(resolved, seam) else ""
+            link = {"product": " x ", "concatenated": " and ", "composed": ", then ", "single": ""}[how.combine]
+            note = " (divided by its mean: the trade-off is learned)" if _is_mean_normalised(resolved, seam) else ""
             lines.append(f"  {seam:<19}{link.join(names)}{note}")
     return lines
 
@@ -59,7 +59,7 @@ def _default(resolved: Resolved, seam: str, default: str) -> str:
     return f"{default}: {facts.tradeoff:g}, on the {facts.scales}" if facts.tradeoff is not None else "nothing to scale"
 
 
-def _gauged(resolved: Resolved, seam: str) -> bool:
+def _is_mean_normalised(resolved: Resolved, seam: str) -> bool:
     return seam == "constraint_weight" and resolved.meta is not None
 
 
@@ -79,6 +79,6 @@ def _evidence(adapter: Adapter, learner: str, resolved: Resolved) -> str:
         return "no paper"
     if adapter.was_tested_on(learner, resolved.facts):
         return f"tested by its paper ({adapter.paper})"
-    if any(text.startswith(f"{adapter.name}: ") for text in resolved.warnings):
+    if any(warning.adapter == adapter.name for warning in resolved.warnings):
         return f"an extension with caveats, see the warnings; not tested by its paper ({adapter.paper})"
     return f"a natural extension, not tested by its paper ({adapter.paper})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adaptive_constraints.composition.checks import label
+from adaptive_constraints.composition.checks import StackWarning, label
 from adaptive_constraints.composition.shared_value import SharedValue
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
@@ -24,14 +24,15 @@ class Resolved:
     phase: Phase
     facts: Facts
     answering: Mapping[str, tuple[Adapter, ...]]
-    """Who answers each seam, in the order in which answers are folded."""
+    """Who answers each seam, in the order in which answers are combined."""
     stages: tuple[Stage, ...]
     """All stages of a tick, the adapters' among them."""
     meta: tuple[Adapter, MetaStep] | None
     """The adapter that learns the trade-off, if one does."""
     shared_value: SharedValue | None
     """The toolkit's state value, where adapters need one and the learner has none."""
-    warnings: tuple[str, ...]
+    warnings: tuple[StackWarning, ...]
+    """Doubts about the stack, which training and `Stack.explain` tell."""
 
     def value(self, p: Params, observation: Tensor) -> Tensor:
         """The state value [N] that adapters read, at states [N, D]."""

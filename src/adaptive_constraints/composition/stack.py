@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from adaptive_constraints.composition import registry
 from adaptive_constraints.composition.checks import (
+    StackWarning,
     check_asked,
     check_constrained,
     check_groups,
@@ -46,11 +47,11 @@ class Stack:
 
     @property
     def name(self) -> str:
-        """Such as ``TD3BC + aspc``."""
+        """Names of the learner and its adapters, such as ``TD3BC + aspc``."""
         return " + ".join([type(self.learner).__name__, *(adapter.name for adapter in self.adapters)])
 
     def without(self, *names: str) -> Stack:
-        """The same stack less the adapters of these names."""
+        """Make the same stack less the adapters of these names."""
         known = [adapter.name for adapter in self.adapters]
         for name in names:
             if name not in known:
@@ -63,7 +64,7 @@ class Stack:
             raise StackError(f"phase must be 'offline' or 'online', not {phase!r}")
         facts = _facts(self.learner, phase)
         warnings = [
-            f"{adapter.name}: {text}"
+            StackWarning(adapter.name, text)
             for adapter in self.adapters
             for text in adapter.check(_facts_for(adapter, self.adapters, facts, phase))
         ]
@@ -73,7 +74,9 @@ class Stack:
         answering = _answering(self.learner, self.adapters, facts, phase)
         warnings += unheard_answers(answering, facts) + without_effect(self.learner, answering, facts)
         warnings += [
-            f"{each.name}: {text}" for each in self.adapters for text in idle(each, facts, phase) + misspelled(each)
+            StackWarning(each.name, text)
+            for each in self.adapters
+            for text in idle(each, facts, phase) + misspelled(each)
         ]
         return Resolved(
             learner=self.learner,
@@ -101,7 +104,7 @@ class Stack:
         return Stack(registry.from_spec(spec["learner"], registry.learner), tuple(adapters))
 
     def explain(self, phase: Phase = "offline") -> str:
-        """What one tick does, stage by stage, and who answers at each seam, as text."""
+        """Describe one tick, stage by stage, and who answers at each seam, as text."""
         resolved = self.resolve(phase)
         return "\n".join(
             [
@@ -131,7 +134,7 @@ def _answering(
             check_asked(learner, adapter, seam, facts)
             answering[seam].append(adapter)
     for seam, answers in answering.items():
-        replacing = [adapter for adapter in answers if seam in adapter.replaces or SEAMS[seam].fold == "single"]
+        replacing = [adapter for adapter in answers if seam in adapter.replaces or SEAMS[seam].combine == "single"]
         if len(replacing) > 1:
             first, second = replacing[:2]
             raise StackError(
@@ -143,7 +146,7 @@ def _answering(
 
 
 def _facts(learner: Learner, phase: Phase) -> Facts:
-    """What the learner says of itself, and how often it steps its constrained group."""
+    """The learner's own facts, and how often it steps its constrained group."""
     facts = learner.facts()
     groups = {update.group: stage.every for stage in learner.stages(phase) for update in stage.updates}
     return replace(facts, constrained_every=groups.get(facts.constrained, 1))
@@ -202,6 +205,3 @@ def _stages(
     stages += in_slot("end")
     check_groups(stages)
     return tuple(stages)
-
-
-# -- explanations -------------------------------------------------------------------------------------------------

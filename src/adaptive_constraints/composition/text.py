@@ -17,7 +17,7 @@ from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.part import annotations_of
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.support.arguments import options, words
+from adaptive_constraints.support.arguments import bare, options, words
 
 Part = TypeVar("Part", bound=Learner | Adapter)
 
@@ -28,7 +28,7 @@ class Setting(NamedTuple):
     name: str
     default: str
     values: str
-    """What it may be, such as "'plain' or 'robust'"."""
+    """The allowed values, such as "'plain' or 'robust'" or "a number > 0"."""
     help: str
 
 
@@ -49,7 +49,7 @@ def read_learner(words: Sequence[str]) -> Learner:
 
 
 def read_adapters(words: Sequence[str]) -> tuple[Adapter, ...]:
-    """The adapters of ``["ASPC", "interval=5", "FixedScale", ...]``: a setting belongs to the name before it."""
+    """The adapters of ``["ASPC", "interval=5", "FixedTradeoff", ...]``: a setting belongs to the name before it."""
     grouped = _grouped(words, "adapter", "ASPC")
     return tuple(_make(registry.adapter(name), texts) for name, texts in grouped)
 
@@ -94,7 +94,7 @@ def parse(text: str, annotation: Any) -> Any:
     """The value that ``text`` stands for where ``annotation`` says what is allowed; `ValueError` names that."""
     for option in options(annotation):
         try:
-            return _READERS[option](text) if option in _READERS else _choice(text, option)
+            return _READERS[bare(option)](text) if bare(option) in _READERS else _choice(text, bare(option))
         except ValueError:
             continue
     raise ValueError(words(annotation))

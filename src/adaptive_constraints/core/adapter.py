@@ -1,4 +1,4 @@
-"""What an adapter says about itself: the seams it answers, its own networks, and what it needs of a learner.
+"""The base class of adapters: the seams they answer, networks of their own, and requirements on a learner.
 
 An adapter is a frozen dataclass of settings. The methods between the two rules below are the *seams*: an adapter
 answers those that it overrides. Every method is a pure function of one seed; ``v`` is the read-only view of
@@ -20,26 +20,41 @@ from adaptive_constraints.core.preparation import Preparation
 from adaptive_constraints.core.types import (
     SEAMS,
     AdapterStage,
+    ExtraRows,
     Facts,
     MetaLoss,
     MetaStep,
     Params,
     Phase,
     Prepared,
-    Row,
     Spec,
     Terms,
 )
 from adaptive_constraints.core.view import View
-from adaptive_constraints.errors import StackError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Part):
-    """Base class of adapters. Two adapters of one class need different names: they key state, noise and logs."""
+    """Base class of adapters: override the seams to answer; everything else has a default that does nothing.
+
+    Two adapters of one class in a stack need different names: names key state, noise and logs.
+
+    >>> from dataclasses import dataclass
+    >>> from typing import Annotated
+    >>> from adaptive_constraints import Adapter, Between, wrap
+    >>> from adaptive_constraints.baselines import TD3BC
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Loosened(Adapter):
+    ...     share: Annotated[float, Between(0, 1)] = 0.5
+    ...     def constraint_weight(self, v):
+    ...         return self.share
+    >>> agent = wrap(TD3BC(), Loosened(share=0.25))
+    >>> print(agent.explain().splitlines()[0])
+    TD3BC + loosened
+    """
 
     name: str = ""
-    """Keys its state, noise and logs; left empty, it is the class's name in lower case."""
+    """Name of its state, noise and logs; left empty, the class's name in lower case."""
     paper: ClassVar[str] = ""
     tested_on: ClassVar[frozenset[str]] = frozenset()
     """Names of the learners that the adapter's paper tested it on."""
@@ -51,54 +66,65 @@ class Adapter(Part):
         if not self.name:
             object.__setattr__(self, "name", type(self).__name__.lstrip("_").lower())
 
-    def require(self, condition: bool, text: str) -> None:
-        """Refuse a setting or a learner: raise `StackError` with ``text`` unless ``condition`` holds."""
-        if not condition:
-            raise StackError(f"{self.name}: {text}")
+    @property
+    def title(self) -> str:
+        return self.name
 
     def was_tested_on(self, learner: str, facts: Facts) -> bool:
-        """Whether this adapter's paper tested it on the learner of this name, configured to these facts."""
+        """Tell whether this adapter's paper tested it on a learner.
+
+        learner: the name of the learner's class.
+        facts: properties of the learner as configured.
+        """
         return learner in self.tested_on
 
     def group(self, short: str) -> str:
-        """The full name of one of this adapter's groups of parameters."""
+        """Full name of one of this adapter's groups of parameters, from the short name in `init`."""
         return f"{self.name}.{short}"
 
     # -- what an adapter needs ------------------------------------------------------------------------------------
 
     def check(self, facts: Facts) -> Sequence[str]:
-        """Warnings about this adapter on a learner of these facts; raises `StackError` where it cannot work."""
+        """Warn about, or refuse, a learner with these properties.
+
+        Returns texts of warnings; raises `StackError`, through `require`, where the adapter cannot work.
+        """
         return ()
 
     def answers(self, facts: Facts, phase: Phase) -> frozenset[str]:
-        """The seams this adapter answers on such a learner; by default those it overrides."""
+        """Seams that this adapter answers on such a learner in this phase; by default those it overrides."""
         return frozenset(seam for seam in SEAMS if getattr(type(self), seam) is not getattr(Adapter, seam))
 
     def expectile(self, facts: Facts) -> float | None:
-        """The expectile of the state value this adapter reads through ``v.value``; None: it reads none.
+        """Expectile of the state value that this adapter reads through ``v.value``; None: it reads none.
 
-        Where the learner owns a value, that one is read instead; otherwise all adapters share one.
+        A learner's own state value is read where there is one; otherwise the stack trains one for all adapters.
         """
         return None
 
     def preparations(self, facts: Facts) -> Sequence[str]:
-        """What it trains before tick 1, in words and with what it costs (for `explain`)."""
+        """Models that it trains before tick 1, in words, with their cost (for `explain`)."""
         return ()
 
     def prepare(self, preparation: Preparation) -> Prepared | None:
-        """Frozen models and extra columns for all seeds, before tick 1."""
+        """Make frozen models and extra columns for all seeds, before tick 1; None: nothing to prepare."""
         return None
 
     def init(self, spec: Spec, facts: Facts, generator: torch.Generator) -> dict[str, Params]:
-        """Initial parameters of one seed by short group name (stored under ``self.group(short)``)."""
+        """Initial parameters of one seed by short group name; they are stored under ``self.group(short)``.
+
+        spec: dimensions of the data.
+        facts: properties of the learner.
+        generator: the source of all randomness.
+        """
         return {}
 
     def buffers(self, spec: Spec, facts: Facts) -> Params:
-        """Initial non-gradient state of one seed, found in ``v.buffers[self.name]``."""
+        """Initial state of one seed that no gradient steps; found in ``v.buffers[self.name]``."""
         return {}
 
     def stages(self, facts: Facts, phase: Phase) -> tuple[AdapterStage, ...]:
-        """Stages of the adapter's own networks."""
+        """Stages that step the adapter's own networks, each with its place in a tick."""
         return ()
 
     def advance_every(self, facts: Facts, horizon: int) -> int:
@@ -123,23 +149,30 @@ class Adapter(Part):
         batch: Mapping[str, Tensor] | None,
         default: Callable[[], Tensor],
     ) -> Tensor:
-        """The value [N] inside the TD target at states [N, D]."""
+        """Value [N] inside a TD target at states [N, D].
+
+        v: the view of one seed.
+        observation: the states.
+        site: names the noise of this call; pass it on to every draw.
+        batch: columns of the minibatch whose next states these are; None for states that are not in the data.
+        default: the answer so far, to be called unless `replaces` names this seam.
+        """
         return default()
 
     def td_weight(self, v: View) -> Tensor | float:
         """Weight of the in-data TD term; scalar."""
         return 1.0
 
-    def critic_rows(self, v: View) -> Sequence[Row]:
+    def critic_rows(self, v: View) -> Sequence[ExtraRows]:
         """Extra rows of the critics' regression."""
         return ()
 
     def value_action(self, v: View, default: Callable[[], Tensor]) -> Tensor:
-        """The action [B, A] at which V regresses on the target critics."""
+        """Action [B, A] at which V regresses on the target critics."""
         return default()
 
     def behavior_action(self, v: View, default: Callable[[], Tensor]) -> Tensor:
-        """The action [B, A] that imitation takes for the data's."""
+        """Action [B, A] that is imitated in place of the data's."""
         return default()
 
     def sample_weight(self, v: View) -> Tensor | float:
@@ -151,7 +184,7 @@ class Adapter(Part):
         return ()
 
     def constraint(self, v: View, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
-        """The constraint term [B] at the policy's ``action`` [B, A]; gradient flows through ``action``."""
+        """Constraint term [B] at the policy's ``action`` [B, A]; gradient flows through ``action``."""
         return default()
 
     def constraint_weight(self, v: View) -> Tensor | float:
@@ -159,22 +192,25 @@ class Adapter(Part):
         return 1.0
 
     def constraint_scale(self, v: View) -> Tensor | float:
-        """Annealing of the whole constraint, outside the gauge; scalar >= 0."""
+        """Annealing of the whole constraint, applied after the weights are mean-normalised; scalar >= 0."""
         return 1.0
 
     def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
-        """The learner's one scalar > 0; []."""
+        """Trade-off of the learner, a scalar > 0; []."""
         return default()
 
     # -- learning the trade-off -----------------------------------------------------------------------------------
 
     def meta(self, facts: Facts) -> MetaStep | None:
-        """How this adapter learns the trade-off; None: it does not."""
+        """The outer step by which this adapter learns the trade-off; None: it does not."""
         return None
 
     def meta_loss(self, v: View, k: Tensor, before: Terms, after: Terms) -> MetaLoss:
-        """Outer loss of the trade-off ``k`` (detached) from the terms before and after the constrained step.
+        """Outer loss of the trade-off; by default the improvement term after the step.
 
-        The default asks the step itself to have improved the policy.
+        v: the view of one seed.
+        k: the trade-off [], detached.
+        before: terms of the constrained group before its step.
+        after: terms after its step, through which gradient flows to the trade-off.
         """
         return MetaLoss(after.improvement.mean())

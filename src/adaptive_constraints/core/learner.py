@@ -1,4 +1,4 @@
-"""What a learner says about itself: its groups of parameters, its stages, its services and its facts.
+"""The base class of learners: groups of parameters, stages, services and facts.
 
 A learner is a frozen dataclass of settings. Everything it computes is a pure function of *one seed*: it receives
 the parameters of the group being stepped (``p``) and a read-only view ``v`` of everything else, and returns values
@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,71 +21,85 @@ from torch import Tensor
 from adaptive_constraints.core.part import Part
 from adaptive_constraints.core.types import Facts, Gaussian, Params, Phase, Point, Spec, Stage, Terms
 from adaptive_constraints.core.view import View
-from adaptive_constraints.errors import StackError
+from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learner(Part, ABC):
-    """Base class of learners: override the upper half; the page of defaults below it suits most."""
+    """Base class of learners: override the abstract methods; the defaults after them suit most.
 
-    discount: float = 0.99
+    >>> from adaptive_constraints.baselines import TD3BC
+    >>> learner = TD3BC(alpha=4.0)
+    >>> learner.facts().constrained, learner.facts().tradeoff
+    ('actor', 4.0)
+    >>> [stage.name for stage in learner.stages("offline")]
+    ['critic', 'actor']
+    """
+
+    discount: Annotated[float, Between(0, 1)] = 0.99
     """Discount per environment step."""
-    batch_size: int = 256
+    batch_size: Annotated[int, AtLeast(1)] = 256
     """Rows per minibatch and seed."""
     normalize_observations: bool = False
     """Shift and scale observations by the data's mean and standard deviation + 1e-3."""
-    reward_scale: float | Literal["return_range", "dataset_std"] = 1.0
+    reward_scale: Annotated[float, Above(0)] | Literal["return_range", "dataset_std"] = 1.0
     """Factor on rewards; return_range is 1000 over the range of episode returns, dataset_std is 1 over the rewards'
     standard deviation."""
     reward_shift: float | Literal["dataset_mean"] = 0.0
     """Added to scaled rewards (-1 on AntMaze); dataset_mean subtracts their mean. Not neutral where episodes
     terminate."""
-    action_margin: float = 0.0
+    action_margin: Annotated[float, Between(0, 1, "[)")] = 0.0
     """The data's actions are clipped to +-(1 - this), away from where a squashed policy's density is infinite."""
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         self.check_settings()
-        self.require(0 <= self.discount <= 1, f"discount must lie in [0, 1], not {self.discount}")
-        self.require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
-        scale = self.reward_scale
-        self.require(isinstance(scale, str) or scale > 0, f"reward_scale must be > 0, not {scale}")
-        self.require(0 <= self.action_margin < 1, f"action_margin must lie in [0, 1), not {self.action_margin}")
-
-    def require(self, condition: bool, text: str) -> None:
-        """Refuse a setting: raise `StackError` with ``text`` unless ``condition`` holds."""
-        if not condition:
-            raise StackError(f"{type(self).__name__}: {text}")
 
     # -- what every learner says ------------------------------------------------------------------------------
 
     @abstractmethod
     def facts(self) -> Facts:
-        """What adapters may know of this configured learner."""
+        """Properties of this configured learner that adapters may depend on."""
 
     @abstractmethod
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
-        """Initial parameters of one seed, by group; all randomness from ``generator``."""
+        """Initial parameters of one seed, by group.
+
+        spec: dimensions of the data.
+        generator: the source of all randomness.
+        """
 
     @abstractmethod
     def stages(self, phase: Phase) -> tuple[Stage, ...]:
-        """The stages of one tick in the paper's order."""
+        """Stages of one tick in the paper's order, offline or online as ``phase`` says."""
 
     @abstractmethod
     def bootstrap(self, v: View, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None) -> Tensor:
-        """Value [N] at states [N, D] inside a TD target; ``batch`` is None for states that are not in the data."""
+        """Value [N] inside a TD target at states [N, D].
+
+        v: the view of one seed.
+        observation: the states.
+        site: names the noise of this call; pass it on to every draw.
+        batch: columns of the minibatch whose next states these are; None for states that are not in the data.
+        """
 
     @abstractmethod
     def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
-        """Values [K, N] of K critics with parameters ``p`` at (observation [N, D], action [N, A])."""
+        """Values [K, N] of K critics with parameters ``p`` at observations [N, D] and actions [N, A]."""
 
     @abstractmethod
     def sample(self, v: View, p: Params, observation: Tensor, site: str) -> Tensor:
-        """Actions [N, A] of the policy with parameters ``p`` as it explores Q; noise from ``v`` under ``site``."""
+        """Actions [N, A] at which the policy reads Q, at states [N, D].
+
+        v: the view of one seed.
+        p: the policy's parameters.
+        observation: the states.
+        site: names the noise of this call; pass it on to every draw.
+        """
 
     @abstractmethod
     def terms(self, p: Params, v: View) -> Terms:
-        """The parts of the objective at parameters ``p`` of the constrained group, on the batch."""
+        """Value, improvement and constraint [B] on the minibatch, at parameters ``p`` of the constrained group."""
 
     @abstractmethod
     def act(self, v: View, observation: Tensor) -> Tensor:
@@ -94,31 +108,31 @@ class Learner(Part, ABC):
     # -- defaults ---------------------------------------------------------------------------------------------
 
     def explore(self, v: View, observation: Tensor) -> Tensor:
-        """Actions [N, A] in learner space with which it collects rows online."""
+        """Actions [N, A] in learner space [-1, 1] for collecting online, at states [N, D]."""
         return self.act(v, observation)
 
     def columns(self) -> tuple[str, ...]:
-        """Columns of the data that it reads from ``v.batch`` beside the usual ones; see `Dataset.column`."""
+        """Names of further columns of the data to be found in ``v.batch``; see `Dataset.column`."""
         return ()
 
     def distribution(self, v: View, p: Params, observation: Tensor) -> Gaussian | Point | None:
-        """The policy at states [N, D] in closed form: a density or a point; None where it can only be sampled."""
+        """The policy at states [N, D] with parameters ``p``, a density or a point; None: it can only be sampled."""
         return None
 
     def sample_behavior(self, v: View, observation: Tensor, site: str, count: int) -> Tensor | None:
-        """Draws [count, N, A] from the learner's own behaviour model, where it has one."""
+        """Draws [count, N, A] from the learner's own behaviour model at states [N, D]; None where it has none."""
         return None
 
     def value(self, p: Params, observation: Tensor) -> Tensor | None:
-        """The learner's own state value [N], where it has one."""
+        """The learner's own state value [N] at states [N, D]; None where it has none."""
         return None
 
     def aggregate(self, q: Tensor) -> Tensor:
-        """One value [N] from those of the critics [K, N]."""
+        """Combine the critics' values [K, N] into one [N]; by default their minimum."""
         return q.amin(0)
 
     def td_error(self, q: Tensor, target: Tensor) -> Tensor:
-        """Loss per row [N] of critics [K, N] against one target [N]."""
+        """Loss per row [N] of critics [K, N] against one target [N]; by default the sum of squared errors."""
         return (q - target).square().sum(0)
 
     def target(self, v: View) -> Tensor:
@@ -133,7 +147,12 @@ class Learner(Part, ABC):
         return loss
 
     def constrained_loss(self, p: Params, v: View, k: Tensor) -> tuple[Tensor, Terms]:
-        """The constrained group's loss at trade-off ``k`` [] and its terms; ``k`` may enter anywhere."""
+        """Loss [] of the constrained group, and its terms.
+
+        p: parameters of the constrained group.
+        v: the view of one seed.
+        k: the trade-off []; it may enter the loss anywhere.
+        """
         terms = self.terms(p, v)
         constraint = v.weighted(terms.constraint)
         scales_improvement = self.facts().scales == "improvement"

@@ -1,4 +1,4 @@
-"""What learners and adapters have in common: checked settings, and published ones by name."""
+"""The common base of learners and adapters: checked settings, and published ones by name."""
 
 from __future__ import annotations
 
@@ -14,16 +14,31 @@ from adaptive_constraints.support.arguments import checked, fits, words
 
 @dataclass(frozen=True)
 class Part:
-    """Base class of learners and adapters: ``TD3BC.preset("antmaze")`` takes published settings in one call."""
+    """Base class of learners and adapters: ``TD3BC.preset("antmaze")`` takes published settings in one call.
+
+    A setting is a field; its annotation says what it may be, bounds included:
+    ``polyak: Annotated[float, Between(0, 1, "(]")] = 0.005``.
+    """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Published settings by family of data sets (gym, antmaze, ...) or by data set, as far as the defaults differ."""
 
-    def check_settings(self) -> None:
-        """Raise `StackError` where a setting is not what its annotation allows, such as a misspelled choice.
+    @property
+    def title(self) -> str:
+        """The name under which errors speak of this part."""
+        return type(self).__name__
 
-        Numbers must be finite, and learning rates at least 0, which freezes what they are of.
+    def require(self, condition: bool, text: str) -> None:
+        """Raise `StackError` with ``text`` unless ``condition`` holds: for what no single annotation can say.
+
+        condition: what must hold, such as the order of two settings or a fact of the learner.
+        text: what is wrong and what to do; the part's own name is put before it.
         """
+        if not condition:
+            raise StackError(f"{self.title}: {text}")
+
+    def check_settings(self) -> None:
+        """Raise `StackError` where a setting is not what its annotation allows, or a number that is not finite."""
         kind = type(self).__name__
         try:
             annotations = annotations_of(type(self))
@@ -31,17 +46,18 @@ class Part:
             return
         for name, annotation in annotations.items():
             value = getattr(self, name)
-            if not fits(value, annotation):
-                raise StackError(f"{kind}: {name} must be {words(annotation)}, not {value!r}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise StackError(f"{kind}: {name} must be finite, not {value!r}")
-            if name.endswith("learning_rate") and isinstance(value, int | float) and value < 0:
-                raise StackError(f"{kind}: {name} must be >= 0, not {value!r}")
+            if not fits(value, annotation):
+                raise StackError(f"{kind}: {name} must be {words(annotation)}, not {value!r}")
 
     @classmethod
     @checked(StackError)
     def preset(cls, family: str, **settings: Any) -> Self:
-        """The published settings for a family of data sets, less those that ``settings`` says otherwise.
+        """Make a part with the published settings for a family of data sets.
+
+        family: a name among `presets`, such as "antmaze", whatever its case.
+        settings: further settings; they win over the published ones.
 
         Raises `StackError` for a family without settings of its own, naming those there are.
         """
@@ -54,9 +70,19 @@ class Part:
 
 
 def annotations_of(cls: type) -> dict[str, Any]:
-    """The annotation of each setting, by name."""
-    found = get_type_hints(cls)
-    return {field.name: found[field.name] for field in fields(cls)}
+    """The annotation of each setting, by name.
+
+    A subclass that repeats a setting to change its default, ``batch_size: int = 1024``, keeps the bounds that the
+    base class stated.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for base in reversed(cls.__mro__):
+        bare, full = get_type_hints(base), get_type_hints(base, include_extras=True)
+        for name in vars(base).get("__annotations__", {}):
+            repeats = name in found and full[name] == bare[name] == found[name][0]
+            if not repeats:
+                found[name] = bare[name], full[name]
+    return {field.name: found[field.name][1] for field in fields(cls)}
 
 
 __all__ = ["Part", "annotations_of"]

@@ -1,6 +1,6 @@
-"""What an adapter may use before step 1: the data, and the training of models of its own on the learners' engine.
+"""Work before step 1: the data that adapters see, and the training of their own models on the learners' engine.
 
-This page is abstract; `pretraining` does it.
+The classes here are abstract; `pretraining` implements them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from adaptive_constraints.data import Dataset, Preprocessor
 
 
 class ModelFit(ABC):
-    """Stages run on minibatches of a table, for several seeds at once; `Preparation.fit` makes one."""
+    """A model in training, for several seeds at once; `Preparation.model` makes one."""
 
     @property
     @abstractmethod
     def params(self) -> dict[str, Params]:
-        """Parameters [S, ...] by group, as they stand; the live tensors."""
+        """Parameters [S, ...] by group as they stand now; the tensors themselves, not copies."""
 
     @property
     @abstractmethod
@@ -43,43 +43,58 @@ class ModelFit(ABC):
 
     @abstractmethod
     def run(self, ticks: int) -> dict[str, list[float]]:
-        """Run this many minibatches; the mean of each logged quantity over them, one number per seed."""
+        """Run this many minibatches; returns the mean of each logged quantity over them, one number per seed."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """All that goes on from here depends on, by dotted name; the live tensors."""
+        """Everything that further training depends on, by dotted name; the tensors themselves, not copies."""
 
     @abstractmethod
     def load(self, state: Mapping[str, Tensor], tick: int) -> None:
-        """Take over a state of the same model, seeds and table after this many minibatches."""
+        """Continue from a saved state.
+
+        state: what `state` gave, for the same model, seeds and table.
+        tick: minibatches done when it was saved.
+        """
 
     @abstractmethod
     def ask(self, name: str, answer: Callable[[StateView], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """What ``answer`` of one seed's view says, for all seeds: tensors [S, ...], without gradient."""
+        """Evaluate a function of one seed's view for all seeds.
+
+        name: keys the noise that it draws.
+        answer: a function of the view that returns tensors by name.
+
+        Returns its tensors with a leading axis over seeds, [S, ...], without gradient.
+        """
 
 
 class Pretraining(ABC):
-    """One model on its way: shows how far it is, and keeps its state, so that an interrupted training goes on."""
+    """Runs one model's training: shows progress, and saves the state, so that an interrupted training continues."""
 
     @abstractmethod
     def resume(self, fit: ModelFit, beside: Mapping[str, Tensor] | None = None) -> int:
-        """Give ``fit``, fresh from `Preparation.fit`, and the tensors ``beside`` it the state that was kept, if any.
+        """Load the saved state of an interrupted training, if there is one.
 
-        Returns the number of minibatches done. `run` calls this itself; call it first where a loop around `run` has to
-        know where it goes on.
+        fit: the model, just made by `Preparation.model`.
+        beside: further tensors of the caller to fill, as in `run`.
+
+        Returns the number of minibatches done. `run` calls this itself; call it first where a loop around `run` must
+        know where it continues.
         """
 
     @abstractmethod
     def run(self, fit: ModelFit, until: int, beside: Mapping[str, Tensor] | None = None) -> None:
-        """Run ``fit`` until it has seen this many minibatches in all.
+        """Train a model up to a number of minibatches.
 
-        beside: tensors of the caller that the training's course depends on, such as the best parameters so far; they
-        are kept with the state of ``fit`` and must not change during this call.
+        fit: the model.
+        until: minibatches to reach, counted from the start of its training.
+        beside: further tensors of the caller that the training depends on, such as the best parameters so far; they
+            are saved with the state of ``fit`` and must not change during this call.
         """
 
 
 class Preparation(ABC):
-    """One data set and everything that `Adapter.prepare` may use with it."""
+    """One data set, and everything that `Adapter.prepare` may do with it."""
 
     data: Dataset
     preprocessor: Preprocessor
@@ -88,10 +103,10 @@ class Preparation(ABC):
     spec: Spec
     seeds: tuple[int, ...]
     discount: float
-    """The learner's."""
+    """The learner's discount per step."""
     device: torch.device
     progress: bool
-    """Show bars."""
+    """Whether to show progress bars."""
 
     @property
     @abstractmethod
@@ -99,7 +114,7 @@ class Preparation(ABC):
         """The transitions in learner space; see `Preprocessor.table`."""
 
     @abstractmethod
-    def fit(
+    def model(
         self,
         name: str,
         init: Callable[[torch.Generator], Mapping[str, Params]],
@@ -111,13 +126,16 @@ class Preparation(ABC):
         seed_columns: Mapping[str, Tensor] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> ModelFit:
-        """A model to be trained by ``stages`` for up to ``steps`` minibatches, all seeds at once and each on its own.
+        """Make a model for training, all seeds at once and each independent of the others.
 
-        name: keys its noise and names its bar; begin it with the adapter's name.
+        name: keys its noise and names its progress bar; begin it with the adapter's name.
         init: initial parameters of one seed by group, all randomness from the generator.
+        stages: losses and their optimizer steps, as a learner has them.
+        steps: minibatches planned, which schedules of learning rates refer to.
+        batch_size: rows per minibatch and seed.
         table: columns [N, ...] to draw minibatches from; None: the data's transitions.
         seed_columns: columns [S, N, ...] beside them that differ between seeds.
-        seeds: which; None: all.
+        seeds: the seeds to train; None: all.
 
         Nothing runs before ``ModelFit.run(ticks)``.
         """
@@ -132,21 +150,26 @@ class Preparation(ABC):
         steps: int,
         shared: bool = False,
     ) -> Params:
-        """Tensors [S, ...] that ``train(seeds, pretraining)`` makes, from the cache for seeds it has made before.
+        """Return a model's tensors [S, ...]: from the cache for seeds trained before, else by training.
 
-        name: of the model; begin it with the adapter's name.
+        name: the model's name; begin it with the adapter's name.
         settings: everything beside the data that they depend on, as plain values.
+        train: ``train(seeds, pretraining)`` trains these seeds and returns their tensors.
         steps: the length of the progress bar.
         shared: make them of the first seed only and give them to all.
 
-        ``train`` makes a model by `fit` and runs it by ``pretraining.run``, which shows a bar and keeps the state once
-        a minute: an interrupted training goes on there. The cache is keyed by the data in learner space, name,
+        ``train`` makes a model by `model` and runs it by ``pretraining.run``, which shows a bar and keeps the state
+        once a minute: an interrupted training goes on there. The cache is keyed by the data in learner space, name,
         settings, seed, device type and version. Damaged files are made anew.
         """
 
 
 def generator(seed: int, component: str) -> torch.Generator:
-    """The generator of one component of one seed; adding a component never shifts another's numbers."""
+    """Make the random generator of one component of one seed; adding a component never shifts another's numbers.
+
+    seed: the training seed.
+    component: the component's name, such as "learner".
+    """
     digest = hashlib.sha256(f"{seed}/{component}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 

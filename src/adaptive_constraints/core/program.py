@@ -1,4 +1,4 @@
-"""What the engine runs: stages and functions of one seed's view, without knowing who wrote them.
+"""The work of one training step as the engine runs it: stages, and functions of one seed's view.
 
 The view is what `Program.view` makes; functions that take it are typed `Any`, since programs differ in its class.
 """
@@ -16,7 +16,7 @@ from adaptive_constraints.core.view import DrawNoise, Inputs, StateView
 
 
 class OuterStep(NamedTuple):
-    """How the trade-off is learned."""
+    """The outer step that learns the trade-off, and who takes it."""
 
     owner: str
     """The adapter's name, under which its buffers and logged scalars stand."""
@@ -28,7 +28,7 @@ class OuterStep(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """How one adapter's buffers move on."""
+    """The update of one adapter's buffers."""
 
     every: int
     """Steps between two calls."""
@@ -43,15 +43,15 @@ class Program:
     stages: tuple[Stage, ...]
     batch_size: int
     view: Callable[[Inputs, DrawNoise], StateView]
-    """Make the view of one seed's state, which every function of the program receives."""
+    """Makes the view of one seed's state, which every function of the program receives."""
     constrained: str | None = None
     """The group whose update weighs the trade-off and returns its terms beside its loss; None: no update does."""
     outer: OuterStep | None = None
-    """How the trade-off is learned; None: it is not."""
+    """The step that learns the trade-off; None: none does."""
     tradeoff: Callable[[Any], Tensor] | None = None
     """The trade-off [] that the constrained update receives."""
     advancing: Mapping[str, Advance] = field(default_factory=dict)
-    """Buffers that move on at the end of steps, by adapter name."""
+    """Updates of buffers at the end of steps, by adapter name."""
     diagnostics: Mapping[str, Callable[[Any], Mapping[str, Tensor]]] = field(default_factory=dict)
     """Scalars to log, by adapter name."""
     policies: Mapping[str, Callable[[Any, Tensor], Tensor]] = field(default_factory=dict)

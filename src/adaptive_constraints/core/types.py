@@ -1,4 +1,4 @@
-"""The words that learners, adapters and the engine share: stages, terms, facts, seams."""
+"""Types that learners, adapters and the engine share: stages, terms, facts, seams."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
@@ -20,15 +21,15 @@ Phase = Literal["offline", "online"]
 
 
 TD_SEAMS = frozenset({"bootstrap", "td_weight", "critic_rows"})
-"""What `Learner.regression` and `Learner.target` ask."""
+"""Seams that `Learner.regression` and `Learner.target` ask."""
 
 
 IMITATION_SEAMS = frozenset({"behavior_action", "sample_weight"})
-"""What a term asks that imitates the data."""
+"""Seams that a term asks where it imitates the data."""
 
 
 CONSTRAINT_SEAMS = frozenset({"constraint", "constraint_weight", "constraint_scale", "tradeoff"})
-"""What the constrained loss asks: `View.constraint`, `View.weighted` or `View.tempered`, and its trade-off."""
+"""Seams that the constrained loss asks: `View.constraint`, `View.weighted` or `View.tempered`, and its trade-off."""
 
 
 class Terms(NamedTuple):
@@ -37,12 +38,12 @@ class Terms(NamedTuple):
     value: Tensor
     """Value estimate of the policy's action, in units of return; larger is better."""
     improvement: Tensor
-    """What the learner minimises to improve the policy, usually the negative normalised value."""
+    """Loss that improves the policy, usually the negative normalised value."""
     constraint: Tensor
     """Distance from the data (or from its model): the residual the constraint penalises, before any weight."""
 
 
-class Row(NamedTuple):
+class ExtraRows(NamedTuple):
     """Extra rows of the critic's regression, beside the data's own."""
 
     weight: Tensor | float
@@ -88,7 +89,7 @@ class Stage(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What networks need to know of the data."""
+    """Dimensions of the data, which networks are built for."""
 
     observation_dim: int
     action_dim: int
@@ -114,7 +115,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a configured learner tells adapters, so that nobody has to ask for its class."""
+    """Properties of a configured learner that adapters may depend on, instead of on its class."""
 
     constrained: str
     """The group whose update carries the constraint."""
@@ -123,48 +124,49 @@ class Facts:
     tradeoff: float | None
     """The learner's own trade-off; None: there is nothing to scale."""
     scales: Literal["improvement", "constraint", "exponent"] = "improvement"
-    """What the trade-off multiplies: a larger one loosens the constraint, unless it scales the constraint itself."""
+    """The term that the trade-off multiplies; a larger one loosens the constraint, unless that term is the
+    constraint."""
     policy: str = "actor"
     """The group that `Learner.sample` and `Learner.distribution` take as the policy's parameters."""
     normalizes_improvement: bool = True
-    """Its improvement is divided by the mean size of Q, so that the trade-off means the same on every reward scale."""
+    """The improvement is divided by the mean size of Q, so that the trade-off means the same on every reward scale."""
     learns_tradeoff: bool = False
     """The learner adapts the trade-off itself (CQL's Lagrange multiplier)."""
     distribution: Literal["point", "gaussian", "tanh-gaussian", "generative"] = "point"
     owns_value: bool = False
-    """It trains a state value V itself, in the group ``value``."""
+    """The learner trains a state value V itself, in the group ``value``."""
     owns_behavior: bool = False
-    """It trains a model of the behaviour that `Learner.sample_behavior` draws from."""
+    """The learner trains a model of the behaviour that `Learner.sample_behavior` draws from."""
     exponential_weights: bool = False
-    """It imitates with weights exp(advantage)."""
+    """The learner imitates with weights exp(advantage)."""
     imitation_is_constraint: bool = True
-    """Its constraint imitates the data, so per-row imitation weights belong in the constraint."""
+    """The constraint imitates the data, so per-row imitation weights belong in the constraint."""
     normalized_critic: bool = False
-    """Its critics have LayerNorm."""
+    """The critics have LayerNorm."""
     reads_policy_action: bool = True
-    """Q is read at actions off the data: by its policy, which improves that way, or (in what `Adapter.check` gets to
-    see) by another adapter of the stack."""
+    """Q is read at actions off the data: by the policy, which improves that way, or by another adapter of the stack
+    (which the stack adds for `Adapter.check`)."""
     bootstrap_settings: tuple[str, ...] = ()
-    """Names of the settings that act in its own bootstrap only, as configured: without effect under an adapter that
-    replaces it, of which the stack warns. A setting that switches nothing on needs no mention."""
+    """Names of settings that, as configured, act in the learner's own bootstrap only. Where an adapter replaces the
+    bootstrap, the stack warns that they have no effect."""
     constrained_every: int = 1
     """Ticks between two steps of the constrained group; set by the stack, which knows the stages."""
     replaced: frozenset[str] = frozenset()
-    """In what `Adapter.check` gets to see: the seams that another adapter of the stack replaces."""
+    """Seams that another adapter of the stack replaces; set by the stack for `Adapter.check`."""
 
 
 Slot = Literal["start", "critic", "with", "end"]
 
 
-Fold = Literal["product", "composed", "concatenated", "single"]
+Combine = Literal["product", "composed", "concatenated", "single"]
 
 
 class Seam(NamedTuple):
-    """How the answers of several adapters at one seam become one."""
+    """One seam: the rule that makes one answer of several, and the answer where nobody gives any."""
 
-    fold: Fold
+    combine: Combine
     default: str
-    """What the seam says when nobody answers, in words (for `explain`)."""
+    """The answer when no adapter answers, in words (for `explain`)."""
     asked_by_adapters: bool = False
     """Adapters may ask it too, so answering it where the learner does not ask is no mistake."""
     may_swallow: bool = False
@@ -197,7 +199,7 @@ class AdapterStage(NamedTuple):
 
 
 class MetaStep(NamedTuple):
-    """How an adapter that learns the trade-off takes its outer step."""
+    """The outer step of an adapter that learns the trade-off."""
 
     group: str
     """The adapter's group that the trade-off is a function of."""
@@ -220,7 +222,7 @@ class MetaLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What an adapter makes of the data before tick 1."""
+    """Columns and models that an adapter makes of the data before tick 1."""
 
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     """Extra columns [N] or [N, C], the same for every seed; found in ``v.batch`` under '<adapter>.<column>'."""
@@ -230,6 +232,25 @@ class Prepared:
     """Frozen tensors [S, ...], found in ``v.frozen['<adapter>']`` without the axis over seeds."""
     online: Mapping[str, float] = field(default_factory=dict)
     """The value a row collected online gets in each column."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Words that the data decided, the same for all seeds, such as the name of a rule; read by ``v.choice``."""
+
+    def frozen(self, seeds: int) -> Params:
+        """The models, and each choice as a tensor [S] without content that bears it in its name.
+
+        What a step does may depend on names, which are known when it is recorded, but not on the values of tensors.
+        """
+        return dict(self.models) | {f"{_choice(key)}{word}": torch.zeros(seeds) for key, word in self.choices.items()}
+
+
+def chosen(frozen: Mapping[str, Tensor], key: str) -> str:
+    """The word that `Prepared.choices` had under a key, from what `Prepared.frozen` made of it."""
+    prefix = _choice(key)
+    return next(name.removeprefix(prefix) for name in frozen if name.startswith(prefix))
+
+
+def _choice(key: str) -> str:
+    return f"choice.{key}."
 
 
 class Draw(NamedTuple):

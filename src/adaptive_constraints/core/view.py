@@ -1,7 +1,7 @@
 """The read-only view ``v`` that losses and answers receive: one seed's state, the learner's services, and the seams.
 
-What `View` adds to the state is abstract here: it says what may be asked and which shapes come back;
-`composition.bound_view` combines the answers of the adapters of one stack. B rows of a minibatch, D observation
+`View` is abstract here: its methods are the questions that losses may ask, with the shapes of the answers;
+`composition.bound_view` combines the answers of the adapters of one stack. Shapes: B rows of a minibatch, D observation
 dimensions, A action dimensions, N rows.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptive_constraints.core.types import Draw, Facts, Gaussian, Params, Phase, Point, Row, Spec, Terms
+from adaptive_constraints.core.types import Draw, ExtraRows, Facts, Gaussian, Params, Phase, Point, Spec, Terms, chosen
 from adaptive_constraints.errors import StackError
 
 Inputs = dict[str, Any]
@@ -23,7 +23,7 @@ DrawNoise = Callable[[Draw], Tensor]
 
 
 class Services(ABC):
-    """The learner's pure functions that adapters may use; the methods of `Learner` of the same names say more."""
+    """Pure functions of the learner that adapters may call; see the methods of `Learner` of the same names."""
 
     facts: Facts
     discount: float
@@ -58,7 +58,7 @@ class Services(ABC):
 
 
 class StateView:
-    """One seed's state as the losses of a model see it. Nothing here carries gradient."""
+    """One seed's state, read-only: parameters, minibatch, noise. No tensor in it carries gradient."""
 
     def __init__(self, spec: Spec, inputs: Inputs, draw: DrawNoise) -> None:
         self.spec = spec
@@ -83,6 +83,10 @@ class StateView:
         self.metrics: dict[str, Tensor] = {}
         """Scalars recorded by `log`."""
         self._draw = draw
+
+    def choice(self, adapter: str, key: str) -> str:
+        """The word that an adapter's `Prepared.choices` has under a key; plain text, so that ``if`` may ask it."""
+        return chosen(self.frozen[adapter], key)
 
     # -- the minibatch --------------------------------------------------------------------------------------------
 
@@ -114,14 +118,16 @@ class StateView:
     # -- noise and records ----------------------------------------------------------------------------------------
 
     def normal(self, site: str, shape: Sequence[int]) -> Tensor:
-        """Standard normal draws, a pure function of (seed, site, tick, index): the same site draws the same.
+        """Standard normal draws of a shape.
 
-        An adapter begins its sites with its name, lest it share draws with somebody else's site.
+        site: name of the place that draws. Draws are a pure function of (seed, site, tick, index), so equal sites draw
+            equal numbers within a tick; an adapter begins its sites with its own name.
+        shape: shape of the result, without the axis over seeds.
         """
         return self._draw(Draw("normal", site, tuple(shape)))
 
     def uniform(self, site: str, shape: Sequence[int]) -> Tensor:
-        """Uniform draws in [0, 1); otherwise as `normal`."""
+        """Uniform draws in [0, 1), with the arguments of `normal`."""
         return self._draw(Draw("uniform", site, tuple(shape)))
 
     def log(self, name: str, value: Tensor) -> None:
@@ -132,7 +138,7 @@ class StateView:
 
 
 class View(StateView, ABC):
-    """One seed's state as the losses of learners and the answers of adapters see it: with services and seams."""
+    """One seed's state together with the learner's services and the seams: the ``v`` of losses and answers."""
 
     phase: Phase
     services: Services
@@ -149,7 +155,7 @@ class View(StateView, ABC):
         """Weight of the in-data TD term; scalar."""
 
     @abstractmethod
-    def critic_rows(self) -> list[Row]:
+    def critic_rows(self) -> list[ExtraRows]:
         """Extra rows of the critics' regression."""
 
     @abstractmethod
@@ -176,8 +182,8 @@ class View(StateView, ABC):
     def constraint_weight(self) -> Tensor | float:
         """Weight of the constraint at each state; [B] or 1.
 
-        While an adapter learns the trade-off, the weights say where and not how much, so they are divided by their
-        mean over the rows with a positive weight.
+        While an adapter learns the trade-off, these are mean-normalised weights: divided by their mean over the rows
+        with a positive weight, so that they say where to constrain, and the trade-off alone says how much.
         """
 
     @abstractmethod
@@ -188,7 +194,7 @@ class View(StateView, ABC):
     def tradeoff(self) -> Tensor:
         """The learner's one scalar; []."""
 
-    # -- what seams amount to -------------------------------------------------------------------------------------
+    # -- seams together -----------------------------------------------------------------------------------------------
 
     @abstractmethod
     def weighted(self, constraint: Tensor) -> Tensor:
@@ -196,14 +202,15 @@ class View(StateView, ABC):
 
     @abstractmethod
     def tempered(self, exponent: Tensor) -> Tensor:
-        """The exponent [B] of imitation weights exp(exponent): a larger weight of the constraint flattens it.
+        """The exponent [B] of imitation weights exp(exponent), divided by the constraint's weight (at least 1e-3).
 
-        The weight, floored at 1e-3, divides the exponent: what `weighted` is to constraints that are multiplied.
+        A larger weight of the constraint makes the imitation weights more equal. It is to learners that imitate with
+        such weights what `weighted` is to others.
         """
 
     @abstractmethod
     def value(self, observation: Tensor) -> Tensor:
-        """The state value [N] that the stack shares: the learner's own or the toolkit's."""
+        """State value [N] at states [N, D]: the learner's own, or the one that the stack trains for its adapters."""
 
 
 __all__ = ["DrawNoise", "Inputs", "Services", "StateView", "View"]

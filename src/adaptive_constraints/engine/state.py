@@ -43,7 +43,7 @@ def initial_state(
         spec=spec,
         params=stack_seeds([_params(resolved, spec, seed) for seed in seeds]),
         buffers=stack_seeds([{a.name: a.buffers(spec, resolved.facts) for a in resolved.adapters} for _ in seeds]),
-        frozen={name: dict(each.models) for name, each in prepared.items()},
+        frozen={name: each.frozen(len(seeds)) for name, each in prepared.items()},
         columns={f"{name}.{key}": c for name, each in prepared.items() for key, c in each.columns.items()},
         seed_columns={f"{name}.{key}": c for name, each in prepared.items() for key, c in each.seed_columns.items()},
     )

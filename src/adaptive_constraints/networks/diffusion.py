@@ -21,7 +21,7 @@ from adaptive_constraints.networks.mlp import Params, init_mlp, mlp
 EMBEDDING = 16
 """Numbers that stand for a step, before and after the layers that refine them."""
 LOWEST_FREQUENCY = 1e-4
-"""Of the sinusoidal embedding; the highest is 1."""
+"""Lowest frequency of the sinusoidal embedding; the highest is 1."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from adaptive_constraints.networks.mlp import Params, init_mlp, mlp
 
 HIDDEN_LAYERS = 4
 WEIGHT_DECAYS = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
-"""Of each layer's weights, from the input to the output."""
+"""Weight decay of each layer's weights, from the input to the output."""
 BOUNDS_WEIGHT = 0.01
-"""Of the distance between the two bounds of the log-variance, which the loss draws together."""
+"""Weight of the distance between the two bounds of the log-variance, which the loss draws together."""
 
 
 class Prediction(NamedTuple):
@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
     """[E, N, D + 1]"""
 
     def first(self, count: int) -> Prediction:
-        """What the first ``count`` members predict."""
+        """The predictions of the first ``count`` members."""
         return Prediction(self.mean[:count], self.log_variance[:count])
 
     def draw(self, member: Tensor, noise: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def init_dynamics(
 
 
 def predict_transition(p: Params, inputs: Tensor) -> Prediction:
-    """What each member predicts from standardised (observation, action) [..., N, D + A]."""
+    """Each member's prediction from standardised (observation, action) [..., N, D + A]."""
     mean, raw = mlp(p, inputs, silu).chunk(2, -1)
     largest, smallest = p["largest_log_variance"], p["smallest_log_variance"]
     below = largest - softplus(largest - raw)

@@ -17,8 +17,8 @@ Activation = Callable[[Tensor], Tensor]
 Initializer = Callable[[tuple[int, ...], torch.Generator], tuple[Tensor, Tensor]]
 Norm = Literal["none", "before", "after"]
 Precision = Literal["float32", "bf16"]
-"""Of matrix products. bf16: factors are rounded to bfloat16 (8 bits of mantissa), sums are float32 inside a product and
-rounded once; parameters, optimizer and everything else stay as they are."""
+"""Precision of matrix products. bf16: factors are rounded to bfloat16 (8 bits of mantissa), sums are float32 inside a
+product and rounded once; parameters, optimizer and everything else stay as they are."""
 
 _precision: ContextVar[Precision] = ContextVar("precision", default="float32")
 

@@ -21,7 +21,7 @@ WORTH_TRACING = 100
 
 
 class EngineFit(ModelFit):
-    """Stages run on minibatches of a table, for several seeds at once; see `Preparation.fit`."""
+    """Stages run on minibatches of a table, for several seeds at once; see `Preparation.model`."""
 
     def __init__(
         self,

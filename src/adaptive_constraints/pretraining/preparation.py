@@ -53,7 +53,7 @@ class BoundPreparation(Preparation):
         """The transitions in learner space; see `Preprocessor.table`."""
         return self.preprocessor.table(self.data)
 
-    def fit(
+    def model(
         self,
         name: str,
         init: Callable[[torch.Generator], Mapping[str, Params]],
@@ -104,8 +104,8 @@ class BoundPreparation(Preparation):
         steps: the length of the progress bar.
         shared: make them of the first seed only and give them to all.
 
-        ``train`` makes a model by `fit` and runs it by ``pretraining.run``, which shows a bar and keeps the state once
-        a minute: an interrupted training goes on there. The cache is keyed by the data in learner space, name,
+        ``train`` makes a model by `model` and runs it by ``pretraining.run``, which shows a bar and keeps the state
+        once a minute: an interrupted training goes on there. The cache is keyed by the data in learner space, name,
         settings, seed, device type and version. Damaged files are made anew. Of two processes
         that need the same model at the same time, the second waits until the first has trained it.
         """

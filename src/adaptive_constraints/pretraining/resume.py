@@ -38,7 +38,7 @@ class KeptPretraining(Pretraining):
         self._last_write = time.monotonic()
 
     def resume(self, fit: ModelFit, beside: Mapping[str, Tensor] | None = None) -> int:
-        """Give ``fit``, fresh from `Preparation.fit`, and the tensors ``beside`` it the state that was kept, if any.
+        """Give ``fit``, fresh from `Preparation.model`, and the tensors ``beside`` it the state that was kept, if any.
 
         Returns the number of minibatches done. `run` calls this itself; call it first where a loop around `run` has to
         know where it goes on.

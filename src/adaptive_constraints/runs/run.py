@@ -109,7 +109,8 @@ class Trained:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What there is to say against this stack in the phase it is in."""
-        return self.stack.resolve("offline" if self.online is None else "online").warnings
+        resolved = self.stack.resolve("offline" if self.online is None else "online")
+        return tuple(map(str, resolved.warnings))
 
     @property
     def spec(self) -> Spec:

@@ -1,4 +1,4 @@
-"""What annotations allow, and functions that check what they are given against them."""
+"""Checks of values against annotations, bounds of numbers included, and annotations in words."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import inspect
 import types
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
+
+from adaptive_constraints.support.bounds import Bound
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,10 +24,12 @@ _SEVERAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def checked(error: type[Exception], but: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A function that raises ``error`` in one clear line where an argument is missing, unknown or of a wrong type.
+    """Make a function raise ``error`` in one clear line where an argument is missing, unknown or not allowed.
 
-    Numbers of numpy become Python's. Types that cannot be checked pass, and so do the arguments named in ``but``, which
-    the function checks itself.
+    error: the class to raise.
+    but: names of arguments that the function checks itself.
+
+    Numbers of numpy become Python's. Types that cannot be checked pass.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -33,7 +37,7 @@ def checked(error: type[Exception], but: Sequence[str] = ()) -> Callable[[Callab
 
         @functools.cache
         def hints() -> dict[str, Any]:
-            return get_type_hints(function)
+            return get_type_hints(function, include_extras=True)
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -82,7 +86,9 @@ def _short(value: object) -> str:
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The types that an annotation allows, one by one."""
+    """The types that an annotation allows, one by one; the bounds of several types together are those of each."""
+    if get_origin(annotation) is Annotated:
+        return tuple(Annotated[each, *annotation.__metadata__] for each in alternatives(annotation.__origin__))
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
@@ -92,16 +98,28 @@ def options(annotation: Any) -> list[Any]:
     return [option for _, option in sorted(ranked, key=lambda pair: pair[0])]
 
 
+def bare(annotation: Any) -> Any:
+    """An annotation without what `Annotated` adds to it."""
+    return annotation.__origin__ if get_origin(annotation) is Annotated else annotation
+
+
+def _bounds(annotation: Any) -> list[Bound]:
+    return [each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Bound)]
+
+
 def _kind(option: Any) -> Any:
-    return option if option in WORDS else get_origin(option)
+    return bare(option) if bare(option) in WORDS else get_origin(option)
 
 
 def fits(value: object, annotation: Any) -> bool:
-    """Whether a value is one that an annotation allows, as far as can be told."""
+    """Tell whether an annotation allows a value, bounds included; types that cannot be checked pass."""
     return any(_is(value, option) for option in alternatives(annotation))
 
 
 def _is(value: object, option: Any) -> bool:
+    if get_origin(option) is Annotated:
+        bounds = _bounds(option) if _is(value, float) else []
+        return _is(value, bare(option)) and all(each.allows(cast(float, value)) for each in bounds)
     if option is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if option is int:
@@ -121,9 +139,9 @@ def _is(value: object, option: Any) -> bool:
 
 
 def words(annotation: Any) -> str:
-    """What an annotation allows, such as "'scaled', 'published' or a number"."""
+    """Say what an annotation allows, such as "'scaled', 'published' or a number >= 0"."""
     listed = [each for each in alternatives(annotation) if each not in options(annotation)]
-    ordered = [*sorted(options(annotation), key=lambda each: each is type(None)), *listed]
+    ordered = [*sorted(options(annotation), key=lambda each: bare(each) is type(None)), *listed]
     named = [word for each in ordered for word in _words(each)]
     if not named:
         return "set in Python"
@@ -131,13 +149,16 @@ def words(annotation: Any) -> str:
 
 
 def _words(option: Any) -> list[str]:
+    limits = [str(bound) for bound in _bounds(option)] if bare(option) in (int, float) else []
+    option = bare(option)
     if option in WORDS:
-        return [WORDS[option]]
+        return [" ".join([WORDS[option], *limits])]
     origin, inner = get_origin(option), get_args(option)
     if origin is Literal:
         return [repr(choice) for choice in inner]
     if origin is Sequence:
-        return [f"a list of {words(inner[0]).removeprefix('a ')}s"]
+        limits = [str(bound) for bound in _bounds(inner[0])]
+        return [" ".join([f"a list of {words(bare(inner[0])).removeprefix('a ')}s", *limits])]
     if origin is Callable:
         return ["a function"]
     if option is Path:
@@ -147,4 +168,4 @@ def _words(option: Any) -> list[str]:
     return [f"{'an' if option.__name__[0] in 'AEIO' else 'a'} {option.__name__}"]
 
 
-__all__ = ["alternatives", "checked", "fits", "options", "words"]
+__all__ = ["alternatives", "bare", "checked", "fits", "options", "words"]

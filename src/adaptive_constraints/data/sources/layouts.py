@@ -127,7 +127,7 @@ def _collapsed(names: Iterable[str]) -> list[str]:
 
 
 def _read_ends(columns: dict[str, Any]) -> None:
-    """Fold `done` and `episode_terminals` into terminals and timeouts, in place.
+    """Combine `done` and `episode_terminals` into terminals and timeouts, in place.
 
     `done` alone counts as terminal, as its readers take it; the doctor then looks for a time limit among its rows.
     """
