@@ -10,9 +10,8 @@ import numpy as np
 
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.references import task_of_spec
-from adaptive_constraints.data.sources.files import import_extra, reading, suggest
+from adaptive_constraints.data.sources.files import Array, import_extra, reading, suggest
 from adaptive_constraints.data.sources.layouts import REQUIRED
-from adaptive_constraints.data.sources.loaders import Array
 from adaptive_constraints.errors import DatasetError, DependencyError
 
 

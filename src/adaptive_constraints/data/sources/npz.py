@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from adaptive_constraints.data.dataset import Dataset
-from adaptive_constraints.data.sources.files import ArrayFile, existing_file, open_npz
+from adaptive_constraints.data.sources.files import Array, ArrayFile, existing_file, open_npz
 from adaptive_constraints.data.sources.layouts import REQUIRED, read_columns, require
-from adaptive_constraints.data.sources.loaders import Array
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.arguments import checked
 from adaptive_constraints.support.files import replacing
