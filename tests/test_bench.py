@@ -211,7 +211,7 @@ def test_a_lost_seed_has_no_score(suite, tmp_path, monkeypatch):
 
 def test_long_series_are_thinned():
     history = History(metrics=[{"tick": t, "x/y": [t, -t]} for t in range(1, 1001)])
-    ticks, values = cell._series(history, "x/y", 1)
+    ticks, values = cell.thinned_series(history, "x/y", 1)
     assert len(ticks) == cell.POINTS
     assert (ticks[0], ticks[-1], values[-1]) == (1, 1000, -1000)
 

@@ -47,7 +47,7 @@ class ModelFit(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """All that goes on from here depends on, by name, such as "params/actor/weight0"; the live tensors."""
+        """All that goes on from here depends on, by dotted name; the live tensors."""
 
     @abstractmethod
     def load(self, state: Mapping[str, Tensor], tick: int) -> None:

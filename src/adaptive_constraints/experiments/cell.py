@@ -205,11 +205,11 @@ def _of_seed(history: History, seeds: Sequence[int], position: int) -> dict[str,
             {"tick": tick, "value": value, "returns": evaluation.returns[position]}
             for tick, value, evaluation in zip(ticks, values[:, position], history.evaluations, strict=True)
         ],
-        "series": {name: _series(history, name, position) for name in history.adaptive},
+        "series": {name: thinned_series(history, name, position) for name in history.adaptive},
     }
 
 
-def _series(history: History, name: str, position: int) -> list[Any]:
+def thinned_series(history: History, name: str, position: int) -> list[Any]:
     """[ticks, values] of one seed, evenly thinned to `POINTS`, the last among them."""
     ticks, values = history.series(name)
     kept = np.unique(np.linspace(0, len(ticks) - 1, min(POINTS, len(ticks))).round().astype(int))
