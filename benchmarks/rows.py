@@ -100,10 +100,12 @@ def of_run(folder: Path, suite: str, command: str, stack: str | None = None, thr
 
 def _common(config: dict[str, Any], result: dict[str, Any], stack: str | None) -> dict[str, Any]:
     """The entries that the rows of a run share; a run folder does not know memory and time in all."""
-    named, online, data = _named(config["stack"], stack), config["online"], config["data"]
+    named, data = _named(config["stack"], stack), config["data"]
+    phase = config["online"]
+    online = phase and {"after tick": phase["start"], **phase["settings"], "began as": phase["origin"]}
     label = named.label + (f", online from buffer {online['buffer']}" if online else "")
     reference = result["evaluations"][-1]["reference"]
-    of_config = ("device", "versions", "commit", "evaluation", "online", "precision", "compiled", "products")
+    of_config = ("device", "versions", "commit", "evaluation", "precision", "compiled", "products")
     return {
         **{"cell": cell_name(data["name"], label), "stack": label, "spec": config["stack"]},
         **{"learner": named.learner, "adapters": list(named.adapters)},
@@ -112,6 +114,7 @@ def _common(config: dict[str, Any], result: dict[str, Any], stack: str | None) -
         "ticks": config["steps"] + (online["steps"] - online["warm_up"] if online else 0),
         **{name: result[name] for name in ("tick", "measure", "ticks_per_second", "seconds")},
         **{name: config[name] for name in of_config},
+        "online": online,
         **{"wall_seconds": 0.0, "peak_memory": 0},
     }
 

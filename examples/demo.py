@@ -24,7 +24,7 @@ import torch
 from adaptive_constraints import ASPC, Agent, Dataset, load_agent, load_dataset, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import reference_of
-from adaptive_constraints.runs.loop import CHECKPOINT, picture
+from adaptive_constraints.runs.folder import CHECKPOINT, picture
 from adaptive_constraints.support.records import read_metrics
 
 DATA = "bundled:hopper"

@@ -28,7 +28,7 @@ from adaptive_constraints.networks import init_mlp, mlp
 from adaptive_constraints.pretraining import resume as pretraining
 from adaptive_constraints.pretraining.preparation import BoundPreparation
 from adaptive_constraints.reports.grid import read_grid
-from adaptive_constraints.runs import loop as fitting
+from adaptive_constraints.runs import folder as run_folder
 from adaptive_constraints.support import checkpoint
 from adaptive_constraints.support.files import seal
 from adaptive_constraints.support.records import read_metrics
@@ -101,8 +101,8 @@ class Drift(gymnasium.Env):
 def learned(agent) -> Any:
     """What an agent is, without how long it took."""
     tree = agent.history.to_json() | {"seconds": 0, "rates": len(agent.history.rates)}
-    tensors = {name: (str(t.dtype), t.tolist()) for name, t in agent._trained.engine.state().items()}
-    space = {name: t.tolist() for name, t in agent._trained.preprocessor.state().items()}
+    tensors = {name: (str(t.dtype), t.tolist()) for name, t in agent.run.engine.state().items()}
+    space = {name: t.tolist() for name, t in agent.run.preprocessor.state().items()}
     return repr(
         (agent.tick, agent.seeds, repr(agent), sorted(tensors.items()), sorted(space.items()), sorted(tree.items()))
     )
@@ -407,7 +407,7 @@ def no_commit(*_: object) -> None:
 
 def quick() -> None:
     """Leave out what takes time and is not read."""
-    fitting.commit, fitting.picture = no_commit, no_commit  # type: ignore[assignment,attr-defined]
+    run_folder.commit, run_folder.picture = no_commit, no_commit  # type: ignore[assignment, attr-defined]
 
 
 __all__ = ["KINDS", "Kind", "quick"]

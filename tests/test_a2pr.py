@@ -225,7 +225,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
     half.save(tmp_path / "half.npz")
     rest = load_agent(tmp_path / "half.npz", device="cpu")
     rest.fit(data, **options)
-    one, two = (agent._trained.engine.state() for agent in (whole, rest))
+    one, two = (agent.run.engine.state() for agent in (whole, rest))
     assert not different(one, two)
     assert "params/a2pr.vae/decoder.weight0" in one and "adam/a2pr.vae/decoder.weight0/exp_avg" in one
 
@@ -247,8 +247,8 @@ def test_row_weights_are_left_out_where_nobody_asks_for_them():
 
 
 def test_the_learners_own_value_is_used_where_it_has_one():
-    assert wrap(TinyIQL(), A2PR())._stack.resolve().shared_value is None
-    assert wrap(TD3BC(), A2PR(value_expectile=0.7))._stack.resolve().shared_value.expectile == 0.7
+    assert wrap(TinyIQL(), A2PR()).stack.resolve().shared_value is None
+    assert wrap(TD3BC(), A2PR(value_expectile=0.7)).stack.resolve().shared_value.expectile == 0.7
 
 
 def test_a_learner_that_imitates_nothing_is_refused():

@@ -33,7 +33,8 @@ from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.composition import registry
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, StackError, TrainingError
-from adaptive_constraints.runs.loop import CHECKPOINT, LostSeedWarning
+from adaptive_constraints.runs.folder import CHECKPOINT
+from adaptive_constraints.runs.loop import LostSeedWarning
 from adaptive_constraints.support.progress import Progress
 
 SMALL: dict[str, Any] = {"hidden": 16, "batch_size": 32}
@@ -70,7 +71,7 @@ def fit(agent, steps=60, **options):
 
 
 def state(agent) -> dict[str, torch.Tensor]:
-    return agent._trained.engine.state()
+    return agent.run.engine.state()
 
 
 def assert_same(first, second) -> None:
@@ -140,8 +141,8 @@ def test_linear_tradeoff_ends_where_it_should():
 
 
 def test_a_stack_survives_its_serialized_form(stack):
-    spec = json.loads(json.dumps(stack._stack.to_spec()))
-    assert Stack.from_spec(spec) == stack._stack
+    spec = json.loads(json.dumps(stack.stack.to_spec()))
+    assert Stack.from_spec(spec) == stack.stack
 
 
 def test_explain_names_stages_seams_evidence_and_warnings():

@@ -480,7 +480,7 @@ def test_a_run_that_stopped_goes_on_bit_for_bit(tmp_path):
     def fit(agent, **options):
         options |= {"steps": 20, "seeds": 2, "device": "cpu", "log_every": 5, "progress": False, "traced": False}
         agent.fit(split_at_joins(random_data()), **options)
-        return agent._trained.engine.state()
+        return agent.run.engine.state()
 
     agent = wrap(TD3BC(**SMALL), ANQ(**WIDE))
     whole, half = fit(agent.untrained()), agent.untrained()

@@ -16,7 +16,7 @@ from adaptive_constraints.environments.boundary import CheckedEnv, EnvironmentWa
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation import Evaluator, rollout
 from adaptive_constraints.evaluation.rollout import reset_seeds
-from adaptive_constraints.runs.collector import Collector, _reset_seed
+from adaptive_constraints.runs.collector import Collector, reset_seed
 
 from .foreign import QUIET, Line, line_agent
 
@@ -188,7 +188,7 @@ def test_reset_seeds_fit_an_int32_and_no_two_are_alike(seed: int) -> None:
     seeds = reset_seeds(seed, 3000)
     assert len(set(seeds)) == 3000 and min(seeds) >= 0 and max(seeds) < 2**31
     assert seeds[:5] == reset_seeds(seed, 5)
-    assert all(0 <= _reset_seed(seed, number) < 2**31 for number in range(200))
+    assert all(0 <= reset_seed(seed, number) < 2**31 for number in range(200))
     assert not set(seeds) & set(reset_seeds(seed + 1, 100))
 
 

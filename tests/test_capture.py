@@ -185,7 +185,7 @@ def test_models_and_the_online_phase_are_recorded_too(monkeypatch, tmp_path, ada
         agent.fit(made_data(), steps=4, device="cpu", **quiet)
         if adapter.name == "ssar":
             agent.finetune(Drifting, steps=24, buffer="half", warm_up=20, dataset=made_data(), eval_env=None, **quiet)
-        return states(agent._trained.engine)
+        return states(agent.run.engine)
 
     recorded = []
 

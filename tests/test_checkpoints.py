@@ -56,7 +56,7 @@ def changed(saved, tmp_path):
 
 ARRAYS = (
     "params/actor/weight0", "params/aspc.rho/rho", "targets/critic/weight0", "adam/actor/weight0/step",
-    "adam/critic/bias0/exp_avg", "buffers/aspc/", "metrics.", "replay.reward", "replay.count",
+    "adam/critic/bias0/exp_avg", "buffers/aspc/", "metrics/", "replay/reward", "replay/count",
     "preprocessor/observation_mean", "collector/observation/0", "collector/actions/1",
 )  # fmt: skip
 
@@ -118,9 +118,9 @@ def test_an_array_less_or_more_than_the_header_says(changed):
         (("online", "start"), [-1, 7, None]),
         (("online", "settings", "capacity"), [0, -1, "x", 10**25]),
         (("online", "settings", "warm_up"), [-1, 9, None]),
-        (("online", "collector", "steps"), [-1, 0, 5, "6", None]),
-        (("online", "collector", "episodes"), [[], [0], [0, -1], None]),
-        (("online", "collector", "ended"), [[0], ["0", "0"]]),
+        (("collector", "steps"), [-1, 0, 5, "6", None]),
+        (("collector", "episodes"), [[], [0], [0, -1], None]),
+        (("collector", "ended"), [[0], ["0", "0"]]),
         (("history",), [None, [], {}]),
         (
             ("history", "metrics"),
@@ -287,7 +287,7 @@ def test_a_bare_stack_has_no_array_of_an_adapter(tmp_path):
     agent.save(tmp_path / "a.npz")
     header, tensors = checkpoint.read(tmp_path / "a.npz")
     header.pop("arrays")
-    for name in ("frozen/ssar/weight", "buffers/aspc/x", "replay.count", "collector/x"):
+    for name in ("frozen/ssar/weight", "buffers/aspc/x", "replay/count", "collector/x"):
         checkpoint.write(tmp_path / "b.npz", header, tensors | {name: torch.ones(2)})
         with pytest.raises(CheckpointError, match=r"b\.npz"):
             load_agent(tmp_path / "b.npz", "cpu")

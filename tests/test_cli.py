@@ -224,7 +224,8 @@ def test_finetune_stops_goes_on_and_is_complete(run, tmp_path, capsys):
     shown = said(capsys)
     assert "at tick 92" in shown and "last score" in shown and "result.json" in shown
     config, result = (json.loads((out / f"{name}.json").read_text()) for name in ("config", "result"))
-    assert config["online"].items() >= {"after tick": 40, "env": "Hopper-v5", "buffer": "half", "warm_up": 8}.items()
+    assert config["online"]["start"] == 40
+    assert config["online"]["settings"].items() >= {"env": "Hopper-v5", "buffer": "half", "warm_up": 8}.items()
     assert result["online_from"] == 40 and [each["tick"] for each in result["evaluations"]] == [20, 40, 92]
     assert load_agent(out).tick == 92 and load_agent(run).tick == 40
     assert main(["finetune", str(out), *command[2:], "--eval-env", "none"]) == 0
@@ -311,7 +312,7 @@ def test_a_reader_that_has_read_enough_is_no_error():
 
 def test_evaluate_without_reference_returns(run, capsys):
     agent = load_agent(run)
-    agent._trained.data = agent._trained.data.__class__(**{**vars(agent._trained.data), "reference": None})
+    agent.run.data = agent.run.data.__class__(**{**vars(agent.run.data), "reference": None})
     agent.save(run.parent / "plain.npz")
     assert main(["evaluate", str(run.parent / "plain.npz"), "--episodes", "1"]) == 0
     assert "there is no score" in said(capsys)

@@ -115,7 +115,7 @@ def test_collected_episodes_that_are_cut_are_out_of_time_not_at_their_end(source
     agent = wrap(Reads(hidden=8, batch_size=16))
     agent.fit(line_data(), steps=2, **QUIET)
     agent.finetune(source, steps=3 * length, buffer="all", **ONLINE, **options)
-    rows = agent._trained.engine.batches.state()
+    rows = agent.run.engine.batches.state()  # type: ignore[attr-defined]
     assert not rows["terminal"].any()
     ended = np.flatnonzero(rows["next_action_mask"][0, : 3 * length - 1].numpy() == 0)
     assert ended.tolist() == [length - 1, 2 * length - 1]

@@ -20,7 +20,8 @@ from adaptive_constraints.data import (
     split_at_joins,
 )
 from adaptive_constraints.errors import DatasetError
-from adaptive_constraints.runs.online import OnlineSettings, offline_rows
+from adaptive_constraints.runs.online import offline_rows
+from adaptive_constraints.runs.settings import OnlineSettings
 
 
 def walks(lengths: list[int], dimensions: int = 3, offset: float = 0.0, scale: float = 1.0, seed: int = 0) -> Any:

@@ -64,10 +64,10 @@ def begin(kind: Kind, folder: Path) -> tuple[object, bytes]:
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    from adaptive_constraints.runs import loop as fitting
+    from adaptive_constraints.runs import folder as run_folder
 
     for name in ("commit", "picture"):
-        monkeypatch.setattr(fitting, name, lambda *_: None)
+        monkeypatch.setattr(run_folder, name, lambda *_: None)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

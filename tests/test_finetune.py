@@ -30,6 +30,7 @@ from adaptive_constraints.baselines import CQL, IQL, TD3BC
 from adaptive_constraints.engine.batches import Growth, batches_of
 from adaptive_constraints.engine.noise import NoiseTables
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, TrainingError
+from adaptive_constraints.runs.beginnings import go_online
 from adaptive_constraints.runs.collector import ReplayWarning
 from adaptive_constraints.runs.loop import LostSeedWarning
 
@@ -110,7 +111,7 @@ def finetune(agent, env=Walk, steps=40, **options):
 
 
 def engine(agent):
-    return agent._trained.engine
+    return agent.run.engine
 
 
 def state(agent) -> dict[str, Tensor]:
@@ -183,7 +184,7 @@ def test_the_next_action_is_filled_in_once_it_is_known():
     agent = offline(learner=Reads(**SMALL))
     finetune(agent, buffer="all")
     rows = collected(agent)
-    space = agent._trained.preprocessor
+    space = agent.run.preprocessor
     for seed, env in enumerate(walks()):
         _, actions, _, _, terminal, timeout = map(np.array, zip(*env.log, strict=True))
         last = terminal | timeout | (np.arange(40) == 39)
@@ -224,7 +225,7 @@ def minibatch(agent, tick: int) -> dict[str, Tensor]:
 
 def check_rows(agent, batch: Mapping[str, Tensor], data: Dataset) -> Tensor:
     """Each row is that of the data or of the right seed that it says it is; whether it was collected, [S, B]."""
-    table, rows = agent._trained.preprocessor.table(data), collected(agent)
+    table, rows = agent.run.preprocessor.table(data), collected(agent)
     own = batch["columns.number"] < 0
     for seed, name in ((seed, name) for seed in range(len(own)) for name in table):
         number = batch["columns.number"][seed].long()
@@ -349,7 +350,7 @@ def test_the_clock_goes_on_and_the_phase_begins():
     assert seen[7:27].tolist() == [[6 + tick, tick, 26] for tick in range(1, 21)]
     assert (agent.tick, history.online_from, history.ticks) == (26, 6, 26)
     assert repr(agent).endswith("at tick 26 of 26")
-    kept = [name for name in before if "/clock.net/" in name]
+    kept = [name for name in before if "/clock.net/" in name and not name.startswith("metrics/")]
     assert len(kept) == 1 + 1 + 3 and all(torch.equal(before[name], state(agent)[name]) for name in kept)
 
 
@@ -368,11 +369,11 @@ def test_schedules_stretch_over_both_phases():
 
 def test_everything_learned_carries_over_and_the_offline_run_stays_as_it_was():
     agent = offline(ASPC(interval=2), Clock(), learner=TD3BC(**SMALL, critic="robust"))
-    before, trained = state(agent), agent._trained
+    before, run = state(agent), agent.run
     finetune(agent, steps=9, warm_up=8)
-    assert not different(before, trained.engine.state())
-    assert trained.history.online_from is None and trained.engine.tick == 6
-    again = trained.go_online(agent._trained.online.settings, Walk, make_data(), traced=False)
+    assert not different(before, run.engine.state())
+    assert run.history.online_from is None and run.engine.tick == 6
+    again = go_online(run, agent.run.online.settings, Walk, make_data(), traced=False)
     carried = {name: tensor for name, tensor in again.engine.state().items() if name in before}
     assert {name.partition("/")[0] for name in carried} == {"params", "targets", "buffers", "adam"}
     assert not different(carried, {name: before[name] for name in carried})
@@ -392,7 +393,8 @@ def test_ssar_is_frozen_and_anneals():
     agent = offline(SSAR(hidden=8, annealing_steps=40))
     before = state(agent)
     finetune(agent, steps=20, warm_up=10)
-    beta = [name for name in before if "/ssar.beta/" in name or name.startswith("buffers/ssar")]
+    learned = [name for name in before if not name.startswith("metrics/")]
+    beta = [name for name in learned if "/ssar.beta/" in name or name.startswith("buffers/ssar")]
     assert len(beta) > 8 and all(torch.equal(before[name], state(agent)[name]) for name in beta)
     scale = engine(agent).ask("test", lambda v: {"scale": v.constraint_scale()})["scale"]
     assert scale.tolist() == [0.75, 0.75]
@@ -449,7 +451,7 @@ def test_stop_save_load_go_on_equals_an_undisturbed_phase(buffer, tmp_path):
     finetune(whole, dataset=data, **options)
     steps = [[row[1].tolist() for row in env.log] for env in walks()]
     finetune(parts, dataset=data, **options, stop_after=30)
-    assert parts.tick == 6 + 30 - parts._trained.online.settings.warm_up
+    assert parts.tick == 6 + 30 - parts.run.online.settings.warm_up
     parts.save(tmp_path / "parts.npz")
     Walk.made.clear()
     rest = load_agent(tmp_path / "parts.npz", "cpu")
@@ -465,7 +467,9 @@ def test_stop_save_load_go_on_equals_an_undisturbed_phase(buffer, tmp_path):
 
 
 def _unfinished(agent):
-    return [episode.actions for episode in agent._trained.online.collector._episodes]
+    """The actions of each seed's unfinished episode."""
+    episodes = agent.run.online.collector.tensors()
+    return [episodes.get(f"actions/{position}", []) for position in range(len(agent.seeds))]
 
 
 def test_a_run_folder_goes_on_where_it_stood(tmp_path):
@@ -502,7 +506,7 @@ def test_an_environment_that_does_not_repeat_itself_begins_a_new_episode():
     agent = offline(seeds=1)
     finetune(agent, Forgetful, stop_after=21)
     (middle,) = _unfinished(agent)
-    assert middle
+    assert len(middle) > 0
     with pytest.warns(ReplayWarning, match="seed 0: the environment did not repeat its unfinished episode"):
         finetune(agent, Forgetful)
     assert agent.tick == 46 and torch.isfinite(collected(agent)["observation"]).all()
@@ -548,7 +552,7 @@ def test_a_lost_seed_leaves_the_others_as_they_were():
         history = finetune(struck, steps=30)
     assert list(history.failures) == [1]
     for name, tensor in state(clean).items():
-        if name.startswith(("params", "replay.r")):
+        if name.startswith(("params", "replay/r")):
             assert torch.equal(tensor[[0, 2]], state(struck)[name][[0, 2]])
     assert np.isfinite(struck.act(np.zeros(3))).all()
 

@@ -376,7 +376,7 @@ def test_a_perfect_model_imagines_what_the_data_says(normalize):
     ilq = Perfect(name="ilq", limit=False)
     agent = wrap(learner, ilq)
     agent.fit(data, steps=3, progress=False, traced=False, device="cpu")
-    engine = agent._trained.engine
+    engine = agent.run.engine
     y_img, y_in = ask(engine, lambda v: (ilq.y_img(v, v.s, v.a), learner.target(v)))
     torch.testing.assert_close(y_img, y_in, rtol=1e-4, atol=1e-4)
     ended = ask(engine, lambda v: (ilq.imagine(v, v.s, v.a).terminal, v.d))
@@ -451,7 +451,7 @@ def test_models_are_trained_once_per_seed_and_go_on_bit_for_bit(cache, tmp_path)
                 file.unlink()
         resumed = load_agent(tmp_path / "half.npz", device="cpu")
         resumed.fit(data, **options)
-        one, two = (each._trained.engine.state() for each in (whole, resumed))
+        one, two = (each.run.engine.state() for each in (whole, resumed))
         assert one.keys() == two.keys() and not different(one, two)
     assert not list(cache.iterdir()), "the checkpoint has the models"
     wrap(*stack).fit(data, **options)

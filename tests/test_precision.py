@@ -152,5 +152,5 @@ def test_a_run_keeps_to_the_products_it_began_with(tmp_path, monkeypatch):
     assert cpu.fastest_products(CPU) == "default"
     resumed = load_agent(tmp_path)
     resumed.fit(made_data(), **options)
-    assert resumed._trained.products == whole._trained.products
-    assert not different(learned(whole._trained.engine), learned(resumed._trained.engine))
+    assert resumed.run.products == whole.run.products
+    assert not different(learned(whole.run.engine), learned(resumed.run.engine))

@@ -142,8 +142,8 @@ def test_acting_and_collecting_see_what_training_saw(tmp_path):
     agents[0].save(tmp_path / "agent.npz")
     np.testing.assert_array_equal(load_agent(tmp_path / "agent.npz").act(there), agents[0].act(there))
     agents[0].finetune(Clock, steps=25, warm_up=5, buffer="all", eval_env=None, traced=False, progress=False)
-    trained = agents[0]._trained
-    collected = trained.engine.batches.state()["observation"][0, :, 1]
+    trained = agents[0].run
+    collected = trained.engine.batches.state()["observation"][0, :, 1]  # type: ignore[attr-defined]
     seen = torch.tensor([[0.0, 1.7e9 + step % 10, 0.0] for step in range(25)], dtype=torch.float64)
     expected = trained.preprocessor.observations(seen)
     torch.testing.assert_close(collected, expected[:, 1])

@@ -56,7 +56,7 @@ def test_auto_is_the_recorded_environment_through_files(tmp_path: Path, limit: i
     online = load_agent(tmp_path / "run")
     online.finetune("auto", steps=limit + 5, warm_up=1, dataset=again, progress=False, traced=False, eval_episodes=1)
     assert online.env_spec == data.env_spec
-    settings = online._trained.online.settings
+    settings = online.run.online.settings
     assert str(limit) in settings.env or limit == LIMIT, "what the phase is says more than the id"
     same(online.history.evaluations[-1], online.evaluate(lambda: made(limit, bonus), episodes=1))
 
@@ -64,7 +64,7 @@ def test_auto_is_the_recorded_environment_through_files(tmp_path: Path, limit: i
 def test_data_that_has_an_id_alone_and_agents_of_before_are_evaluated_as_registered(tmp_path: Path) -> None:
     agent = line_agent(line_data(env_id=LINE))
     same(agent.evaluate(episodes=1), agent.evaluate(LINE, episodes=1))
-    agent._trained.data = replace(agent._trained.data, longest=None)
+    agent.run.data = replace(agent.run.data, longest=None)
     same(agent.evaluate(episodes=1), agent.evaluate(LINE, episodes=1))
     assert agent.env_spec is None
 
@@ -127,7 +127,7 @@ def test_what_is_no_specification_is_refused(spec: Any) -> None:
 
 def test_a_damaged_specification_in_an_agent_is_a_library_error(tmp_path: Path) -> None:
     agent = line_agent()
-    agent._trained.data = replace(agent._trained.data, env_spec={"id": 7})
+    agent.run.data = replace(agent.run.data, env_spec={"id": 7})
     agent.save(tmp_path / "agent.npz")
     with pytest.raises(CheckpointError, match="do not fit together"):
         load_agent(tmp_path / "agent.npz")

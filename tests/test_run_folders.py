@@ -17,8 +17,8 @@ import pytest
 from adaptive_constraints import Adapter, Dataset, Prepared, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.errors import CheckpointError, FileError, TrainingError
-from adaptive_constraints.runs import loop as fitting
-from adaptive_constraints.runs.loop import CHECKPOINT, CONFIG, DataWarning, LostSeedWarning
+from adaptive_constraints.runs.folder import CHECKPOINT, CONFIG
+from adaptive_constraints.runs.loop import DataWarning, Loop, LostSeedWarning
 from adaptive_constraints.support.files import LOCK, UnlockedWarning, locked, replacing, sweep
 from adaptive_constraints.support.records import read_metrics
 
@@ -57,7 +57,10 @@ def test_another_run_s_folder_is_left_as_it_is(tmp_path, missing, begun):
     ):
         agent.fit(data(), out=tmp_path, **LONG)
     assert contents(tmp_path) == before
-    assert agent._trained is None if not begun else agent.tick == begun
+    assert agent.tick == begun
+    if not begun:
+        with pytest.raises(TrainingError, match="not trained yet"):
+            _ = agent.run
 
 
 @pytest.mark.parametrize(("own", "kept"), [(4, 10), (10, 4), (6, 6), (0, 6), (12, 4)])
@@ -76,7 +79,7 @@ def test_a_run_that_is_ahead_is_written_at_once(tmp_path, monkeypatch):
     """Should it be killed before its next checkpoint, the folder has lost nothing."""
     at(2, tmp_path)
     agent = at(8)
-    monkeypatch.setattr(fitting._Loop, "run", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Loop, "run", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         agent.fit(data(), out=tmp_path, **LONG)
     assert load_agent(tmp_path, "cpu").tick == 8

@@ -243,7 +243,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
     half.save(tmp_path / "half.npz")
     rest = load_agent(tmp_path / "half.npz", device="cpu")
     rest.fit(data, **options)
-    one, two = (agent._trained.engine.state() for agent in (whole, rest))
+    one, two = (agent.run.engine.state() for agent in (whole, rest))
     assert not different(one, two)
     assert any(name.startswith("frozen") for name in one)
 

@@ -117,7 +117,7 @@ def test_resumes_bit_for_bit_where_seeds_trust_other_rows():
     whole.fit(data, **options)
     parted.fit(data, stop_after=3, **options)
     parted.fit(data, **options)
-    assert not different(learned(whole._trained.engine), learned(parted._trained.engine))
+    assert not different(learned(whole.run.engine), learned(parted.run.engine))
     assert not torch.equal(*prepared(ssar, data, (0, 1)).seed_columns["trusted"])
 
 

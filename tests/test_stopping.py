@@ -22,8 +22,8 @@ from adaptive_constraints.experiments.cell import SESSION
 from adaptive_constraints.experiments.rows import ROWS, read_rows
 from adaptive_constraints.pretraining import model_fit
 from adaptive_constraints.pretraining import resume as pretraining
-from adaptive_constraints.runs import loop as fitting
-from adaptive_constraints.runs.loop import CHECKPOINT
+from adaptive_constraints.runs import folder as run_folder
+from adaptive_constraints.runs.folder import CHECKPOINT
 from adaptive_constraints.support import stopping
 from adaptive_constraints.support.records import read_metrics
 from adaptive_constraints.support.stopping import Terminated, terminable
@@ -38,7 +38,7 @@ ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
     """Without pictures, which take a second each."""
-    monkeypatch.setattr(fitting, "picture", lambda *_: None)
+    monkeypatch.setattr(run_folder, "picture", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def test_an_online_phase_is_stopped_between_two_steps(tmp_path, signalled, calls
     with pytest.raises(KeyboardInterrupt, match="stopped at tick"):
         parts.finetune(Drift, out=tmp_path / "parts", **options)
     sent.undo()
-    assert parts._trained.online.collector.steps == (calls + 1) // 2
+    assert parts.run.online.collector.steps == (calls + 1) // 2
     again = load("parts")
     again.finetune(Drift, out=tmp_path / "parts", **options)
     assert learned(again) == learned(whole) and rows(tmp_path / "parts") == rows(tmp_path / "whole")

@@ -21,12 +21,15 @@ from adaptive_constraints.environments.specs import RecordedEnv
 from adaptive_constraints.errors import CheckpointError, EvaluationError, StackError, TrainingError
 from adaptive_constraints.evaluation import Evaluation
 from adaptive_constraints.networks import Precision
-from adaptive_constraints.runs import evaluating
-from adaptive_constraints.runs import loop as fitting
+from adaptive_constraints.runs import evaluating, loop
+from adaptive_constraints.runs.beginnings import fresh_run, go_online, with_data
+from adaptive_constraints.runs.file import read_run, write_run
+from adaptive_constraints.runs.folder import CHECKPOINT
 from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.identity import DataFacts, Identity
-from adaptive_constraints.runs.online import Buffer, OnlineSettings, online_settings
-from adaptive_constraints.runs.run import Trained
+from adaptive_constraints.runs.resuming import to_resume
+from adaptive_constraints.runs.run import Run
+from adaptive_constraints.runs.settings import Buffer, RunSettings, online_settings
 from adaptive_constraints.support.arguments import checked
 
 EnvSource = str | Callable[[], Any]
@@ -55,10 +58,9 @@ def load_agent(path: str | Path, device: str | torch.device | None = None) -> Ag
     its learner or one of its adapters is not known here.
     """
     path = Path(path)
-    file = path / fitting.CHECKPOINT if path.is_dir() else path
-    trained = Trained.read(file, _device(device))
-    agent = Agent(trained.stack)
-    agent._trained = trained
+    run = read_run(path / CHECKPOINT if path.is_dir() else path, _device(device))
+    agent = Agent(run.stack)
+    agent._run = run
     return agent
 
 
@@ -67,9 +69,14 @@ class Agent:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._trained: Trained | None = None
+        self._run: Run | None = None
 
     # -- description ----------------------------------------------------------------------------------------------
+
+    @property
+    def stack(self) -> Stack:
+        """The learner and its adapters."""
+        return self._stack
 
     @property
     def learner(self) -> Learner:
@@ -87,7 +94,7 @@ class Agent:
         return self._stack.name
 
     def explain(self, phase: Phase = "offline") -> str:
-        """What one tick does, stage by stage, and who answers at each seam."""
+        """Describe one tick, stage by stage, and who answers at each seam."""
         return self._stack.explain(phase)
 
     def without(self, *names: str) -> Agent:
@@ -100,7 +107,7 @@ class Agent:
 
     def __repr__(self) -> str:
         parts = ", ".join(repr(part) for part in (self.learner, *self.adapters))
-        return f"wrap({parts})" + (f", at tick {self.tick} of {self._trained.engine.horizon}" if self._trained else "")
+        return f"wrap({parts})" + (f", at tick {self.tick} of {self._run.engine.horizon}" if self._run else "")
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -162,45 +169,42 @@ class Agent:
         """
         data = load_dataset(dataset) if isinstance(dataset, str) else dataset
         check_trainable(data)
-        chosen = _seeds(seeds)
-        where, last = _device(device), _stop(steps, stop_after)
-        plan = fitting.Plan(
-            stop_after=last,
-            eval_env=_environment(eval_env, data),
-            eval_every=eval_every,
-            eval_episodes=eval_episodes,
-            eval_seed=eval_seed,
-            eval_max_steps=eval_max_steps,
-            log_every=log_every,
-            checkpoint_every=checkpoint_every,
-            out=Path(out) if out is not None else None,
-            tensorboard=tensorboard,
-            progress=progress,
-        )
+        chosen, where = _seeds(seeds), _device(device)
+        _check_stop(steps, stop_after)
+        settings = RunSettings.of(locals(), eval_env=_environment(eval_env, data))
         execution = _execution(traced, precision, compiled)
         wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint, precision, compiled)
-        if device is not None and self._trained is not None:
-            _refuse_move(self._trained.device, where)
-        with fitting.at_work(plan):
-            before, kept = self._started(wanted, plan.out, where)
+        own = self._run
+        if device is not None and own is not None:
+            _refuse_move(own.device, where)
+        with loop.at_work(settings.folder):
+            remedy, there = "train a twin: agent.untrained().fit(...)", where if own is None else own.device
+            before, kept = to_resume(own, settings.folder, wanted, there, remedy)
             if before is None:
-                advice = [str(finding) for finding in _advice(data, self.learner)]
-                fitting.say_advice(advice, progress)
-                trained = Trained.fresh(
-                    self._stack,
-                    data,
-                    steps=steps,
-                    seeds=chosen,
-                    device=where,
-                    execution=execution,
-                    progress=progress,
-                )
-                trained.history.advice = advice
+                run = self._begin(data, wanted, where, execution, progress)
             else:
-                trained = before.with_data(data, traced, progress)
-            fitting.fit(trained, plan, kept)
-            self._trained = trained
+                run = with_data(before, data, traced, progress)
+            loop.fit(run, settings, kept)
+            self._run = run
         return self.history
+
+    def _begin(
+        self, data: Dataset, wanted: Identity, device: torch.device, execution: Execution, progress: bool
+    ) -> Run:
+        """The wanted run at tick 0, once what is doubtful about its data is said."""
+        advice = [str(finding) for finding in _advice(data, self.learner)]
+        loop.say_advice(advice, progress)
+        run = fresh_run(
+            self._stack,
+            data,
+            steps=wanted.steps,
+            seeds=wanted.seeds,
+            device=device,
+            execution=execution,
+            progress=progress,
+        )
+        run.history.advice = advice
+        return run
 
     @checked(TrainingError)
     def finetune(
@@ -246,9 +250,9 @@ class Agent:
         a phase that was interrupted: its unfinished episodes are played again from their start. Returns the history of
         both phases.
         """
-        trained, source = self._need(), _environment(env, self._need().data)
+        run, source = self.run, _environment(env, self.run.data)
         assert source is not None
-        settings = online_settings(
+        phase = online_settings(
             source,
             steps=steps,
             buffer=buffer,
@@ -258,78 +262,58 @@ class Agent:
             batch_size=self.learner.batch_size,
             max_steps=eval_max_steps,
         )
-        first = settings.warm_up + 1
+        first = phase.warm_up + 1
         if stop_after is not None and not first <= stop_after <= steps:
             raise TrainingError(f"stop_after must lie between {first} (after warm_up) and {steps}, not {stop_after}")
-        plan = fitting.Plan(
-            stop_after=(stop_after or steps) - settings.warm_up,
-            eval_env=source if eval_env == AUTO else eval_env,
-            eval_every=eval_every,
-            eval_episodes=eval_episodes,
-            eval_seed=eval_seed,
-            eval_max_steps=eval_max_steps,
-            log_every=log_every,
-            checkpoint_every=checkpoint_every,
-            out=Path(out) if out is not None else None,
-            tensorboard=tensorboard,
-            progress=progress,
-        )
-        data = None if buffer == "none" else _trained_on(trained, dataset)
-        with fitting.at_work(plan):
-            before, kept = self._began(trained, settings, plan.out)
-            online = before.go_online(settings, source, data, traced, progress)
-            fitting.fit(online, plan, kept)
-            self._trained = online
-        return self.history
-
-    def _began(self, trained: Trained, settings: OnlineSettings, folder: Path | None) -> tuple[Trained, bool]:
-        """The online phase to go on with, or the run that begins one now; and whether it is what the folder holds."""
-        wanted = replace(trained.identity, online=settings.identity(trained.origin))
-        own = trained if trained.online is not None else None
-        if own is not None:
+        settings = RunSettings.of(locals(), eval_env=source if eval_env == AUTO else eval_env)
+        data = None if buffer == "none" else _trained_on(run, dataset)
+        with loop.at_work(settings.folder):
+            wanted, own = replace(run.identity, online=run.online_identity(phase)), run if run.online else None
             remedy = "fine-tune a copy of the agent from before: load_agent(path)"
-            _refuse_other(own.identity, wanted, "this agent", remedy)
-        further, kept = _further(own, _kept(folder, wanted, trained.device))
-        return further or trained, kept
-
-    def _started(self, wanted: Identity, folder: Path | None, device: torch.device) -> tuple[Trained | None, bool]:
-        """The training to go on with, if there is one, and whether it is what the folder holds."""
-        own = self._trained
-        if own is not None:
-            _refuse_other(own.identity, wanted, "this agent", "train a twin: agent.untrained().fit(...)")
-        return _further(own, _kept(folder, wanted, device if own is None else own.device))
+            before, kept = to_resume(own, settings.folder, wanted, run.device, remedy)
+            online = go_online(before or run, phase, source, data, traced, progress)
+            loop.fit(online, settings, kept)
+            self._run = online
+        return self.history
 
     # -- use ------------------------------------------------------------------------------------------------------
 
     @property
+    def run(self) -> Run:
+        """The training: engine, data and history. Raises `TrainingError` where there is none yet."""
+        if self._run is None:
+            raise TrainingError(f"{self.name} is not trained yet: call fit(dataset, steps=...) or use load_agent(path)")
+        return self._run
+
+    @property
     def history(self) -> History:
-        """What happened during training."""
-        return self._need().history
+        """Metrics, evaluations and lost seeds so far."""
+        return self.run.history
 
     @property
     def tick(self) -> int:
-        """How far training is; 0 before."""
-        return self._trained.engine.tick if self._trained else 0
+        """Ticks so far; 0 before training."""
+        return self._run.engine.tick if self._run else 0
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds it was trained with."""
-        return self._need().engine.seeds
+        return self.run.engine.seeds
 
     @property
     def env_id(self) -> str | None:
         """The Gymnasium id of the environment that its data was recorded in; None where that is not known."""
-        return self._need().data.env_id
+        return self.run.data.env_id
 
     @property
     def env_spec(self) -> dict[str, Any] | None:
         """How that environment is made; None where only its id is known, or nothing."""
-        return self._need().data.env_spec
+        return self.run.data.env_spec
 
     @property
     def data_name(self) -> str:
         """The reference of the data it was trained on."""
-        return self._need().data.name
+        return self.run.data.name
 
     @checked(EvaluationError)
     def act(self, observations: ArrayLike, *, seed: int | None = None, step: int = 0) -> NDArray[np.float32]:
@@ -338,22 +322,22 @@ class Agent:
         seed: whose policy acts; None: that of the first seed that is not lost.
         step: number of the step in its episode; policies that draw noise key it by this.
         """
-        trained = self._need()
+        run = self.run
         try:
-            raw = np.asarray(observations, trained.preprocessor.observation_type)
+            raw = np.asarray(observations, run.preprocessor.observation_type)
         except (TypeError, ValueError) as error:
             raise EvaluationError(f"observations must be an array of numbers, not {observations!r}") from error
-        if raw.ndim not in (1, 2) or raw.shape[-1] != trained.spec.observation_dim:
+        if raw.ndim not in (1, 2) or raw.shape[-1] != run.spec.observation_dim:
             raise EvaluationError(
-                f"observations of shape {raw.shape}: this agent takes [{trained.spec.observation_dim}] or "
-                f"[N, {trained.spec.observation_dim}]"
+                f"observations of shape {raw.shape}: this agent takes [{run.spec.observation_dim}] or "
+                f"[N, {run.spec.observation_dim}]"
             )
         if not np.isfinite(raw).all():
             at = np.argwhere(~np.isfinite(raw))[0].tolist()
             raise EvaluationError(f"observations must be finite numbers, but that at {at} is {raw[tuple(at)]}")
         position = self._position(seed)
-        rows = raw.reshape(1, -1, raw.shape[-1]).repeat(len(trained.engine.seeds), axis=0)
-        actions = trained.act(rows, step)[position]
+        rows = raw.reshape(1, -1, raw.shape[-1]).repeat(len(run.engine.seeds), axis=0)
+        actions = run.act(rows, step)[position]
         return actions[0] if raw.ndim == 1 else actions
 
     @checked(EvaluationError)
@@ -368,56 +352,29 @@ class Agent:
         There is no score where the environment is another task than that of the reference returns. Raises
         `EvaluationError` for an environment that does not fit the data, or does not keep Gymnasium's interface.
         """
-        trained = self._need()
-        source = _environment(env or AUTO, trained.data)
+        run = self.run
+        source = _environment(env or AUTO, run.data)
         assert source is not None
-        with evaluating.evaluator_of(trained, source, episodes, seed, eval_max_steps) as evaluator:
-            return evaluating.evaluate(trained, evaluator)
+        with evaluating.evaluator_of(run, source, episodes, seed, eval_max_steps) as evaluator:
+            return evaluating.evaluate(run, evaluator)
 
     @checked(CheckpointError)
     def save(self, path: str | Path) -> None:
         """Write policy, training state and history to one file, in one step; `load_agent` reads it."""
-        self._need().write(path)
-
-    def _need(self) -> Trained:
-        if self._trained is None:
-            raise TrainingError(f"{self.name} is not trained yet: call fit(dataset, steps=...) or use load_agent(path)")
-        return self._trained
+        write_run(self.run, path)
 
     def _position(self, seed: int | None) -> int:
-        trained = self._need()
-        seeds = trained.engine.seeds
+        run = self.run
+        seeds = run.engine.seeds
         if seed is None:
-            return next((i for i, each in enumerate(seeds) if each not in trained.history.failures), 0)
+            return next((i for i, each in enumerate(seeds) if each not in run.history.failures), 0)
         if seed not in seeds:
             raise EvaluationError(f"no seed {seed} in this agent; it was trained with the seeds {list(seeds)}")
         return seeds.index(seed)
 
 
-def _kept(folder: Path | None, wanted: Identity, device: torch.device) -> Trained | None:
-    """The run that a folder holds, if it holds one; it must be the wanted one, whatever part of it is there."""
-    if folder is None:
-        return None
-    remedy = "use another folder, or remove this one"
-    if (begun := fitting.begun(folder)) is not None:
-        _refuse_other(begun, wanted, str(folder), remedy)
-    file = folder / fitting.CHECKPOINT
-    if not file.is_file():  # it ended before its first checkpoint: it begins anew
-        return None
-    found = Trained.read(file, device)
-    _refuse_other(found.identity, wanted, str(file), remedy)
-    return found
-
-
-def _further(own: Trained | None, kept: Trained | None) -> tuple[Trained | None, bool]:
-    """Of one run as an agent and as a folder has it, the one that is further; and whether that is the folder's."""
-    if kept is None or (own is not None and own.progress > kept.progress):
-        return own, False
-    return kept, True
-
-
 def _advice(data: Dataset, learner: Learner) -> Sequence[Finding]:
-    """What is doubtful about data that this learner is to train on."""
+    """Find what is doubtful about data that this learner is to train on."""
     return advise(
         data,
         reward_scale=learner.reward_scale,
@@ -426,24 +383,18 @@ def _advice(data: Dataset, learner: Learner) -> Sequence[Finding]:
     )
 
 
-def _refuse_other(identity: Identity, wanted: Identity, where: str, remedy: str) -> None:
-    differences = identity.differences(wanted)
-    if differences:
-        raise CheckpointError(f"{where} holds another training ({'; '.join(differences)}): {remedy}")
-
-
-def _trained_on(trained: Trained, dataset: Dataset | str | None) -> Dataset:
+def _trained_on(run: Run, dataset: Dataset | str | None) -> Dataset:
     """The data that a run was trained on, which must be given unless it is still at hand."""
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset or trained.dataset
+    data = load_dataset(dataset) if isinstance(dataset, str) else dataset or run.dataset
     if data is None:
         raise TrainingError(
-            f"this buffer begins with the data that the agent was trained on ({trained.data.name}), which is not at "
+            f"this buffer begins with the data that the agent was trained on ({run.data.name}), which is not at "
             "hand: pass dataset=, or use buffer='none'"
         )
-    if data.fingerprint != trained.data.fingerprint:
+    if data.fingerprint != run.data.fingerprint:
         raise TrainingError(
-            f"{data.name} is not the data that the agent was trained on ({trained.data.name}): its fingerprint is "
-            f"{data.fingerprint}, not {trained.data.fingerprint}"
+            f"{data.name} is not the data that the agent was trained on ({run.data.name}): its fingerprint is "
+            f"{data.fingerprint}, not {run.data.fingerprint}"
         )
     return data
 
@@ -477,16 +428,15 @@ def _execution(traced: bool, precision: Precision, compiled: bool) -> Execution:
     return Execution(traced, precision, compiled)
 
 
-def _stop(steps: int, stop_after: int | None) -> int:
+def _check_stop(steps: int, stop_after: int | None) -> None:
     if steps < 1:
         raise TrainingError(f"steps must be at least 1, not {steps}")
     if stop_after is not None and not 1 <= stop_after <= steps:
         raise TrainingError(f"stop_after must lie between 1 and steps = {steps}, not {stop_after}")
-    return steps if stop_after is None else stop_after
 
 
 def _environment(source: EnvSource | None, data: Dataset | DataFacts) -> EnvSource | None:
-    """What was asked for; of ``"auto"``, what the data says of its environment, which imports nothing."""
+    """Resolve ``"auto"`` to what the data says of its environment, which imports nothing."""
     if source != AUTO:
         return source
     if data.env_id is None:

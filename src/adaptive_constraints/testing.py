@@ -53,7 +53,8 @@ from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import initial_state
 from adaptive_constraints.errors import AdaptiveConstraintsError, StackError
 from adaptive_constraints.pretraining.preparation import prepare
-from adaptive_constraints.runs.run import Trained
+from adaptive_constraints.runs.beginnings import fresh_run
+from adaptive_constraints.runs.run import Run
 from adaptive_constraints.support.cpu import tuned
 
 State = dict[str, Tensor]
@@ -383,9 +384,9 @@ def _survives_its_spec(case: _Case) -> None:
     assert Stack.from_spec(stack.to_spec()) == stack, f"{case.name}: rebuilt from its description it is another stack"
 
 
-def _is_finite_and_moves_what_it_steps(case: _Case) -> Trained:
+def _is_finite_and_moves_what_it_steps(case: _Case) -> Run:
     """The run that did, for others to be compared with."""
-    trained = Trained.fresh(
+    run = fresh_run(
         Stack(case.learner, case.adapters),
         case.data,
         steps=case.ticks,
@@ -393,9 +394,9 @@ def _is_finite_and_moves_what_it_steps(case: _Case) -> Trained:
         device=torch.device("cpu"),
         execution=Execution(traced=False),
     )
-    with tuned(trained.device, trained.products):  # as `Agent.fit` runs it
-        _is_finite_and_moves(case, trained.engine)
-    return trained
+    with tuned(run.device, run.products):  # as `Agent.fit` runs it
+        _is_finite_and_moves(case, run.engine)
+    return run
 
 
 def _runs_online(case: _Case) -> None:
@@ -424,7 +425,7 @@ def _is_finite_and_moves(case: _Case, engine: Engine) -> None:
     assert not idle, f"{case.name}: {sorted(idle)} never moved, though a stage steps them"
 
 
-def _resumes_and_acts(case: _Case, whole: Trained) -> None:
+def _resumes_and_acts(case: _Case, whole: Run) -> None:
     options: dict[str, Any] = {"steps": case.ticks, "seeds": (0, 1), "traced": False, "progress": False}
     parted = wrap(case.learner, *case.adapters)
     parted.fit(case.data, stop_after=case.ticks // 2, device="cpu", **options)

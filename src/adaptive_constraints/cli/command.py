@@ -1,15 +1,17 @@
-"""What a command is, and the options that commands share."""
+"""The class of commands, and the options that they share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from adaptive_constraints.agent import AUTO
 from adaptive_constraints.errors import TrainingError
+from adaptive_constraints.runs.settings import RunSettings
 
 FOUND_ERRORS, FAILED, INTERRUPTED, PIPE_CLOSED, TERMINATED = 1, 2, 130, 141, 143
 """Exit codes: the doctor found errors, a command failed, Ctrl-C ended it, its reader has gone, SIGTERM ended it."""
@@ -51,18 +53,18 @@ class RunOptions:
     eval_env: str = AUTO
     """Environment to evaluate in: auto (that of the run: where the data was recorded, or another one of --env), none,
     or a Gymnasium id."""
-    eval_every: int = 5_000
+    eval_every: int = RunSettings.eval_every
     """Ticks between evaluations; there is one at the end too."""
-    eval_episodes: int = 10
+    eval_episodes: int = RunSettings.eval_episodes
     """Episodes per seed and evaluation."""
     eval_max_steps: int | None = None
     """Steps after which episodes end, those that fine-tuning collects too; by default where the environment ends them
     or, if it has no time limit, after as many as the data's longest episode has."""
     stop_after: int | None = None
     """Stop after this many of the planned steps; the run can go on later."""
-    log_every: int = 1_000
+    log_every: int = RunSettings.log_every
     """Ticks between rows of metrics."""
-    checkpoint_every: int = 10_000
+    checkpoint_every: int = RunSettings.checkpoint_every
     """Ticks between checkpoints: at most so many are lost when a run is killed."""
     tensorboard: bool = False
     """Write TensorBoard events to the run folder too."""
@@ -81,19 +83,10 @@ class RunOptions:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 
-    def watching(self) -> dict[str, Any]:
-        """What `Agent.fit` and `Agent.finetune` take alike."""
-        return {
-            "eval_env": None if self.eval_env == "none" else self.eval_env,
-            "eval_every": self.eval_every,
-            "eval_episodes": self.eval_episodes,
-            "eval_max_steps": self.eval_max_steps,
-            "stop_after": self.stop_after,
-            "log_every": self.log_every,
-            "checkpoint_every": self.checkpoint_every,
-            "tensorboard": self.tensorboard,
-            "progress": not self.quiet,
-        }
+    def settings(self, out: Path) -> RunSettings:
+        """The same options as `Agent.fit` and `Agent.finetune` take them."""
+        eval_env = None if self.eval_env == "none" else self.eval_env
+        return RunSettings.of(vars(self), eval_env=eval_env, out=out, progress=not self.quiet)
 
 
 __all__ = ["FAILED", "FOUND_ERRORS", "INTERRUPTED", "PIPE_CLOSED", "TERMINATED", "Command", "Common", "RunOptions"]

@@ -17,7 +17,7 @@ from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.networks import Precision
 from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.identity import Identity
-from adaptive_constraints.runs.online import Buffer
+from adaptive_constraints.runs.settings import Buffer
 
 
 @dataclass(kw_only=True)
@@ -74,8 +74,7 @@ class Train(Command):
                 precision=self.precision,
                 compiled=self.compiled,
                 device=self.running.torch_device,
-                out=out,
-                **self.running.watching(),
+                **vars(self.running.settings(out)),
             ),
         )
 
@@ -123,8 +122,7 @@ class Finetune(Command):
                 warm_up=self.warm_up,
                 part_episodes=self.part_episodes,
                 dataset=None if self.buffer == "none" else reference,
-                out=out,
-                **self.running.watching(),
+                **vars(self.running.settings(out)),
             ),
         )
 

@@ -1,4 +1,4 @@
-"""What the commands show: plain lines in a pipe, tables fitted to a terminal."""
+"""The output of commands: plain lines in a pipe, tables fitted to a terminal."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.data import Dataset
 from adaptive_constraints.evaluation import Evaluation
+from adaptive_constraints.runs.file import read_run
+from adaptive_constraints.runs.folder import CHECKPOINT
 from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.identity import Identity
-from adaptive_constraints.runs.loop import CHECKPOINT
-from adaptive_constraints.runs.run import Trained
 
 
 def announce(stack: Stack, data: Dataset, wanted: Identity, out: Path) -> None:
-    """What is going to be trained, and whether it was begun before."""
+    """Say what is going to be trained, and whether it was begun before."""
     print(f"{stack.name} on {data!r}")
     print(f"seeds {', '.join(map(str, wanted.seeds))}; {wanted.steps} ticks; run folder {out}")
     if (out / CHECKPOINT).is_file():
-        found = Trained.read(out / CHECKPOINT, torch.device("cpu"))
+        found = read_run(out / CHECKPOINT, torch.device("cpu"))
         if found.identity == wanted:
             then = "it is complete" if found.engine.tick == wanted.steps else "going on from there"
             print(f"{out} holds this run at tick {found.engine.tick} of {wanted.steps}: {then}")
 
 
 def interrupted(out: Path) -> str:
-    """What to say of a run that Ctrl-C ended."""
+    """Explain how a run that Ctrl-C ended goes on."""
     if not (out / CHECKPOINT).is_file():
         return "interrupted before the first checkpoint: the same command starts anew (trained models are kept)"
     tick = load_agent(out, "cpu").tick
@@ -44,7 +44,7 @@ def interrupted(out: Path) -> str:
 
 
 def show_run(agent: Agent, history: History, out: Path) -> None:
-    """How a run went, and what it left in its folder."""
+    """Show how a run went, and what it left in its folder."""
     speed = f"{history.ticks_per_second:.0f} ticks/s, {history.seconds:.0f} s of training"
     print(f"\n{agent.name} at tick {agent.tick}: {speed}")
     if history.counted:

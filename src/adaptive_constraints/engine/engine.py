@@ -32,7 +32,7 @@ from adaptive_constraints.engine.optimizers import Optimizers
 from adaptive_constraints.engine.oracles import derivative_by
 from adaptive_constraints.engine.recording import RARE, Graph, Recorded, Recorder, graphs_for
 from adaptive_constraints.engine.saved import check_like
-from adaptive_constraints.engine.state import InitialState
+from adaptive_constraints.engine.state import InitialState, prefixed, under
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import Precision, product_precision
 
@@ -264,8 +264,9 @@ class Engine:
         self.metrics.add(self._metric_group(running, due), found.scalars, self._clock["tick"])
 
     def _metric_group(self, running: _Running, due: Due) -> str:
+        """A word without a slash: what a stage logs differs with whether the trade-off steps."""
         outer = due.outer and self._is_constrained(running.stage)
-        return f"{running.number}.{running.stage.name}{'+meta' if outer else ''}"
+        return f"{running.number}{'+meta' if outer else ''}"
 
     def synchronize(self) -> None:
         """Wait until the device has done all ticks."""
@@ -352,10 +353,9 @@ class Engine:
     # -- saving ---------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """The whole state by dotted name; the tensors are the live ones."""
-        metrics = {f"metrics.{name}": tensor for name, tensor in self.metrics.state().items()}
+        """The whole state by name, such as "params/actor/weight0"; the tensors are the live ones."""
         rows = self._batches.state() if isinstance(self._batches, Replay) else {}
-        return dict(self._entries()) | metrics | {f"replay.{name}": tensor for name, tensor in rows.items()}
+        return self._entries() | prefixed("metrics", self.metrics.state()) | prefixed("replay", rows)
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], tick: int) -> None:
@@ -364,11 +364,11 @@ class Engine:
         Raises `ValueError`, with everything as it was, where one of its arrays is missing, or has another shape or
         dtype.
         """
-        entries = dict(self._entries())
+        entries = self._entries()
         check_like(entries, state)
-        self.metrics.load({name[8:]: tensor for name, tensor in state.items() if name.startswith("metrics.")})
+        self.metrics.load(under("metrics", state))
         if isinstance(self._batches, Replay):
-            self._batches.load({name[7:]: tensor for name, tensor in state.items() if name.startswith("replay.")})
+            self._batches.load(under("replay", state))
         for name, tensor in entries.items():
             tensor.copy_(state[name])
         if self._recorder is not None:
@@ -387,9 +387,11 @@ class Engine:
         yield from self.state().items()
         yield from self._clock.items()
 
-    def _entries(self) -> Iterator[tuple[str, Tensor]]:
+    def _entries(self) -> dict[str, Tensor]:
+        """The state that is there from the beginning."""
         trees = {"params": self.params, "targets": self.targets, "buffers": self.buffers, "frozen": self.frozen}
+        entries: dict[str, Tensor] = {}
         for kind, tree in trees.items():
             for group, tensors in tree.items():
-                yield from ((f"{kind}/{group}/{name}", tensor) for name, tensor in tensors.items())
-        yield from ((f"adam/{name}", tensor) for name, tensor in self.optimizers.entries())
+                entries |= prefixed(f"{kind}/{group}", tensors)
+        return entries | prefixed("adam", dict(self.optimizers.entries()))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adaptive_constraints.engine.saved import check_like
+from adaptive_constraints.engine.state import grouped, prefixed, under
 
 
 class Failure(NamedTuple):
@@ -30,10 +31,10 @@ class _Group(NamedTuple):
 
     def arrays(self, group: str) -> dict[str, Tensor]:
         """The live tensors by the names that a checkpoint has for them."""
-        found = {f"{group}|added|": self.added}
+        arrays = {"added": self.added}
         for row, name in enumerate(self.names):
-            found |= {f"{group}|sums|{name}": self.sums[row], f"{group}|first_bad|{name}": self.first_bad[row]}
-        return found
+            arrays |= {f"sums/{name}": self.sums[row], f"first_bad/{name}": self.first_bad[row]}
+        return prefixed(group, arrays)
 
 
 class Metrics:
@@ -44,7 +45,7 @@ class Metrics:
         self._groups: dict[str, _Group] = {}
 
     def add(self, group: str, values: Mapping[str, Tensor], tick: Tensor) -> None:
-        """Add one value [S] per name at this tick []; ``group`` always brings the same names.
+        """Add one value [S] per name at this tick []; ``group``, a word without a slash, always brings the same names.
 
         Done on the device, so that a graph can record it; `count` is its other half.
         """
@@ -92,9 +93,8 @@ class Metrics:
         """Take over a saved state; raises `ValueError`, with everything as it was, where it is none."""
         groups: dict[str, _Group] = {}
         expected: dict[str, Tensor] = {}
-        for group in [key.removesuffix("|added|") for key in state if key.endswith("|added|")]:
-            start = f"{group}|sums|"
-            groups[group] = self._new(tuple(key.removeprefix(start) for key in state if key.startswith(start)))
+        for group, arrays in grouped(state).items():
+            groups[group] = self._new(tuple(under("sums", arrays)))
             expected |= groups[group].arrays(group)
         check_like(expected, state)
         if unknown := sorted(set(state) - set(expected)):

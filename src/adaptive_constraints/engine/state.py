@@ -1,4 +1,9 @@
-"""The state of all seeds before tick 1: each seed is made alone, from generators of its own, then stacked."""
+"""The state of all seeds: how it begins, and how its arrays are named.
+
+Before tick 1 each seed is made alone, from generators of its own, then stacked. Wherever a state is held in one flat
+mapping, a name is a path that begins with the kind of the array: "params/actor/weight0", "adam/actor/weight0/step",
+"replay/reward".
+"""
 
 from __future__ import annotations
 
@@ -56,6 +61,26 @@ def _params(resolved: Resolved, spec: Spec, seed: int) -> Groups:
     for adapter in resolved.adapters:
         own = adapter.init(spec, resolved.facts, generator(seed, adapter.name))
         groups |= {adapter.group(short): params for short, params in own.items()}
+    return groups
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with ``prefix`` and a slash before their names."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that `prefixed` named so, by the names that they had before."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def grouped(tensors: Mapping[str, Tensor]) -> Groups:
+    """The tensors by the first word of their names, then by the rest."""
+    groups: Groups = {}
+    for name, tensor in tensors.items():
+        group, _, short = name.partition("/")
+        groups.setdefault(group, {})[short] = tensor
     return groups
 
 

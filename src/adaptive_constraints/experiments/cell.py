@@ -30,8 +30,9 @@ from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import AdaptiveConstraintsError, SuiteError, TrainingError
 from adaptive_constraints.experiments.rows import FAILED, ResultRow, write_failure, write_rows
+from adaptive_constraints.runs.folder import CHECKPOINT, CONFIG
 from adaptive_constraints.runs.history import History
-from adaptive_constraints.runs.loop import CHECKPOINT, CONFIG
+from adaptive_constraints.runs.settings import RunSettings
 from adaptive_constraints.support.records import plain, read_record, write_record
 
 CELL, SESSION, LOG = "cell.json", "session.json", "log.txt"
@@ -47,7 +48,7 @@ _REGENERATED = re.compile(r"bundled:|scripted:|minari:(regenerated|mujoco)/")
 
 @dataclass(frozen=True)
 class Cell:
-    """What is to be trained; everything in it is plain."""
+    """One stack to train on one data set; everything in it is plain."""
 
     id: str
     suite: str
@@ -133,19 +134,11 @@ def _train(cell: Cell, folder: Path, device: str | None) -> Agent:
     for module in cell.imports:
         importlib.import_module(module)
     agent = Agent(Stack.from_spec(cell.spec))
+    logging = {"log_every": -(-cell.ticks // POINTS), "checkpoint_every": cell.eval_every}
+    settings = RunSettings.of(vars(cell), out=folder, **logging)
+    traced = cell.ticks > _TRACED_FROM
     agent.fit(
-        load_dataset(cell.data),
-        steps=cell.ticks,
-        seeds=cell.seeds,
-        device=device,
-        eval_env=cell.eval_env,
-        eval_every=cell.eval_every,
-        eval_episodes=cell.eval_episodes,
-        eval_max_steps=cell.eval_max_steps,
-        out=folder,
-        log_every=-(-cell.ticks // POINTS),
-        checkpoint_every=cell.eval_every,
-        traced=cell.ticks > _TRACED_FROM,
+        load_dataset(cell.data), steps=cell.ticks, seeds=cell.seeds, device=device, traced=traced, **vars(settings)
     )
     return agent
 
@@ -199,7 +192,7 @@ def _rows(cell: Cell, agent: Agent, folder: Path, wall_seconds: float, threads: 
 
 
 def _of_seed(history: History, seeds: Sequence[int], position: int) -> dict[str, Any]:
-    """What differs between the rows of a cell."""
+    """The entries that differ between the rows of a cell."""
     seed, found = seeds[position], history.summary()
     lost = history.failures.get(seed)
     numbers = {name: getattr(found, name)[position] for name in ("last", "best", "last_ten")}

@@ -87,7 +87,7 @@ class EngineFit(ModelFit):
         return self._engine.metrics.flush()
 
     def state(self) -> dict[str, Tensor]:
-        """All that goes on from here depends on, by dotted name; the live tensors."""
+        """All that goes on from here depends on, by name, such as "params/actor/weight0"; the live tensors."""
         return self._engine.state()
 
     def load(self, state: Mapping[str, Tensor], tick: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adaptive_constraints.core.preparation import ModelFit, Pretraining
 from adaptive_constraints.engine.saved import check_like
+from adaptive_constraints.engine.state import prefixed, under
 from adaptive_constraints.errors import CheckpointError
 from adaptive_constraints.support import checkpoint
 from adaptive_constraints.support.cpu import Products, fastest_products
@@ -33,7 +34,7 @@ class KeptPretraining(Pretraining):
         self.done: int = self._saved[0]["done"] if self._saved else 0
         """Minibatches that an interrupted training had kept."""
         self.products: Products = self._saved[0]["products"] if self._saved else fastest_products(device)
-        """Whose float32 products this training takes, from its first minibatch to its last; see `training.cpu`."""
+        """Whose float32 products this training takes, from its first minibatch to its last; see `support.cpu`."""
         self.progress: Progress | None = None
         self._last_write = time.monotonic()
 
@@ -52,12 +53,13 @@ class KeptPretraining(Pretraining):
         return fit.tick
 
     def _load(self, tensors: Mapping[str, Tensor], fit: ModelFit, beside: Mapping[str, Tensor]) -> None:
-        check_like({f"beside.{name}": tensor for name, tensor in beside.items()}, tensors)
+        saved = under("beside", tensors)
+        check_like(beside, saved)
         if self.done > fit.steps:
             raise ValueError("more minibatches are done than there are")
-        fit.load({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("fit.")}, self.done)
+        fit.load(under("fit", tensors), self.done)
         for name, tensor in beside.items():
-            tensor.copy_(tensors[f"beside.{name}"])
+            tensor.copy_(saved[name])
 
     def run(self, fit: ModelFit, until: int, beside: Mapping[str, Tensor] | None = None) -> None:
         """Run ``fit`` until it has seen this many minibatches in all.
@@ -91,8 +93,7 @@ class KeptPretraining(Pretraining):
         self.progress.update(tick)
 
     def save(self, fit: ModelFit, beside: Mapping[str, Tensor]) -> None:
-        tensors = {f"fit.{name}": tensor for name, tensor in fit.state().items()}
-        tensors |= {f"beside.{name}": tensor for name, tensor in beside.items()}
+        tensors = prefixed("fit", fit.state()) | prefixed("beside", beside)
         checkpoint.write(self._file, {"done": fit.tick, "products": self.products}, tensors)
         self._last_write = time.monotonic()
 

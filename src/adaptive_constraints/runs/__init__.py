@@ -1,1 +1,1 @@
-"""Training: the engine, noise, the meta step, checkpoints and records."""
+"""Runs: their state, the loop that takes them on, their files and folders, and the online phase."""

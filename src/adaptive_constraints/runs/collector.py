@@ -140,7 +140,7 @@ class Collector:
         return action.astype(np.float32), np.float32(reward), following, np.bool_(terminal)
 
     def _begin(self, position: int, number: int) -> None:
-        observation, _ = self._environments[position].reset(seed=_reset_seed(self._seeds[position], number))
+        observation, _ = self._environments[position].reset(seed=reset_seed(self._seeds[position], number))
         self._episodes[position] = _Episode(number, observation=np.array(observation, self.observation_type))
 
     def _play(self, position: int, action: NDArray[Any]) -> tuple[float, bool, bool]:
@@ -162,7 +162,7 @@ class Collector:
     # -- saving ---------------------------------------------------------------------------------------------------
 
     def header(self) -> CollectorHeader:
-        """What of it is plain numbers."""
+        """The part of it that is plain numbers."""
         return {
             "steps": self.steps,
             "episodes": [episode.number for episode in self._episodes],
@@ -182,7 +182,7 @@ class Collector:
 
     @staticmethod
     def read(seeds: Sequence[int], header: CollectorHeader, tensors: Mapping[str, Tensor], spec: Spec) -> Collector:
-        """As `header` and `tensors` described it; `ValueError` where they cannot have."""
+        """Make the collector that `header` and `tensors` describe; `ValueError` where there is none."""
         collector = Collector(seeds)
         collector.steps, collector._ended, collector._returns = header["steps"], header["ended"], header["returns"]
         numbers = [header["steps"], *header["ended"], *header["episodes"]]
@@ -214,6 +214,6 @@ def _known(observation: NDArray[np.floating[Any]] | None) -> NDArray[np.floating
     return observation
 
 
-def _reset_seed(seed: int, number: int) -> int:
-    """Where an episode starts: a function of the pair that fits an int32, apart from the starts of evaluations."""
+def reset_seed(seed: int, number: int) -> int:
+    """The seed of an episode's start: a function of the pair, fits an int32, apart from the starts of evaluations."""
     return int.from_bytes(hashlib.sha256(f"{seed}/collect/{number}".encode()).digest()[:4], "big") & LARGEST_SEED

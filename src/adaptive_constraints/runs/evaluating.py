@@ -13,47 +13,45 @@ from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, alte
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.evaluation.expected import OPTION
 from adaptive_constraints.runs.identity import DataFacts
-from adaptive_constraints.runs.run import Trained
+from adaptive_constraints.runs.run import Run
 from adaptive_constraints.support.stopping import Stopped
 
 ACTING_STEPS_PER_TICK = 1 << 20
 """Room for the steps of one evaluation between the noise of one tick's policy and of the next."""
 
 
-def evaluator_of(
-    trained: Trained, source: EnvSource, episodes: int, seed: int = 0, max_steps: int | None = None
-) -> Evaluator:
+def evaluator_of(run: Run, source: EnvSource, episodes: int, seed: int = 0, max_steps: int | None = None) -> Evaluator:
     """An evaluator in an environment that fits a run; doubts about it, and a score that would mean nothing, are said.
 
     Raises `EvaluationError` where the environment has other sizes or bounds of actions than the run's data.
     """
-    evaluator = Evaluator(source, episodes, seed, max_steps, trained.expected)
-    if (doubt := _score_doubt(trained.data, evaluator)) is not None:
+    evaluator = Evaluator(source, episodes, seed, max_steps, run.expected)
+    if (doubt := _score_doubt(run.data, evaluator)) is not None:
         evaluator.doubt(doubt.text)
     evaluator.warn()
     return evaluator
 
 
-def evaluate(trained: Trained, evaluator: Evaluator, stopping: Callable[[], bool] = lambda: False) -> Evaluation:
+def evaluate(run: Run, evaluator: Evaluator, stopping: Callable[[], bool] = lambda: False) -> Evaluation:
     """Roll all seeds' policies out, on noise of their own.
 
     stopping: asked before each step; once it says so, the evaluation is left by `Stopped`.
     """
-    first = trained.engine.tick * ACTING_STEPS_PER_TICK
+    first = run.engine.tick * ACTING_STEPS_PER_TICK
 
     def policy(observations: NDArray[Any], step: int) -> NDArray[np.float32]:
         if stopping():
             raise Stopped
-        return trained.act(observations, first + step)
+        return run.act(observations, first + step)
 
-    rollout = evaluator.run(policy, len(trained.engine.seeds))
-    doubt = _score_doubt(trained.data, evaluator)
-    reference = None if doubt is not None and doubt.certain else trained.data.reference
-    return Evaluation(trained.engine.tick, rollout.returns, reference)
+    rollout = evaluator.run(policy, len(run.engine.seeds))
+    doubt = _score_doubt(run.data, evaluator)
+    reference = None if doubt is not None and doubt.certain else run.data.reference
+    return Evaluation(run.engine.tick, rollout.returns, reference)
 
 
 def described(evaluator: Evaluator) -> dict[str, Any]:
-    """What ``config.json`` says of an environment: its specification, and what bounds its episodes."""
+    """Describe an environment for ``config.json``: its specification, and what bounds its episodes."""
     limit, spec = evaluator.limit, evaluator.spec
     named = {"env": evaluator.name} if isinstance(evaluator.source, str | RecordedEnv) else {}
     return {
@@ -93,7 +91,7 @@ def _score_doubt(data: DataFacts, evaluator: Evaluator) -> _Doubt | None:
 
 
 def _other_task(data: DataFacts, reference: ReferenceScore, evaluator: Evaluator) -> tuple[dict[str, Any], bool]:
-    """What an environment has otherwise than the one that the references are of, and whether that is certain."""
+    """Differences between an environment and that of the reference returns, and whether they are certain."""
     env_id, changed = evaluator.spec.id, alterations(evaluator.spec)
     if reference_score(reference.task) != reference:  # carried by the data
         if isinstance(evaluator.source, RecordedEnv):

@@ -1,4 +1,4 @@
-"""What happened during a run, kept with the agent and in its checkpoints."""
+"""The course of a run, kept with the agent and in its checkpoints."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class _Evaluation(TypedDict):
 
 
 class _Plain(TypedDict):
-    """What `History.to_json` gives."""
+    """The tree that `History.to_json` gives."""
 
     metrics: list[dict[str, float | list[float]]]
     rates: list[float]

@@ -1,18 +1,22 @@
-"""What makes two runs one and the same."""
+"""The settings and data that make two runs one and the same."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypedDict
 
 from adaptive_constraints.data import Dataset, ReferenceScore, reference_of
+from adaptive_constraints.environments.specs import plain_env_spec
+from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.networks import Precision
+from adaptive_constraints.runs.settings import OnlineSettings
+from adaptive_constraints.support.typed import check
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is kept of the data that a stack was trained on."""
+    """Facts that are kept of the data that a stack was trained on."""
 
     name: str
     fingerprint: str
@@ -39,22 +43,76 @@ class DataFacts:
             longest=longest if (longest := int(dataset.episode_lengths().max())) > 1 else None,
         )
 
+    @staticmethod
+    def from_json(tree: Mapping[str, Any]) -> DataFacts:
+        """Read what `dataclasses.asdict` gave; `ValueError` says what cannot be."""
+        check(tree, DataFacts, "data", finite=False)
+        reference = tree["reference"]
+        facts = DataFacts(**{**tree, "reference": ReferenceScore(**reference) if reference else None})
+        if facts.env_spec is not None:
+            try:
+                plain_env_spec(facts.env_spec)
+            except DatasetError as error:
+                raise ValueError(str(error)) from error
+        return facts
+
 
 @dataclass(frozen=True)
-class Identity:
-    """What makes two runs one and the same; everything else may differ between their parts."""
+class OnlineIdentity:
+    """The settings and the beginning that make two online phases one and the same."""
+
+    settings: OnlineSettings
+    start: int
+    """The tick after which it began."""
+    origin: str
+    """Fingerprint of the state in which it began."""
+
+
+class PlainIdentity(TypedDict):
+    """`Identity.to_json`, less the data's fingerprint."""
 
     stack: dict[str, Any]
     steps: int
+    seeds: list[int]
+    precision: Precision
+    compiled: bool
+    online: OnlineIdentity | None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The settings and data that make two runs one and the same; all else may differ between their parts."""
+
+    stack: dict[str, Any]
+    """As `Stack.to_spec` has it."""
+    steps: int
+    """Ticks planned offline."""
     seeds: tuple[int, ...]
     fingerprint: str
+    """Fingerprint of the data."""
     precision: Precision = "float32"
     compiled: bool = False
-    online: dict[str, Any] | None = None
-    """Of a run in the online phase, what makes two such phases one and the same."""
+    online: OnlineIdentity | None = None
+    """None: the run is offline."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain tree; whoever writes it may say more, of the data too."""
+        tree = asdict(self) | {"seeds": list(self.seeds)}
+        return tree | {"data": {"fingerprint": tree.pop("fingerprint")}}
+
+    @staticmethod
+    def from_json(tree: Mapping[str, Any]) -> Identity:
+        """Read what `to_json` gave, from a tree that may say more; `ValueError` or `KeyError` where it cannot be."""
+        own = {name: tree[name] for name in PlainIdentity.__annotations__}
+        fingerprint, online = tree["data"]["fingerprint"], own["online"]
+        check(own, PlainIdentity, finite=False)
+        check(fingerprint, str, "the data's fingerprint")
+        if online is not None:
+            online = OnlineIdentity(**{**online, "settings": OnlineSettings(**online["settings"])})
+        return Identity(**{**own, "seeds": tuple(own["seeds"]), "online": online}, fingerprint=fingerprint)
 
     def differences(self, other: Identity) -> list[str]:
-        """In words, what ``other`` has otherwise."""
+        """Say in words what ``other`` has otherwise."""
         pairs: dict[str, tuple[Any, ...]] = {
             **_differing_settings(self.stack, other.stack),
             "steps": (self.steps, other.steps),
@@ -66,13 +124,13 @@ class Identity:
         if self.online is None or other.online is None:
             pairs["phase"] = tuple("offline" if each.online is None else "online" for each in (self, other))
         else:
-            keys = self.online | other.online
-            pairs |= {f"online {key}": (self.online.get(key), other.online.get(key)) for key in keys}
+            mine, theirs = (asdict(each.settings) | {"began as": each.origin} for each in (self.online, other.online))
+            pairs |= {f"online {name}": (mine[name], theirs[name]) for name in mine}
         return [f"{what} {mine} there, {theirs} here" for what, (mine, theirs) in pairs.items() if mine != theirs]
 
 
 def _differing_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Of two stacks' descriptions: their parts where those differ, otherwise the settings that do."""
+    """Compare two stacks' descriptions: their parts where those differ, otherwise the settings that do."""
     parts = [[each["learner"], *each["adapters"]] for each in (mine, theirs)]
     types = [[part["type"] for part in each] for each in parts]
     if types[0] != types[1]:
@@ -82,3 +140,6 @@ def _differing_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> d
         for one, two in zip(*parts, strict=True)
         for name in one["settings"] | two["settings"]
     }
+
+
+__all__ = ["DataFacts", "Identity", "OnlineIdentity", "PlainIdentity"]

@@ -6,123 +6,45 @@ so that a run that goes on later finds every environment where it was: the episo
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.types import Prepared, Spec
-from adaptive_constraints.data import Dataset
-from adaptive_constraints.engine.batches import Growth
-from adaptive_constraints.environments.specs import EnvSource, RecordedEnv
+from adaptive_constraints.data import Dataset, Preprocessor
+from adaptive_constraints.engine.batches import Growth, Replay
+from adaptive_constraints.environments.specs import EnvSource
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.evaluation import Evaluator, Expected
 from adaptive_constraints.runs.collector import Collector
-
-Buffer = Literal["all", "half", "part", "none"]
-"""What stands beside the collected rows: the whole data, the whole data in half of every minibatch, the best episodes,
-nothing."""
-
-PUBLISHED_WARM_UP, PUBLISHED_SHARE = 5_000, 50
-"""Steps that only collect in SSAR's code (arXiv 2505.19923), and of how many steps they are one: 250,000."""
-
-
-@dataclass(frozen=True)
-class OnlineSettings:
-    """What makes two online phases one and the same."""
-
-    env: str
-    """A Gymnasium id with what it is given otherwise than it is registered with, or "a function"."""
-    steps: int
-    """Environment steps of each seed."""
-    warm_up: int
-    """How many of them, at the beginning, only collect; each later one is followed by a tick."""
-    buffer: Buffer
-    part_episodes: int | None
-    """Episodes of the data that buffer "part" keeps; None with any other."""
-    capacity: int
-    """Collected rows kept per seed."""
-    max_steps: int | None = None
-    """Steps after which every episode ends; None: as the environment or the data has it."""
-
-    @property
-    def ticks(self) -> int:
-        """Of the whole phase."""
-        return self.steps - self.warm_up
-
-    def identity(self, origin: str) -> dict[str, Any]:
-        """What another phase must agree with to be the same; ``origin`` is what it begins with."""
-        found = asdict(self) | {"began as": origin}
-        return {name: value for name, value in found.items() if (name, value) != ("max_steps", None)}
-
-
-def online_settings(
-    env: EnvSource,
-    *,
-    steps: int,
-    buffer: str,
-    warm_up: int | None,
-    part_episodes: int,
-    capacity: int | None,
-    batch_size: int,
-    max_steps: int | None = None,
-) -> OnlineSettings:
-    """The settings that these options amount to; `TrainingError` says what makes no sense."""
-    if buffer not in get_args(Buffer):
-        raise TrainingError(f"buffer must be 'all', 'half', 'part' or 'none', not {buffer!r}")
-    at_least = {"steps": steps, "part_episodes": part_episodes, "capacity": 1 if capacity is None else capacity}
-    for name, value in at_least.items():
-        if value < 1:
-            raise TrainingError(f"{name} must be at least 1, not {value}")
-    # Rows of a minibatch that only collected rows can fill.
-    needed = {"all": 0, "part": 0, "half": batch_size - batch_size // 2, "none": batch_size}[buffer]
-    chosen = max(needed, min(PUBLISHED_WARM_UP, steps // PUBLISHED_SHARE)) if warm_up is None else warm_up
-    if chosen < needed:
-        raise TrainingError(
-            f"warm_up is {chosen}, but with buffer={buffer!r} a minibatch needs {needed} collected rows: give at least "
-            f"{needed}, or None"
-        )
-    if not chosen < steps:
-        raise TrainingError(
-            f"steps must be more than warm_up, the {chosen} steps that only collect, but is {steps}: give more steps"
-        )
-    part = part_episodes if buffer == "part" else None
-    return OnlineSettings(
-        env=str(env) if isinstance(env, str | RecordedEnv) else "a function",
-        steps=steps,
-        warm_up=chosen,
-        buffer=buffer,  # type: ignore[arg-type]
-        part_episodes=part,
-        capacity=capacity or steps,
-        max_steps=max_steps,
-    )
+from adaptive_constraints.runs.identity import OnlineIdentity
+from adaptive_constraints.runs.settings import OnlineSettings
 
 
 @dataclass
 class Online:
     """An online phase, at whatever step it stands; the rows it collected are in the engine."""
 
-    settings: OnlineSettings
-    origin: str
-    """Fingerprint of the state in which it began."""
+    identity: OnlineIdentity
     collector: Collector
     source: EnvSource | None = None
     """Where environments come from; None once read from a file."""
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What a continuation must agree with."""
-        return self.settings.identity(self.origin)
+    def settings(self) -> OnlineSettings:
+        """The options of the phase."""
+        return self.identity.settings
 
     @contextmanager
     def environments(self, expected: Expected) -> Iterator[list[str]]:
-        """Inside, environments are open and stand where they were left; what should be known about them, in words."""
+        """Open the environments where they were left; yields what should be known about them, in words."""
         assert self.source is not None
         # It says what is wrong with an environment, and what bounds its episodes.
         with Evaluator(self.source, episodes=1, max_steps=self.settings.max_steps, expected=expected) as probe:
@@ -134,16 +56,36 @@ class Online:
         finally:
             self.collector.close()
 
+    def collect(
+        self,
+        policy: Callable[[NDArray[Any], int], NDArray[Any]],
+        space: Preprocessor,
+        replay: Replay,
+        columns: Sequence[str],
+    ) -> None:
+        """Take one step in every seed's environment and add it to ``replay``, as rows in learner space.
 
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """16 hexadecimal digits that change whenever a number of a state changes."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode() + state[name].detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-# -- collecting ---------------------------------------------------------------------------------------------------
+        policy: raw actions [S, 1, A] at raw observations [S, 1, D] and the number of the step.
+        columns: those that the learner reads beside the transition itself, out of `KNOWN_ONLINE`.
+        """
+        observation, action, reward, following, terminal, follows = (
+            torch.as_tensor(array, device=space.action_center.device) for array in self.collector.step(policy)
+        )
+        action, known = space.actions(action), torch.ones_like(reward)
+        if columns:
+            newest = {"next_action": action, "next_action_mask": known}
+            replay.amend({name: newest[name] for name in columns}, follows)
+        replay.add(
+            {
+                "observation": space.observations(observation),
+                "action": action,
+                "reward": space.rewards(reward),
+                "next_observation": space.observations(following),
+                "terminal": terminal,
+                "next_action": space.actions(torch.zeros_like(action)),
+                "next_action_mask": 0 * known,
+            }
+        )
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------
@@ -151,7 +93,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 @dataclass(frozen=True)
 class PreparedColumn:
-    """What a row collected online needs to know of a column that an adapter prepared."""
+    """A column that an adapter prepared, as far as rows collected online need to know it."""
 
     adapter: str
     name: str
@@ -183,7 +125,7 @@ KNOWN_ONLINE = ("next_action", "next_action_mask")
 
 
 def growth(settings: OnlineSettings, learner: Learner, columns: Sequence[PreparedColumn]) -> Growth:
-    """How the table grows; `TrainingError` names a column whose value online nobody knows."""
+    """Say how the table grows; `TrainingError` names a column whose value online nobody knows."""
     for name in learner.columns():
         if name not in KNOWN_ONLINE:
             raise TrainingError(
