@@ -111,7 +111,7 @@ def test_recording_leaves_the_state_as_it_is():
     after = states(engine)
     assert len(engine.recorded) == 2
     assert not different(before, {name: after[name] for name in before})
-    sums = [tensor for name, tensor in after.items() if name not in before and not name.endswith("|added|")]
+    sums = [tensor for name, tensor in after.items() if name not in before and not name.endswith("/added")]
     assert sums and not any(tensor.any() for tensor in sums), "sums of metrics are 0"
 
 
