@@ -245,7 +245,7 @@ def test_an_error_of_the_model_is_limited():
 @each_learner
 def test_switched_off_it_is_not_there(learner, monkeypatch):
     monkeypatch.setattr(BoundPreparation, "trained", None)
-    monkeypatch.setattr(BoundPreparation, "fit", None)
+    monkeypatch.setattr(BoundPreparation, "model", None)
     off, bare = (trained(learner, *adapters, seeds=(0, 1)) for adapters in ((ILQ(eta=1.0, delta=5.0),), ()))
     assert not different(learned(off), learned(bare))
     assert off.draws == bare.draws and not off.diagnose() and off.metrics.flush() == bare.metrics.flush()
