@@ -218,7 +218,6 @@ def test_extras_carry_what_is_optional() -> None:
 #: Private names that are not ours: of named tuples, of torch, of the simulators.
 FOREIGN = {
     *("_replace", "_asdict", "_fields", "_exit", "_data"),
-    *("_trained", "_stack", "_episodes", "_reset_seed", "_Loop"),  # of ours, until they have public names
     *("_C", "_functorch", "_schema", "_local_scalar_dense", "_unique2", "_unsafe_view"),
 }
 

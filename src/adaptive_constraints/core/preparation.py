@@ -160,7 +160,8 @@ class Preparation(ABC):
 
         ``train`` makes a model by `model` and runs it by ``pretraining.run``, which shows a bar and keeps the state
         once a minute: an interrupted training goes on there. The cache is keyed by the data in learner space, name,
-        settings, seed, device type and version. Damaged files are made anew.
+        settings, seed, device type and version. Damaged files are made anew. Of two processes that need the
+        same model, the second waits for the first.
         """
 
 

@@ -65,16 +65,6 @@ class BoundPreparation(Preparation):
         seed_columns: Mapping[str, Tensor] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> ModelFit:
-        """A model to be trained by ``stages`` for up to ``steps`` minibatches, all seeds at once and each on its own.
-
-        name: keys its noise and names its bar; begin it with the adapter's name.
-        init: initial parameters of one seed by group, all randomness from the generator.
-        table: columns [N, ...] to draw minibatches from; None: the data's transitions.
-        seed_columns: columns [S, N, ...] beside them that differ between seeds.
-        seeds: which; None: all.
-
-        Nothing runs before ``ModelFit.run(ticks)``.
-        """
         return EngineFit(
             name,
             init,
@@ -97,18 +87,6 @@ class BoundPreparation(Preparation):
         steps: int,
         shared: bool = False,
     ) -> Params:
-        """Tensors [S, ...] that ``train(seeds, pretraining)`` makes, from the cache for seeds it has made before.
-
-        name: of the model; begin it with the adapter's name.
-        settings: everything beside the data that they depend on, as plain values.
-        steps: the length of the progress bar.
-        shared: make them of the first seed only and give them to all.
-
-        ``train`` makes a model by `model` and runs it by ``pretraining.run``, which shows a bar and keeps the state
-        once a minute: an interrupted training goes on there. The cache is keyed by the data in learner space, name,
-        settings, seed, device type and version. Damaged files are made anew. Of two processes
-        that need the same model at the same time, the second waits until the first has trained it.
-        """
         seeds = self.seeds[:1] if shared else self.seeds
         kept = self._kept(name, settings, seeds)
         if missing := [seed for seed in seeds if seed not in kept]:
