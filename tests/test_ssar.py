@@ -378,7 +378,7 @@ def test_on_a_learner_with_a_model_of_the_behaviour_it_is_the_distance_to_that()
     )
     torch.testing.assert_close(w, 0.04 - constraint.clamp(max=1))
     surrogate = trained(learner, SSAR(hidden=8, deviation="surrogate"), ticks=2)
-    assert any(site == "ssar/draws" for _, site, _ in surrogate.draws)
+    assert any(site == "ssar/draws" for _, site, *_ in surrogate.draws)
 
 
 def two_places() -> Dataset:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -477,6 +477,7 @@ def _for_presets(part: Learner | Adapter) -> None:
 class Probe(Adapter):
     """Answers one seam, away from its default by ``by``."""
 
+    listed: ClassVar[bool] = False
     seam: str = "td_weight"
     by: float = 0.0
 

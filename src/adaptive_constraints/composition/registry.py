@@ -89,7 +89,7 @@ def _import_all(group: str) -> None:
 def _descendants(base: type[Part]) -> Iterator[type[Part]]:
     subclasses: list[type[Part]] = list(base.__subclasses__())  # type: ignore[arg-type]
     for cls in subclasses:
-        private = cls.__name__.startswith("_")
+        private = cls.__name__.startswith("_") or not cls.listed
         if is_dataclass(cls) and not private and not getattr(cls, "__abstractmethods__", None):
             yield cls
         yield from _descendants(cls)
