@@ -344,8 +344,12 @@ def test_the_temperature_leads_the_entropy_to_its_target(offset, sign):
     start = float(engine.diagnose()["entropy/found"])
     assert sign * float(engine.params["temperature"]["log"]) == pytest.approx(2e-2, rel=1e-3)
     assert sign * (-2 - start) > 3
-    engine.run(150)
-    assert abs(float(engine.diagnose()["entropy/found"]) + 2) < 0.5
+    engine.run(100)
+    found = []  # of one minibatch and one draw each, so that single ones lie far off now and then
+    for _ in range(10):
+        engine.run(5)
+        found.append(float(engine.diagnose()["entropy/found"]))
+    assert abs(sum(found) / len(found) + 2) < 0.5
 
 
 @pytest.mark.parametrize(("target", "sign"), [(-10.0, 1), (100.0, -1)])

@@ -129,7 +129,7 @@ def test_a_bound_of_collected_episodes_is_part_of_what_the_phase_is(tmp_path, ca
         load_agent(tmp_path / "agent.npz").finetune(ENDLESS, **options)
     load_agent(tmp_path / "agent.npz").finetune(ENDLESS, **options, eval_max_steps=6)
     load_agent(tmp_path / "agent.npz").finetune(ENDLESS, **options | {"out": None, "progress": True})
-    assert "note: tests/Endless-v0 has no time limit: its episodes end after 10 steps" in capsys.readouterr().out
+    assert "note: tests/Endless-v0 has no time limit: its episodes end after 10 steps" in capsys.readouterr().err
     with pytest.raises(TrainingError, match="eval_max_steps must be at least 1, not 0"):
         line_agent(eval_env=ENDLESS, eval_max_steps=0)
 

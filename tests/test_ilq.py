@@ -586,7 +586,8 @@ def test_rows_are_split_among_the_policy_and_those_who_read_q():
         expected = [of_policy[:, :total], data[:, :total] / 2, -data[:, :total]]
         ends = list(itertools.accumulate(shares))
         for source, first, last in zip(expected, [0, *ends], ends, strict=False):
-            assert torch.equal(a[:, first:last], source[:, first:last])
+            # A product of fewer rows may round otherwise, which depends on the processor.
+            torch.testing.assert_close(a[:, first:last], source[:, first:last], rtol=1e-6, atol=1e-7)
         assert a.shape == (2, total, 2) and torch.equal(s, states[:, :total])
     (row,) = engine.ask("row", lambda v: {"w": v.r.new_tensor(v.critic_rows()[0].weight)}).values()
     assert row.tolist() == [pytest.approx(0.1)] * 2

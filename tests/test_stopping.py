@@ -37,6 +37,16 @@ def quickly(monkeypatch):
     monkeypatch.setattr(fitting, "picture", lambda *_: None)
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Python's own, whatever a test before has installed in this process, such as Ray's."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def signalled():
     """``signalled(number, calls, *owner_and_name)`` sends a signal after so many calls of a method."""
@@ -228,6 +238,7 @@ def test_train_saves_and_says_how_to_go_on(tmp_path, number, code):
 def test_workers_of_a_bench_save_first(tmp_path):
     suite, out = tiny_suite(tmp_path), tmp_path / "out"
     words = ("bench", str(tmp_path / "tiny.toml"), "--ticks", "2000", "--where", "adapter=none", "--out", str(out))
+    words += ("--imports", "fatal_env")
     run = process(*words, "--device", "cpu", "--quiet")
     cell = out / "cells" / suite.cells[0].id
     until(lambda: (cell / "metrics.jsonl").is_file() and (cell / "metrics.jsonl").stat().st_size)

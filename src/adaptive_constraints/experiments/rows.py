@@ -157,7 +157,7 @@ class SuiteRecord(TypedDict):
 
 
 def write_rows(folder: str | Path, rows: Iterable[ResultRow]) -> None:
-    """Write ``rows.jsonl`` in one step, sorted by (data reference, stack, ticks, seed).
+    """Write ``rows.jsonl`` in one step, sorted by (data reference, stack, seed).
 
     Each row ends in a digest of itself, its place and the number of rows, so that none can be changed, added or lost
     unnoticed. Without rows, the file is one empty line.
@@ -228,8 +228,8 @@ def read_failure(run: str | Path) -> str | None:
     return found["reason"]
 
 
-def _order(row: ResultRow) -> tuple[str, str, int, int]:
-    return row["data"]["reference"], row["stack"], row["ticks"], row["seed"]
+def _order(row: ResultRow) -> tuple[str, str, int]:
+    return row["data"]["reference"], row["stack"], row["seed"]
 
 
 def _parsed(path: Path, place: tuple[int, int], line: bytes) -> ResultRow:
