@@ -188,6 +188,15 @@ def test_absurd_rewards_are_named(row, value):
     assert finding.rows == (row - sum(row > LAST),) and f"{np.float32(value):g}" in finding.message
 
 
+@pytest.mark.parametrize("others", [0, 1, 8])
+@pytest.mark.parametrize("value", [1e12, -3e10])
+def test_an_absurd_reward_among_zeros_is_named(value, others):
+    rewards = np.zeros(ROWS)
+    rewards[7], rewards[20 : 20 + others] = value, 1
+    finding = next(f for f in doctor(recorded(walk(), True, rewards=rewards)).findings if f.code == "reward_outliers")
+    assert finding.rows == (7,)
+
+
 @pytest.mark.parametrize(("count", "value"), [(1, 1e12), (60, 1e20)])
 def test_absurd_observations_are_named(count, value):
     data = recorded(walk(), True)
@@ -210,6 +219,8 @@ def test_absurd_observations_are_named(count, value):
         np.where(np.arange(ROWS) % 100 == 99, 1000.0, -0.1),
         np.random.default_rng(0).standard_t(2, ROWS),
         np.zeros(ROWS),
+        np.where(np.arange(ROWS) == 500, 1000.0, 0.0),
+        np.where(np.arange(ROWS) % 400 == 5, 1e5, 0.0),
     ],
 )
 def test_no_alarm_on_sparse_or_heavy_rewards(rewards):

@@ -124,6 +124,31 @@ def test_given_ids_are_kept_with_terminals_inside_and_timeouts_inside_are_refuse
     assert [(finding.code, finding.rows) for finding in wrong] == [("mark_inside_episode", (12,))]
 
 
+@pytest.mark.parametrize("following", ["true", "shifted"])
+def test_a_goal_held_up_to_the_limit_is_no_time_limit(following):
+    made, more = walks([60] * 30)
+    flags, last = goal_flags(30, 60, [(40, 60)]), np.tile(np.arange(60) == 59, 30)
+    data = Dataset.from_arrays(
+        **columns(made, following), **more, terminals=flags, timeouts=last, episode_ids=np.repeat(np.arange(30), 60)
+    )
+    codes = set(doctor(data).codes)
+    assert not codes & {"terminal_and_timeout", "timeouts_as_terminals", "terminals_at_limit"}
+    assert relabel_timeouts(data).terminals.tolist() == flags.tolist()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e7, 1.7e9])
+def test_joins_are_found_at_any_offset(offset):
+    draw = np.random.default_rng(1)
+    made = [offset + draw.normal(0, 3, 3) + np.cumsum(draw.normal(0, 0.1, (51, 3)), 0) for _ in range(4)]
+    actions, last = draw.uniform(-1, 1, (200, 2)), np.arange(200) == 199
+    joined = Dataset.from_arrays(
+        **columns(made, "true"), actions=actions, rewards=np.zeros(200), terminals=last, timeouts=np.zeros(200)
+    )
+    found = next(finding for finding in doctor(joined).findings if finding.code == "segment_join")
+    assert found.rows == (49, 99, 149)
+    assert split_at_joins(joined).episodes == 4
+
+
 # Rows that are dropped
 
 

@@ -102,6 +102,8 @@ def test_ends_of_episodes_of_d3rlpy_1(path: Path, dtype: Any) -> None:
     assert (np.diff([*load_dataset(write(path, arrays)).episode_starts, sum(cut)])).tolist() == cut
     with pytest.raises(DatasetError, match="discrete actions"):
         load_dataset(write(path, arrays | {"discrete_action": np.array(True)}))
+    with pytest.raises(DatasetError, match="discrete actions"):
+        load_dataset(write(path, arrays | {"actions": np.arange(len(ends), dtype=np.int32)}))
     with pytest.raises(DatasetError, match="same number of rows.*episode_terminals 1"):
         load_dataset(write(path, arrays | {"episode_terminals": np.ones(1)}))
     with pytest.raises(DatasetError, match="episode_terminals must hold 0 or 1"):

@@ -17,8 +17,8 @@ Columns = dict[str, Array]
 
 #: How far a next observation may lie from the following row's observation, absolute and relative: room for rounding ...
 _ABSOLUTE = 1e-4
-#: ... but never more than this share of the dimension's mean step, beside some units in the last place of float32.
-_OF_A_STEP, _ULPS = 0.1, 8 * 2.0**-23
+#: ... but never more than this share of the dimension's mean step, beside some units in the last place.
+_OF_A_STEP, _ULPS = 0.1, 8
 #: Share of terminal rows that must be followed by an ordinary step, where nothing but steps says that recording goes
 #: on: a reset lands so near by chance seldom.
 _MOSTLY = 0.5
@@ -143,15 +143,24 @@ def differ(following: Array, observations: Array, here: Array, there: Array) -> 
     Room is left for rounding, less where the steps of a dimension are small.
     """
     sample = sampled(len(observations))
+    ulps = _ULPS * (2.0**-52 if _is_double(following[sample]) and _is_double(observations[sample]) else 2.0**-23)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite minus infinite: reported by the doctor
         moves = np.abs(np.subtract(following[sample], observations[sample], dtype=np.float64))
         step = np.where(np.isfinite(moves), moves, 0).mean(axis=0)
         found = np.zeros(len(here), bool)
         for part in chunks(len(here)):
             end, start = following[here[part]].astype(np.float64), observations[there[part]].astype(np.float64)
-            room = np.minimum(_ABSOLUTE * (1 + np.abs(end)), _OF_A_STEP * step) + _ULPS * np.abs(end)
+            room = np.minimum(_ABSOLUTE * (1 + np.abs(end)), _OF_A_STEP * step) + ulps * np.abs(end)
             found[part] = (np.abs(start - end) > room).any(axis=1)
     return found
+
+
+def _is_double(array: Array) -> bool:
+    """Whether numbers have more digits than float32 keeps."""
+    if array.dtype != np.float64:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool((array.astype(np.float32).astype(np.float64) != array).any())
 
 
 def derive_next_observations(columns: Columns) -> Array:

@@ -14,7 +14,7 @@ from adaptive_constraints.data.checks.transitions import impossible_steps, is_la
 from adaptive_constraints.data.columns import chunks
 from adaptive_constraints.data.dataset import ROW_COLUMNS, Dataset
 from adaptive_constraints.data.recordings import differ
-from adaptive_constraints.data.repair.episodes import ends_at_limit, relabel_timeouts, split_at_joins
+from adaptive_constraints.data.repair.episodes import ends_at_limit, goal_is_held, relabel_timeouts, split_at_joins
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.arguments import checked
 
@@ -144,10 +144,8 @@ def _check_joins(dataset: Dataset) -> Iterator[Finding]:
 def _check_cut_into_next(dataset: Dataset) -> Iterator[Finding]:
     """Next observations made by shifting the whole column: at a timeout a value is read from them."""
     message = "{n} episodes are cut where the next observation is the first of the following episode"
-    way_out = (
-        "fine if the environment was not reset there; otherwise leave next_observations out: they are derived, on the "
-        f"command line {_SPLIT.rpartition('command line ')[2]}"
-    )
+    derived = remedy("load_dataset(..., derive_next_observations=True)", "--derive-next-observations")
+    way_out = f"fine if the environment was not reset there; otherwise use {derived}"
     yield from at_rows(_cut_into_next(dataset), "warning", "next_episode", message, way_out)
 
 
@@ -213,9 +211,10 @@ def _check_time_limit(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _kinds(dataset: Dataset) -> tuple[Array, Array, Array]:
-    """[N] bool each: terminal; terminal and timeout; timeout alone."""
-    both = dataset.terminals & dataset.timeouts
-    return dataset.terminals, both, dataset.timeouts & ~both
+    """[N] bool each: terminal, where no goal is held; terminal and timeout; timeout alone."""
+    terminals = dataset.terminals & ~goal_is_held(dataset)
+    both = terminals & dataset.timeouts
+    return terminals, both, dataset.timeouts & ~dataset.terminals
 
 
 def _check_marks(dataset: Dataset) -> Iterator[Finding]:

@@ -155,7 +155,11 @@ def _limit(magnitudes: Array, rules: tuple[tuple[float, float], ...]) -> float:
     """The magnitude beyond which one is absurd; infinite where there are too few to tell."""
     known = magnitudes[np.isfinite(magnitudes) & (magnitudes > 0)]
     if len(known) < 10:
-        return np.inf
+        if len(magnitudes) < 10 or not len(known):
+            return np.inf
+        # Nearly all are 0: beside the largest there is only the next one, or nothing at all, to compare with.
+        usual = np.partition(known, -2)[-2] * 1e4 if len(known) > 1 else 1e8
+        return float(max(usual, 1e4))
     known = known[sampled(len(known))].astype(np.float64)
     with np.errstate(over="ignore"):
         return float(min(np.quantile(known, share, method="lower") * times for share, times in rules))
@@ -166,7 +170,8 @@ def check_given_precision(dataset: Dataset) -> Iterator[Finding]:
     for name, array in _columns_of(dataset):
         message = _losses(name, array)
         if message and array.dtype == np.float32:
-            way_out = "give it as float64, or subtract its mean before it becomes float32; no option brings it back"
+            kept = "" if name == "actions" else "give it as float64, or "  # actions are float32 always
+            way_out = f"{kept}subtract its mean before it becomes float32; no option brings it back"
             yield Finding("warning", "precision", message, way_out)
         elif message:
             yield Finding("note", "precision", message, f"nothing is lost with {_CENTRED[name]}")
@@ -187,7 +192,8 @@ _COLUMNS_SHOWN = 5
 
 
 def _columns_of(dataset: Dataset) -> tuple[tuple[str, Array], ...]:
-    return ("observations", dataset.observations), ("rewards", dataset.rewards[:, None])
+    columns = ("observations", dataset.observations), ("rewards", dataset.rewards[:, None])
+    return (*columns, ("actions", dataset.actions))
 
 
 def _losses(name: str, array: Array) -> str:

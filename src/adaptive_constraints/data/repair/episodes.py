@@ -21,11 +21,19 @@ Array = NDArray[Any]
 def relabel_timeouts(dataset: Dataset) -> Dataset:
     """Turn terminals that a time limit made into timeouts: those at the greatest episode length, or already timeouts.
 
-    A true end that falls on the very last allowed step becomes a timeout too: its value is then bootstrapped.
+    A true end that falls on the very last allowed step becomes a timeout too: its value is then bootstrapped. A row
+    that follows a terminal one in its recording stays as it is: there, a goal is held.
     """
-    cut = dataset.terminals & (ends_at_limit(dataset) | dataset.timeouts)
+    cut = dataset.terminals & ~goal_is_held(dataset) & (ends_at_limit(dataset) | dataset.timeouts)
     terminals, timeouts = dataset.terminals & ~cut, dataset.timeouts | cut
     return dataclasses.replace(dataset, terminals=read_only(terminals), timeouts=read_only(timeouts))
+
+
+def goal_is_held(dataset: Dataset) -> Array:
+    """[N] bool: terminal rows that follow a terminal row of the same episode."""
+    mask = np.zeros(len(dataset), bool)
+    mask[1:] = dataset.terminals[1:] & dataset.terminals[:-1] & ~is_last_row(dataset)[:-1]
+    return mask
 
 
 def ends_at_limit(dataset: Dataset) -> Array:
@@ -51,7 +59,7 @@ def split_at_joins(dataset: Dataset, *, steps: bool = True) -> Dataset:
     joined, dropped = joins(dataset), np.zeros(len(dataset), bool)
     if steps:
         dropped[impossible_steps(dataset)] = True
-        dropped[repeated_ends(dataset)] = True
+        dropped[repeated_ends(_ended_at(dataset, joined))] = True
     ends = joined | dropped | is_last_row(dataset)
     columns = {key: getattr(dataset, key) for key in ROW_COLUMNS}
     columns["episode_ids"] = np.append(0, np.cumsum(ends[:-1])).astype(np.int64)
@@ -64,6 +72,12 @@ def split_at_joins(dataset: Dataset, *, steps: bool = True) -> Dataset:
         dataset, timeouts=read_only(columns["timeouts"]), episode_ids=read_only(columns["episode_ids"])
     ).with_recorded(facts)
     return split.subset(~dropped, name=dataset.name) if dropped.any() else split
+
+
+def _ended_at(dataset: Dataset, rows: Array) -> Dataset:
+    """The same rows, with an episode that ends by a timeout at each of a mask [N]."""
+    ids = np.append(0, np.cumsum((rows | is_last_row(dataset))[:-1])).astype(np.int64)
+    return dataclasses.replace(dataset, timeouts=read_only(dataset.timeouts | rows), episode_ids=read_only(ids))
 
 
 def _of_pieces(dataset: Dataset, ids: Array, joined: Array) -> Facts:

@@ -86,7 +86,7 @@ def _without(file: ArrayFile, ignore: Sequence[str]) -> list[str]:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}/")
+    return name == pattern or fnmatchcase(name, pattern) or name.startswith(f"{pattern}/")
 
 
 def _recognized(file: ArrayFile, names: Sequence[str]) -> dict[str, str]:
@@ -184,6 +184,8 @@ def _of_episodes(file: ArrayFile, names: Sequence[str]) -> dict[str, Any]:
         )
     parts = [{column: file.read(f"{column}_{index}") for column in _EPISODE_COLUMNS} for index in range(count)]
     lengths = [_episode_length(index, part) for index, part in enumerate(parts)]
+    if any(part["actions"].dtype.kind in "iub" for part in parts):
+        raise _discrete(file)
     last = np.zeros(sum(lengths), bool)
     last[np.cumsum(lengths) - 1] = True
     terminated = np.repeat([bool(part["terminated"].any()) for part in parts], lengths)
@@ -206,5 +208,10 @@ def _episode_length(index: int, part: Mapping[str, Array]) -> int:
 
 
 def _refuse_discrete(file: ArrayFile, names: Sequence[str]) -> None:
-    if "discrete_action" in names and file.read("discrete_action").any():
-        raise DatasetError(f"{file.path} has discrete actions; only vectors of numbers can be learned from")
+    flagged = "discrete_action" in names and file.read("discrete_action").any()
+    if flagged or ("actions" in names and file.read("actions").dtype.kind in "iub"):
+        raise _discrete(file)
+
+
+def _discrete(file: ArrayFile) -> DatasetError:
+    return DatasetError(f"{file.path} has discrete actions; only vectors of numbers can be learned from")
