@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
@@ -105,6 +106,11 @@ ODD: dict[str, Any] = {
     "a dictionary": (env(step=answering(0, {"state": 1})), "type object"),
     "done in words": (env(step=answering(2, "no")), "terminated = 'no'"),
     "done twice": (env(step=answering(3, np.array([True, False]))), "truncated = array"),
+    "huge observation": (env(step=answering(0, np.array([0, -1e39]))), r"beyond what float32 holds \(dimensions \[1\]"),
+    "huge reward": (env(step=answering(1, 1e39)), r"reward 1e\+39, which is beyond"),
+    "reward of a graph": (env(step=answering(1, torch.ones(1, requires_grad=True))), "step raised RuntimeError"),
+    "ragged reward": (env(step=answering(1, [[1], [1, 2]])), "step raised ValueError"),
+    "ragged flag": (env(step=answering(3, [[1], [1, 2]])), "step raised ValueError"),
     "done NaN": (env(step=answering(2, float("nan"))), "terminated = nan"),
 }
 
@@ -116,6 +122,24 @@ def test_what_breaks_the_interface_is_named_with_a_remedy(name: str, through: An
     with pytest.raises(EvaluationError, match=message) as caught:
         through(source)
     assert "Odd" in str(caught.value) and "pass a function that makes" in str(caught.value)
+
+
+@pytest.mark.parametrize("through", [through_evaluator, through_collector])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_function_that_returns_one_environment_again_and_again_is_refused(wrapped: bool, through: Any) -> None:
+    made = env(base=gymnasium.Env)()
+    source = (lambda: gymnasium.wrappers.ClipAction(made)) if wrapped else lambda: made
+    with pytest.raises(EvaluationError, match=r"in use already.*make a new one at each call"):
+        through(source)
+    for _ in range(2):  # one at a time is fine, and nothing is left from before
+        assert rollout(source, zero, policies=1, episodes=1).returns.tolist() == [[3.0]]
+
+
+def test_online_training_and_evaluation_do_not_share_an_environment() -> None:
+    made = gymnasium.make("tests/Line-v0")
+    agent = line_agent()
+    with pytest.raises(EvaluationError, match="in use already"):
+        agent.finetune(lambda: made, steps=30, warm_up=10, eval_env=lambda: made, eval_episodes=1, progress=False)
 
 
 @pytest.mark.parametrize("name", ["no seed", "step raises", "four values", "NaN reward", "a row too many"])

@@ -115,8 +115,18 @@ def test_specifications_are_plain_and_read_back_alike() -> None:
     assert plain_env_spec({"id": LINE, "kwargs": {"render_mode": "human"}})["kwargs"] == {}
 
 
+def deep(levels: int) -> list[Any]:
+    """A list in a list in a list ..."""
+    tree: list[Any] = []
+    for _ in range(levels):
+        tree = [tree]
+    return tree
+
+
 @pytest.mark.parametrize("spec", [3, "Line", {}, {"id": 3}, {"id": ""}, {"id": "a", "kwargs": 3}, ["a"],
                                   {"id": "a", "additional_wrappers": [3]}, {"id": "a", "max_episode_steps": "b"},
+                                  {"id": "a", "max_episode_steps": float("inf")}, {"id": "a", "max_episode_steps": 5.9},
+                                  {"id": "a", "max_episode_steps": "5"}, {"id": "a", "kwargs": {"deep": deep(2000)}},
                                   {"id": "a", "not_plain": 7}])  # fmt: skip
 def test_what_is_no_specification_is_refused(spec: Any) -> None:
     with pytest.raises(DatasetError, match="env_spec must be"):
@@ -266,6 +276,10 @@ HOSTILE: dict[str, Any] = {
     "wrapper of another name": (LINE, {"additional_wrappers": [WRAPPER | {"name": "evil_canary:FlattenObservation"}]}),
     "path into wrappers": (LINE, {"additional_wrappers": [{**WRAPPER, "name": "utils"}]}),
     "argument": ("GymV21Environment-v0", {"kwargs": {"env_id": "evil_canary:Thing-v0"}}),
+    "argument without a name": ("GymV21Environment-v0", {"kwargs": {"env_id": "evil_canary:-Foo"}}),
+    "argument and no more": (LINE, {"kwargs": {"hook": "evil_canary:"}}),
+    "argument with blanks": (LINE, {"kwargs": {"hook": " evil_canary:Foo v0\n"}}),
+    "key of an argument": (LINE, {"kwargs": {"hook": {"evil_canary:Thing-v0": 1}}}),
     "nested argument": (LINE, {"kwargs": {"bonus": [{"a": "evil_canary:Thing"}]}}),
 }
 

@@ -274,3 +274,14 @@ def test_a_run_lost_to_the_data_says_so(row, value):
     message = rf"from the data: rewards reach .* row {row},"
     with pytest.warns(LostSeedWarning), pytest.raises(TrainingError, match=message):
         agent.fit(doubtful(rewards=rewards), **options)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "below/" + "y" * 300])
+def test_names_that_no_file_can_have_are_refused(name):
+    agent = stack()
+    with pytest.raises(FileError, match="cannot use .* as a name of a file or folder .*: name another"):
+        agent.fit(data(), out=name, **LONG)
+    with pytest.raises(FileError, match="cannot use"):
+        at(2).save(name)
+    with pytest.raises(FileError, match="cannot use"):
+        load_agent(name)

@@ -31,6 +31,7 @@ from adaptive_constraints.runs.resuming import to_resume
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.runs.settings import Buffer, RunSettings, online_settings
 from adaptive_constraints.support.arguments import checked
+from adaptive_constraints.support.files import check_name
 
 EnvSource = str | Callable[[], Any]
 AUTO = "auto"
@@ -55,9 +56,10 @@ def load_agent(path: str | Path, device: str | torch.device | None = None) -> Ag
 
     It acts at once; ``fit`` with the same data and settings takes its training up where it stood. Reading never
     executes anything from the file. Raises `CheckpointError` if the file is damaged or not an agent, `StackError` if
-    its learner or one of its adapters is not known here.
+    its learner or one of its adapters is not known here, `FileError` if ``path`` can be no name of a file.
     """
     path = Path(path)
+    check_name(path)
     run = read_run(path / CHECKPOINT if path.is_dir() else path, _device(device))
     agent = Agent(run.stack)
     agent._run = run

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,12 @@ class EnvironmentWarning(UserWarning):
     """An environment differs from that of the data, or does something doubtful; results may not be what they seem."""
 
 
+_LARGEST = np.float64(np.finfo(np.float32).max)
+"""Greatest magnitude of an observation or a reward."""
+_IN_USE: WeakValueDictionary[int, CheckedEnv] = WeakValueDictionary()
+"""Environments that are not closed, by the `id` of what they hold once its wrappers are taken off."""
+
+
 class CheckedEnv:
     """One environment whose answers are what Gymnasium promises; `EvaluationError` says what is not.
 
@@ -58,6 +65,7 @@ class CheckedEnv:
         floating = observation.dtype.kind == "f"
         self.observation_type: Any = observation.dtype if floating else np.dtype(np.float64)
         """Floating, and such that it holds all that the space's own type does."""
+        self._check_new()
 
     @property
     def time_limit(self) -> int | None:
@@ -108,8 +116,21 @@ class CheckedEnv:
             info,
         )
 
+    def _check_new(self) -> None:
+        """Refuse an environment that another one of these is using: each would step what the other one reads."""
+        base = getattr(self.env, "unwrapped", self.env)
+        if id(base) in _IN_USE:
+            raise EvaluationError(
+                f"{self.name}: a function returned an environment that is in use already, for another episode, seed or "
+                "purpose. Let it make a new one at each call: lambda: gymnasium.make(...)"
+            )
+        _IN_USE[id(base)] = self
+
     def close(self) -> None:
         """Close it; one that fails at that says so, and no result is lost."""
+        base = id(getattr(self.env, "unwrapped", self.env))
+        if _IN_USE.get(base) is self:
+            del _IN_USE[base]
         try:
             getattr(self.env, "close", lambda: None)()
         except Exception as error:
@@ -117,36 +138,41 @@ class CheckedEnv:
             warnings.warn(text, EnvironmentWarning, stacklevel=2)
 
     def _observation(self, given: Any, where: str) -> NDArray[Any]:
-        try:
-            array = np.asarray(given)
-        except Exception as error:
-            self._raised(where, error)
+        array = self._array(given, where)
         if array.shape != (self.observation_size,) or array.dtype.kind not in "fiub":
             self._refuse(
                 f"{where} returned an observation of shape {array.shape} and type {array.dtype}, but its space is "
                 f"{self.env.observation_space}",
                 _WRAP,
             )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            at = np.flatnonzero(~np.isfinite(array)).tolist()
-            self._refuse(f"{where} returned an observation that is not finite (dimensions {at})", _WRAP)
+        if array.dtype.kind == "f" and not (np.abs(array) <= _LARGEST).all():
+            at = np.flatnonzero(~(np.abs(array) <= _LARGEST)).tolist()
+            what = "beyond what float32 holds" if np.isfinite(array).all() else "not finite"
+            self._refuse(f"{where} returned an observation that is {what} (dimensions {at})", _WRAP)
         return array
 
     def _reward(self, given: Any) -> float:
         if type(given) is not float:
-            array = np.asarray(given)
+            array = self._array(given, "step")
             if array.size != 1 or array.dtype.kind not in "fiub":
                 self._refuse(f"step returned the reward {_short(given)}, but one number is needed", _WRAP)
             given = float(array.item())
-        if not math.isfinite(given):
-            self._refuse(f"step returned the reward {given}", _WRAP)
+        if not abs(given) <= _LARGEST:
+            what = ", which is beyond what float32 holds" if math.isfinite(given) else ""
+            self._refuse(f"step returned the reward {given}{what}", _WRAP)
         return given
 
     def _flag(self, given: Any, name: str) -> bool:
-        array = np.asarray(given)
+        array = self._array(given, "step")
         if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
             self._refuse(f"step returned {name} = {_short(given)}, but true or false is needed", _WRAP)
         return bool(array.item())
+
+    def _array(self, given: Any, where: str) -> NDArray[Any]:
+        try:
+            return np.asarray(given)
+        except Exception as error:
+            self._raised(where, error)
 
     def _raised(self, where: str, error: Exception) -> NoReturn:
         if isinstance(error, AdaptiveConstraintsError):

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import io
 import re
+import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ def plain_env_spec(spec: Any) -> dict[str, Any]:
     try:
         if not isinstance(env_id, str) or not env_id:
             raise TypeError(f"its id is {env_id!r}")
+        if limit is not None and int(limit) != limit:
+            raise TypeError(f"its max_episode_steps is {limit!r}")
         plain, lost = _plain_arguments(kwargs)
         return {
             "id": env_id,
@@ -89,9 +92,10 @@ def plain_env_spec(spec: Any) -> dict[str, Any]:
             "additional_wrappers": [_plain_wrapper(each) for each in wrappers],
             "not_plain": sorted({*(get("not_plain") or ()), *(lost - _registered_arguments(env_id, kwargs))}),
         }
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise DatasetError(
-            f"env_spec must be a Gymnasium EnvSpec or its fields as plain values, not {str(spec)[:200]} ({error})"
+            f"env_spec must be a Gymnasium EnvSpec or its fields as plain values, not "
+            f"{reprlib.repr(spec)[:200]} ({error})"
         ) from error
 
 
@@ -228,7 +232,7 @@ class RecordedEnv:
                 f"({', '.join(spec['not_plain'])}), so it cannot be rebuilt. {_REMEDY}"
             )
         for name, value in spec["kwargs"].items():
-            if any(re.fullmatch(r"\w+(\.\w+)*:\w[\w./-]*", text) for text in _texts(value)):
+            if any(_MODULE.match(text) for text in _texts(value)):
                 raise EvaluationError(
                     f"the data was recorded in {self.env_id!r} with {name}={value!r}, which reads like the name of "
                     f"code; a file cannot choose code. {_REMEDY}"
@@ -267,12 +271,17 @@ def _counting(wrappers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [each for each in wrappers if each["name"] not in _WATCHING]
 
 
+_MODULE = re.compile(r"\s*\w+(\.\w+)*\s*:(?![/\\])")
+"""A module to import before whatever follows is looked at; no address and no Windows path."""
+
+
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a tree of plain values."""
+    """Every text in a tree of plain values, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for each in value.values():
+        for key, each in value.items():
+            yield key
             yield from _texts(each)
     elif isinstance(value, list):
         for each in value:

@@ -55,6 +55,7 @@ def replacing(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[A
     Raises `FileError` where the file cannot be written.
     """
     path = Path(path)
+    check_name(path)
     temporary: Path | None = None
     encoding, newline = ("utf-8", "") if mode == "w" else (None, None)
     try:
@@ -229,8 +230,22 @@ def _owner(descriptor: int) -> str:
 # -- places ---------------------------------------------------------------------------------------------------------
 
 
+def check_name(path: Path) -> None:
+    """Raise `FileError` for a name that the system has no place for, or does not let this user look at."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise FileError(
+            f"cannot use {str(path)[:100]!r} as a name of a file or folder ({why}): name another"
+        ) from error
+
+
 def check_folder(folder: Path) -> None:
     """Raise `FileError` where no file could be written to a folder, which need not be there yet."""
+    check_name(folder)
     nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     if not nearest.is_dir():
         raise FileError(f"cannot write to {folder}: {nearest} is no folder; name another one")
@@ -240,6 +255,7 @@ def check_folder(folder: Path) -> None:
 
 def check_file(path: Path) -> None:
     """Raise `FileError` where a file could not be written."""
+    check_name(path)
     if path.is_dir():
         raise FileError(f"cannot write {path}, which is a folder: name a file in it")
     check_folder(path.parent)
