@@ -317,3 +317,47 @@ def test_every_task_of_the_table_can_be_reached():
     found = {task_of_file(name)[0] for name in names} | {task_of_env(maze_id(name)) for name in MAZES}
     assert found - {None} == set(REFERENCE_SCORES)
     assert REFERENCE_SCORES["kitchen"].score(2) == 50.0
+
+
+def test_remedies_of_episodes_name_their_commands():
+    draw = np.random.default_rng(0)
+    rows = 60
+
+    def found(code: str, **more: Any) -> str:
+        states = np.cumsum(draw.normal(size=(rows + 1, 3)), 0)
+        given: dict[str, Any] = {
+            "observations": states[:-1],
+            "next_observations": states[1:],
+            "actions": draw.uniform(-1, 1, (rows, 2)),
+            "rewards": draw.normal(size=rows),
+            "terminals": np.zeros(rows),
+        }
+        return next(each.remedy for each in doctor(Dataset.from_arrays(**given | more)).findings if each.code == code)
+
+    for code, more, option in (
+        ("episode_ids", {"episode_ids": np.arange(rows) // 10 % 2}, "--renumber-episodes"),
+        ("episode_ids", {"episode_ids": np.arange(rows) // 10 % 2}, "--ignore episode_ids"),
+        (
+            "mark_inside_episode",
+            {"episode_ids": np.zeros(rows), "timeouts": np.arange(rows) == 7},
+            "--ignore episode_ids",
+        ),
+        ("no_marks", {"episode_ids": np.zeros(rows)}, "--mark-ends"),
+        ("no_marks", {"episode_ids": np.arange(rows) // 20}, "--mark-ends"),
+    ):
+        assert f"adaptive-constraints repair IN OUT {option}" in found(code, **more), (code, option)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.9])
+def test_an_end_after_an_end_is_named_where_most_episodes_are_so(share):
+    rows, draw = 300, np.random.default_rng(1)
+    data = Dataset.from_arrays(
+        observations=draw.normal(size=(rows, 3)),
+        next_observations=draw.normal(size=(rows, 3)),
+        actions=draw.uniform(-1, 1, (rows, 2)),
+        rewards=np.ones(rows),
+        terminals=draw.uniform(size=rows) < share,
+    )
+    told = warned(data).get("repeated_end", ())
+    repeated = [row for row in range(1, rows) if data.terminals[row] and data.terminals[row - 1]]
+    assert told == (tuple(repeated[: len(told)]) if share > 0.5 else ()) and bool(told) == (share > 0.5)

@@ -190,6 +190,13 @@ def test_facts_that_the_rows_say_are_no_part_of_a_set():
     assert Dataset.from_arrays(**columns, **facts).fingerprint == data.fingerprint
     with pytest.raises(DatasetError, match="one entry for each of the 210 episodes"):
         Dataset.from_arrays(**columns, **{key: array[1:] for key, array in facts.items()})
+    derived = {key: array for key, array in columns.items() if key != "next_observations"}
+    with pytest.raises(DatasetError, match="one entry for each of the 210 episodes, but have 209"):
+        Dataset.from_arrays(**derived, **{key: array[1:] for key, array in facts.items()})
+    with pytest.raises(DatasetError, match="one entry for each of the 210 episodes, but have 211"):
+        Dataset.from_arrays(**derived, **{key: np.append(array, array[:1]) for key, array in facts.items()})
+    with pytest.raises(DatasetError, match="extra must be none or a dictionary, not"):
+        Dataset.from_arrays(**columns, extra=[1])
     with pytest.raises(DatasetError, match="give all or none"):
         Dataset.from_arrays(**columns, recorded_returns=facts["recorded_returns"])
 

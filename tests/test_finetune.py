@@ -559,8 +559,10 @@ def test_a_lost_seed_leaves_the_others_as_they_were():
 
 def test_an_environment_that_breaks_leaves_the_agent_where_it_was():
     class Broken(Walk):
+        broken = True
+
         def step(self, action):
-            if len(self.log) == 9:
+            if self.broken and len(self.log) == 9:
                 raise RuntimeError("out of order")
             return super().step(action)
 
@@ -575,11 +577,14 @@ def test_an_environment_that_breaks_leaves_the_agent_where_it_was():
     assert not different(before, state(agent)) and agent.tick == 6 and agent.history.online_from is None
     assert len(closed) == len(Walk.made)
     untouched = offline()
+    Broken.broken = False
     for each in (agent, untouched):
-        finetune(each, stop_after=5)
+        finetune(each, Broken, stop_after=5)
+    Broken.broken = True
     with pytest.raises(EvaluationError, match="its step raised RuntimeError: out of order"):
         finetune(agent, Broken)
-    finetune(agent), finetune(untouched)
+    Broken.broken = False
+    finetune(agent, Broken), finetune(untouched, Broken)
     assert agent.tick == 46 and not different(state(agent), state(untouched))
 
 
@@ -647,6 +652,70 @@ def test_another_phase_and_another_run_are_refused(tmp_path):
     fresh = load_agent(tmp_path / "first", "cpu")
     with pytest.raises(CheckpointError, match="phase offline there, online here.*another folder"):
         finetune(fresh, dataset=make_data(), out=tmp_path / "first")
+
+
+class Drift(Walk):
+    """Another environment of the same sizes, of settings of its own."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        super().__init__()
+        self.speed = speed
+
+
+@pytest.fixture
+def registered():
+    """Ids of the same sizes, gone afterwards."""
+    names = {"Walk-v9": {}, "Drift-v9": {}, "DriftLong-v9": {"max_episode_steps": 90}}
+    for name, more in names.items():
+        gymnasium.register(name, entry_point=Walk if "Walk" in name else Drift, **more)
+    yield
+    for name in names:
+        del gymnasium.registry[name]
+
+
+class Halved(gymnasium.RewardWrapper):
+    """Half of every reward."""
+
+    def reward(self, reward):
+        return reward / 2
+
+
+ENVIRONMENTS = {
+    "an id": ("Walk-v9", "Walk-v9"),
+    "the same by a function": (lambda: gymnasium.make("Walk-v9"), "Walk-v9"),
+    "another id": (lambda: gymnasium.make("Drift-v9"), "Drift-v9"),
+    "a setting": (lambda: gymnasium.make("Drift-v9", speed=2.0), r"Drift-v9 \(speed=2.0\)"),
+    "a time limit": (lambda: gymnasium.make("Drift-v9", max_episode_steps=5), r"\(max_episode_steps=5\)"),
+    "a limit of another": (lambda: gymnasium.make("DriftLong-v9"), "DriftLong-v9"),
+    "a wrapper": (lambda: Halved(gymnasium.make("Walk-v9")), r"Walk-v9 \(Halved"),
+    "a wrapper with settings": (
+        lambda: gymnasium.wrappers.StickyAction(gymnasium.make("Walk-v9"), 0.5),
+        "StickyAction",
+    ),
+    "other settings": (lambda: gymnasium.wrappers.StickyAction(gymnasium.make("Walk-v9"), 0.4), "StickyAction"),
+    "a class": (Walk, "a function that makes .*Walk"),
+    "another class": (Drift, "a function that makes .*Drift"),
+    "a wrapped class": (lambda: Halved(Walk()), "a function that makes .*Walk in .*Halved"),
+}
+
+
+@pytest.mark.usefixtures("registered")
+def test_an_online_phase_goes_on_in_its_own_environment_only(tmp_path):
+    agent = offline(seeds=1)
+    agent.save(tmp_path / "offline.npz")
+    for name, (env, _) in ENVIRONMENTS.items():
+        finetune(
+            load_agent(tmp_path / "offline.npz", "cpu"), env, dataset=make_data(), stop_after=20, out=tmp_path / name
+        )
+    same = {("an id", "the same by a function"), ("the same by a function", "an id")}
+    for there in ENVIRONMENTS:
+        for here, (env, text) in ENVIRONMENTS.items():
+            options: dict[str, Any] = {"dataset": make_data(), "stop_after": 20, "out": tmp_path / there}
+            if there == here or (there, here) in same:
+                finetune(load_agent(tmp_path / "offline.npz", "cpu"), env, **options)
+                continue
+            with pytest.raises(CheckpointError, match=f"online env .* there, .*{text}.* here.*another folder"):
+                finetune(load_agent(tmp_path / "offline.npz", "cpu"), env, **options)
 
 
 def test_a_fine_tuned_agent_is_saved_and_loaded_whole(tmp_path):

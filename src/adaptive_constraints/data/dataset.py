@@ -125,6 +125,7 @@ class Dataset:
         facts = _given_facts(recorded_returns, recorded_lengths, recorded_success)
         if next_observations is None:
             whole = facts or facts_of(columns["rewards"], columns["terminals"], columns["episode_ids"])
+            _check_length(whole, len(starts_of(columns["episode_ids"])))
             keep = derive_next_observations(columns)
             facts = whole.of(_surviving(columns["episode_ids"], keep))
             if not keep.all():
@@ -147,11 +148,8 @@ class Dataset:
 
     def with_recorded(self, facts: Facts | None) -> Dataset:
         """The same rows, with what is known of their recordings where the rows do not say it."""
-        if facts is not None and len(facts.returns) != self.episodes:
-            raise DatasetError(
-                f"recorded_returns and its like need one entry for each of the {self.episodes} episodes, but have "
-                f"{len(facts.returns)}"
-            )
+        if facts is not None:
+            _check_length(facts, self.episodes)
         if facts is None or facts.equal(facts_of(self.rewards, self.terminals, self.episode_ids)):
             facts = None
         kept: dict[str, Any] = {f"recorded_{name}": None for name in Facts._fields}
@@ -342,6 +340,14 @@ def _given_facts(returns: ArrayLike | None, lengths: ArrayLike | None, success: 
     if len({len(each) for each in facts}) > 1:
         raise DatasetError("recorded_returns, recorded_lengths and recorded_success need the same length")
     return facts
+
+
+def _check_length(facts: Facts, episodes: int) -> None:
+    if len(facts.returns) != episodes:
+        raise DatasetError(
+            f"recorded_returns and its like need one entry for each of the {episodes} episodes, but have "
+            f"{len(facts.returns)}"
+        )
 
 
 def _environment(env_id: str | None, env_spec: Any) -> tuple[str | None, dict[str, Any] | None]:

@@ -319,9 +319,9 @@ class Engine:
     @torch.no_grad()
     def ask(self, name: str, answer: Callable[[Any], Mapping[str, Tensor]]) -> Scalars:
         """What ``answer`` of one seed's view says, for all seeds; ``name`` keys the noise it was found to draw."""
-        draws = self._draws.setdefault(name, {})
+        first, draws = name not in self._draws, self._draws.setdefault(name, {})
         with product_precision(self.execution.precision):
-            return with_draws(draws, lambda x: self._losses.answers(answer, x), self._inputs)
+            return with_draws(draws, lambda x: self._losses.answers(answer, x), self._inputs, first=first)
 
     @torch.no_grad()
     def act(self, observations: Tensor, step: int, way: Literal["act", "explore"] = "act") -> Tensor:
@@ -335,9 +335,9 @@ class Engine:
             drawn = {draw: noise.at(step, draw.kind, f"{way}/{draw.site}", draw.shape) for draw in wanted}
             return self._inputs({}) | {"noise": drawn}
 
-        draws = self._draws.setdefault(f"/{way}", {})
+        first, draws = f"/{way}" not in self._draws, self._draws.setdefault(f"/{way}", {})
         with product_precision(self.execution.precision):
-            return with_draws(draws, lambda x: self._losses.actions(way, x, observations), inputs)
+            return with_draws(draws, lambda x: self._losses.actions(way, x, observations), inputs, first=first)
 
     def _inputs(self, draws: Mapping[Draw, None]) -> Inputs:
         return {

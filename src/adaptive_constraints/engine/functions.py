@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
+from torch.utils import _pytree as pytree
 
 from adaptive_constraints.core.types import Draw
 from adaptive_constraints.engine.tracing import trace
+from adaptive_constraints.errors import StackError
 
 Arguments = TypeVar("Arguments")
 Result = TypeVar("Result")
 WithNoise: TypeAlias = Callable[[Mapping[Draw, None]], Arguments]
 """Makes the arguments of a pure function, with these draws of noise."""
+
+
+class NotPureError(StackError):
+    """A function does more than compute with what it is given."""
 
 
 class MissingDraw(Exception):
@@ -24,19 +31,66 @@ class MissingDraw(Exception):
         self.draw = draw
 
 
+BRANCHES = "a function of the learner or an adapter branches on a tensor's value: use torch.where"
+NOISE = "a function of the learner or an adapter draws noise elsewhere than by v.normal and v.uniform"
+CHANGES = (
+    "a function of the learner or an adapter gives two answers for one state, so what it did in the first step would "
+    "be repeated in all: draw noise by v.normal or v.uniform only (not by random, numpy, torch.randn or dropout), and "
+    "read what changes from v, not from attributes"
+)
+
+
 def with_draws(
-    draws: dict[Draw, None], function: Callable[[Arguments], Result], inputs: WithNoise[Arguments]
+    draws: dict[Draw, None],
+    function: Callable[[Arguments], Result],
+    inputs: WithNoise[Arguments],
+    *,
+    first: bool = False,
 ) -> Result:
-    """Run a pure function until every draw that it asks for is there; ``draws`` remembers them."""
-    while True:
-        try:
-            return function(inputs(draws))
-        except MissingDraw as missing:
-            draws[missing.draw] = None
+    """Run a pure function until every draw that it asks for is there; ``draws`` remembers them.
+
+    first: run it twice, to see whether it is pure; `NotPureError` where it is not.
+    """
+    with said_plainly():
+        while True:
+            try:
+                result = function(inputs(draws))
+                break
+            except MissingDraw as missing:
+                draws[missing.draw] = None
+        if first and not _same(result, function(inputs(draws))):
+            raise NotPureError(CHANGES)
+    return result
+
+
+@contextmanager
+def said_plainly() -> Iterator[None]:
+    """Say in our words what torch says of functions that cannot be mapped over seeds."""
+    try:
+        yield
+    except RuntimeError as error:
+        for words, said in (("data-dependent control flow", BRANCHES), ("random operation", NOISE)):
+            if words in str(error):
+                raise NotPureError(said) from error
+        raise
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Whether two trees hold the same numbers; on CUDA, where sums may be taken in any order, nearly the same."""
+    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(two), strict=True)
+    return all(_equal(mine, theirs) for mine, theirs in pairs if isinstance(mine, torch.Tensor))
+
+
+def _equal(one: torch.Tensor, two: torch.Tensor) -> bool:
+    size = one.detach().abs().nan_to_num(0.0, 0.0, 0.0).max().item() if one.is_cuda and one.numel() else 0.0
+    return torch.allclose(one, two, rtol=0.0, atol=1e-3 * size, equal_nan=True)
 
 
 class Repeated(Generic[Arguments, Result]):
-    """A pure function that runs as it is written the first time, and from then on as the trace of it."""
+    """A pure function that runs as it is written the first time, and from then on as the trace of it.
+
+    The first time it runs twice, to see whether it is pure: a trace repeats the numbers that were drawn elsewhere.
+    """
 
     def __init__(self, function: Callable[[Arguments], Result], *, traced: bool, compiled: bool = False) -> None:
         """``traced=False``: always as it is written. ``compiled``: compile the trace, from the first run on."""
@@ -56,11 +110,12 @@ class Repeated(Generic[Arguments, Result]):
         """Its result at the arguments that ``inputs`` makes."""
         if self._graph is None:
             if not (self._trace and self.met):
+                found = with_draws(self.draws, self._function, inputs, first=not self.met)
                 self.met = True
-                found = with_draws(self.draws, self._function, inputs)
                 if not self._compiled:  # compiled operations round differently, so all runs are compiled ones
                     return found
-            graph = trace(self._function, inputs(self.draws))
+            with said_plainly():
+                graph = trace(self._function, inputs(self.draws))
             self._graph = torch.compile(graph, fullgraph=True, dynamic=False) if self._compiled else graph
         with torch.no_grad():
             result: Result = self._graph(inputs(self.draws))

@@ -337,6 +337,38 @@ def make_environment(source: EnvSource) -> Environment:
     return _gymnasium_make(source, source)
 
 
+def environment_text(source: EnvSource) -> str:
+    """Name the environment of a source in words, such that two tasks have two names as far as that can be seen.
+
+    That is the id and whatever is made otherwise than it is registered, wrappers included. A function is called once:
+    an environment that is not registered is named by its classes, so settings of such a class are not seen.
+    """
+    if isinstance(source, str | RecordedEnv):
+        return str(source)
+    env = make_environment(source)
+    try:
+        spec: Any = getattr(env, "spec", None)
+        return _spec_text(spec) if isinstance(getattr(spec, "id", None), str) else _class_text(env)
+    finally:
+        with contextlib.suppress(Exception):
+            env.close()
+
+
+def _spec_text(spec: Any) -> str:
+    plain = plain_env_spec(spec)
+    wrappers = {each["name"]: each["kwargs"] for each in _counting(plain["additional_wrappers"])}
+    other = wrappers | alterations(plain)
+    return f"{plain['id']} ({', '.join(f'{k}={v}' for k, v in other.items())})" if other else plain["id"]
+
+
+def _class_text(env: Any) -> str:
+    layers = [env]
+    while (inner := getattr(layers[-1], "env", None)) is not None and inner not in layers:
+        layers.append(inner)
+    names = [f"{type(each).__module__}.{type(each).__qualname__}" for each in reversed(layers)]
+    return f"a function that makes {' in '.join(names)}"
+
+
 def _gymnasium_make(what: Any, name: str) -> Environment:
     """Make what an id or a specification says, with errors of our own."""
     import gymnasium

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from adaptive_constraints.environments.specs import EnvSource, RecordedEnv
+from adaptive_constraints.environments.specs import EnvSource, environment_text
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.support.files import check_folder
 
@@ -76,7 +76,7 @@ class OnlineSettings:
     """Options of an online phase, which change what is learned."""
 
     env: str
-    """A Gymnasium id with what it is given otherwise than it is registered with, or "a function"."""
+    """Its name, settings included (`environment_text`)."""
     steps: int
     """Environment steps of each seed."""
     warm_up: int
@@ -126,7 +126,7 @@ def online_settings(
             f"steps must be more than warm_up, the {chosen} steps that only collect, but is {steps}: give more steps"
         )
     return OnlineSettings(
-        env=str(env) if isinstance(env, str | RecordedEnv) else "a function",
+        env=environment_text(env),
         steps=steps,
         warm_up=chosen,
         buffer=buffer,  # type: ignore[arg-type]

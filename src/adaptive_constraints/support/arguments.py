@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -135,6 +135,8 @@ def _is(value: object, option: Any) -> bool:
         entries: Any = value.tolist() if isinstance(value, np.ndarray) else value
         several = isinstance(entries, Sequence) and not isinstance(entries, str)
         return several and all(fits(each, inner[0]) for each in entries)
+    if origin is Mapping:
+        return isinstance(value, Mapping)
     return callable(value) if origin is Callable else True
 
 
@@ -161,6 +163,8 @@ def _words(option: Any) -> list[str]:
         return [" ".join([f"a list of {words(bare(inner[0])).removeprefix('a ')}s", *limits])]
     if origin is Callable:
         return ["a function"]
+    if origin is Mapping:
+        return ["a dictionary"]
     if option is Path:
         return ["a path"]
     if not isinstance(option, type) or origin is not None:

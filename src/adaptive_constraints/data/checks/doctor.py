@@ -26,6 +26,11 @@ ACTION_TOLERANCE = 1e-4
 _TIME_LIMIT = 100
 
 _SPLIT = remedy("split_at_joins(dataset)", "--split-at-joins")
+_RENUMBER = (
+    f"let episodes follow the marks: {remedy('load_dataset(..., renumber_episodes=True)', '--renumber-episodes')} or "
+    f"{remedy('leave episode_ids out', '--ignore episode_ids')}"
+)
+_MARK = remedy("load_dataset(..., mark_ends=True)", "--mark-ends")
 _BOUNDS = remedy("load_dataset(..., action_low=, action_high=)", "--action-low .. --action-high ..")
 
 
@@ -116,7 +121,7 @@ def _check_episode_ids(dataset: Dataset) -> Iterator[Finding]:
     again = np.ones(len(ids), bool)
     again[first] = False
     message = "{n} episode ids come back after another episode"
-    way_out = "sort the rows by episode, renumber the episodes, or leave out episode_ids (they then follow the marks)"
+    way_out = f"sort the rows by episode, or {_RENUMBER}"
     yield from at_rows(dataset.episode_starts[again], "error", "episode_ids", message, way_out)
 
 
@@ -128,7 +133,7 @@ def _check_marks_inside(dataset: Dataset) -> Iterator[Finding]:
     wrong = dataset.timeouts & inner
     wrong[goals[apart]] = True
     message = "{n} rows are marked terminal or timeout though their episode goes on"
-    way_out = "leave out episode_ids (they then follow the marks), or clear the marks"
+    way_out = f"clear the marks, or {_RENUMBER}"
     yield from at(wrong, "error", "mark_inside_episode", message, way_out)
     message = "recording goes on after {n} terminal rows, which stay inside their episodes"
     way_out = "nothing to do: nothing is read across them, and returns are those of whole recordings"
@@ -222,11 +227,28 @@ def _check_marks(dataset: Dataset) -> Iterator[Finding]:
         return
     message = "no row is marked terminal or timeout"
     if dataset.episodes == 1:
-        way_out = "mark where episodes end (if it is one recording: its last row as a timeout)"
+        way_out = f"mark where episodes end, or use {_MARK} if it is one recording: its last row becomes a timeout"
         yield Finding("error", "no_marks", message + " and all rows are one episode", way_out)
     else:
-        way_out = "fine if no episode ever ended by itself; otherwise mark the terminal rows"
+        way_out = (
+            f"fine if no episode ever ended by itself ({_MARK} then says that recording stopped at each last row); "
+            "otherwise mark the terminal rows"
+        )
         yield Finding("warning", "no_marks", message, way_out)
+
+
+def _check_repeated_ends(dataset: Dataset) -> Iterator[Finding]:
+    """Most episodes are nothing but an end after an end: a flag that stayed on while recording, or lone rows."""
+    starts = dataset.episode_starts
+    alone = starts[(last_rows(dataset) == starts) & dataset.terminals[starts] & (starts > 0)]
+    alone = alone[dataset.terminals[alone - 1]]
+    if 2 * len(alone) > dataset.episodes:
+        message = f"{{n}} of {dataset.episodes} episodes are one terminal row after another terminal row"
+        way_out = (
+            "if the flag stayed on while recording went on, give next observations, and episode_ids or timeouts where "
+            "recordings end; if rows stand alone, their returns are single rewards"
+        )
+        yield from at_rows(alone, "warning", "repeated_end", message, way_out)
 
 
 def _check_single_episode(dataset: Dataset) -> Iterator[Finding]:
@@ -249,6 +271,7 @@ _ADVICE_CHECKS: tuple[Check, ...] = (
     _check_cut_into_next,
     _check_steps,
     _check_pieces,
+    _check_repeated_ends,
     *values.CHECKS,
     _check_single_episode,
 )
