@@ -1,6 +1,6 @@
 """CQL: conservative Q-learning on soft actor-critic (Kumar et al., 2020, arXiv 2006.04779).
 
-One tick, in one stage: steps of the temperature, the actor and the critics (and of the Lagrange multiplier, where
+One step, in one stage: updates of the temperature, the actor and the critics (and of the Lagrange multiplier, where
 there is one), all at the parameters as they stood, then the Polyak average of the critics. The critics are the
 constrained group: they regress on the TD target and are held to a small gap between the soft maximum of Q over all
 actions and Q at the data's action.
@@ -196,7 +196,7 @@ class CQL(Learner):
         """The learning rate over a run."""
         if self.learning_rate_decay == "none":
             return rate
-        return lambda tick, horizon: rate * (1 + math.cos(math.pi * (tick - 1) / horizon)) / 2
+        return lambda step, horizon: rate * (1 + math.cos(math.pi * (step - 1) / horizon)) / 2
 
     # -- networks -------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Diffusion-QL: a diffusion model of the actions that is also led to high values (Wang et al., 2023, arXiv 2208.06193).
 
-One tick, in the paper's order: a step of the twin critics and of their Polyak averages; a step of the diffusion model,
-whose loss imitates the data and differentiates Q through the whole chain that makes an action; every fifth tick its
+One step, in the paper's order: an update of the twin critics and of their Polyak averages; one of the diffusion model,
+whose loss imitates the data and differentiates Q through the whole chain that makes an action; every fifth step its
 moving average, which makes the actions of the targets.
 """
 
@@ -85,9 +85,9 @@ class DiffusionQL(Learner):
     actor_rate: Annotated[float, Between(0, 1, "(]")] = 0.005
     """Rate of the policy's moving average."""
     actor_average_every: Annotated[int, AtLeast(1)] = 5
-    """Ticks per step of that average."""
+    """Training steps per update of that average."""
     actor_average_start: Annotated[int, AtLeast(0)] = 1000
-    """The tick at which it starts to move; until then it is the initial policy."""
+    """The step at which it starts to move; until then it is the initial policy."""
     candidates: Annotated[int, AtLeast(1)] = 50
     """Actions drawn per state when acting, of which one is taken by its value under the target critics."""
     selection: Literal["softmax", "argmax"] = "softmax"

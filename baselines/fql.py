@@ -1,8 +1,8 @@
 """FQL: a flow imitates the data, and a one-step student of it seeks high values (Park et al., 2025, arXiv 2502.02538).
 
-One tick: a step of the twin critics, of the teacher and of the student, all from the same parameters, then the Polyak
-averages of the critics. The flow needs ten steps to make an action and is never differentiated through; the student
-needs one, and is the policy.
+One step: an update of the twin critics, of the teacher and of the student, all from the same parameters, then the
+Polyak averages of the critics. The flow needs ten evaluations to make an action and is never differentiated through;
+the student needs one, and is the policy.
 """
 
 from __future__ import annotations

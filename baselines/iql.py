@@ -4,7 +4,7 @@ V regresses on an upper expectile of the critics at the data's actions and stand
 critics' targets, so nothing is learned from actions outside it. The policy imitates the data with weights
 exp(beta * advantage), or (``extraction="ddpg+bc"``) climbs Q and imitates it plainly.
 
-One tick is one stage: a step each of V, the critics and the actor, then the Polyak average of the critics.
+One step is one stage: an update each of V, the critics and the actor, then the Polyak average of the critics.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class IQL(Learner):
 
     def stages(self, phase: Phase) -> tuple[Stage, ...]:
         # The reference implementation steps one after the other, but each step reads the others only as they stood
-        # before the tick: the critics' target and the actor's advantage take V, and V and the advantage the target
+        # before the step: the critics' target and the actor's advantage take V, and V and the advantage the target
         # critics, from before their steps. So all three belong to one stage.
         updates = (
             Update("value", self.value_loss, self.value_learning_rate),
@@ -155,11 +155,11 @@ class IQL(Learner):
         )
         return (Stage("iql", updates, averages=(Average("critic", self.polyak),)),)
 
-    def actor_rate(self, tick: int, horizon: int) -> float:
-        """The actor's learning rate: with a cosine, whole at the first tick and 0 once ``horizon`` ticks are done."""
+    def actor_rate(self, step: int, horizon: int) -> float:
+        """The actor's learning rate: with a cosine, whole at the first step and 0 once ``horizon`` steps are done."""
         if self.schedule == "constant":
             return self.actor_learning_rate
-        return self.actor_learning_rate * (1 + math.cos(math.pi * (tick - 1) / horizon)) / 2
+        return self.actor_learning_rate * (1 + math.cos(math.pi * (step - 1) / horizon)) / 2
 
     # -- networks -------------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class IQL(Learner):
         return Terms(q, -q / q.detach().abs().mean(), constraint)
 
     def dropout_masks(self, v: View) -> list[Tensor]:
-        """For each hidden layer of the actor, the factors [B, H] on its units; the same throughout a tick."""
+        """For each hidden layer of the actor, the factors [B, H] on its units; the same throughout a step."""
         if self.dropout == 0:
             return []
         shape = (len(v.s), self.hidden)

@@ -3,7 +3,7 @@
 Both the actor and the value inside the critics' target pay for leaving the data: the one beta1 times its squared
 distance to the data's action, the other beta2 times that of the next action to the data's next.
 
-One tick, in the paper's order: a step of the twin critics; every second tick a step of the actor, then the Polyak
+One step, in the paper's order: an update of the twin critics; at every second step one of the actor, then the Polyak
 averages of all three networks.
 """
 
@@ -72,7 +72,7 @@ class ReBRAC(Learner):
     noise_clip: Annotated[float, AtLeast(0)] = 0.5
     """Largest smoothing noise, in units of the action bound."""
     policy_every: Annotated[int, AtLeast(1)] = 2
-    """Ticks per actor step and per step of the target networks."""
+    """Training steps per update of the actor and of the target networks."""
 
     paper: ClassVar[str] = "arXiv 2305.09836"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -1,6 +1,6 @@
 """TD3+BC: TD3 whose actor also imitates the data (Fujimoto & Gu, 2021, arXiv 2106.06860).
 
-One tick, in the paper's order: a step of the twin critics; every second tick a step of the actor, then the Polyak
+One step, in the paper's order: an update of the twin critics; at every second step one of the actor, then the Polyak
 averages of all three networks.
 """
 
@@ -47,7 +47,7 @@ class TD3BC(Learner):
     >>> from adaptive_constraints.baselines import TD3BC
     >>> agent = wrap(TD3BC(hidden=8))
     >>> history = agent.fit(load_dataset("bundled:hopper"), steps=2, traced=False, device="cpu", progress=False)
-    >>> agent.tick
+    >>> agent.step
     2
     >>> TD3BC.preset("antmaze").reward_shift
     -1.0
@@ -72,9 +72,9 @@ class TD3BC(Learner):
     noise_clip: Annotated[float, AtLeast(0)] = 0.5
     """Largest smoothing noise, in units of the action bound."""
     policy_every: Annotated[int, AtLeast(1)] = 2
-    """Ticks per actor step and per step of the target networks."""
+    """Training steps per update of the actor and of the target networks."""
     online_policy_every: Annotated[int, AtLeast(1)] | None = None
-    """Ticks per actor step online; None: as offline. 20 to 100 in SSAR's code on AntMaze."""
+    """Training steps per actor update online; None: as offline. 20 to 100 in SSAR's code on AntMaze."""
     normalize_observations: bool = True
 
     paper: ClassVar[str] = "arXiv 2106.06860"

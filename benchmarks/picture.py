@@ -77,7 +77,7 @@ def curves(panel: Axes, seeds: list[tuple[np.ndarray, np.ndarray]], colour: str,
 
 def _evaluations(row: ResultRow) -> tuple[np.ndarray, np.ndarray]:
     found = row["evaluations"]
-    return np.array([each["tick"] for each in found]), np.array([each["value"] for each in found], float)
+    return np.array([each["step"] for each in found]), np.array([each["value"] for each in found], float)
 
 
 def _series(cell: Cell, name: str) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -109,7 +109,7 @@ def online(folder: str) -> list[str]:
     for cell in cells(folder):
         phase = cell[0]["online"]
         assert phase is not None
-        before = [_curve(row)[phase["after tick"]] for row in cell]
+        before = [_curve(row)[phase["after step"]] for row in cell]
         collected = _ends(cell, "collect/return")
         shown = (numbers([row[name] for row in cell]) for name in ("last", "last_ten", "best"))
         rows.append([f"`{phase['buffer']}`", f"{phase['steps']:,}", numbers(before), *shown, collected])
@@ -236,11 +236,11 @@ def _one(values: Iterable[Any]) -> str:
 
 
 def _steps(row: ResultRow) -> str:
-    return f"{row['tick']:,}" + ("" if row["tick"] == row["ticks"] else f" of {row['ticks']:,}")
+    return f"{row['step']:,}" + ("" if row["step"] == row["steps"] else f" of {row['steps']:,}")
 
 
 def _curve(row: ResultRow) -> dict[int, float]:
-    return {each["tick"]: each["value"] for each in row["evaluations"] if each["value"] is not None}
+    return {each["step"]: each["value"] for each in row["evaluations"] if each["value"] is not None}
 
 
 def _ends(cell: Cell, name: str) -> str:

@@ -89,8 +89,8 @@ def of_run(folder: Path, suite: str, command: str, stack: str | None = None, thr
         lost = result["failures"].get(str(seed))
         scores = {name: None if lost else result[name][position] for name in ("last", "best", "last_ten")}
         evaluations = [
-            {"tick": tick, "value": value, "returns": evaluation.returns[position]}
-            for tick, value, evaluation in zip(*_of_seed(history.scores(), position), history.evaluations, strict=True)
+            {"step": step, "value": value, "returns": evaluation.returns[position]}
+            for step, value, evaluation in zip(*_of_seed(history.scores(), position), history.evaluations, strict=True)
         ]
         adaptive = {name: _of_seed(history.series(name), position) for name in history.adaptive}
         own = {"seed": seed, "lost": lost, "evaluations": evaluations, "series": adaptive | terms(folder, position)}
@@ -102,7 +102,7 @@ def _common(config: dict[str, Any], result: dict[str, Any], stack: str | None) -
     """The entries that the rows of a run share; a run folder does not know memory and time in all."""
     named, data = _named(config["stack"], stack), config["data"]
     phase = config["online"]
-    online = phase and {"after tick": phase["start"], **phase["settings"], "began as": phase["origin"]}
+    online = phase and {"after step": phase["start"], **phase["settings"], "began as": phase["origin"]}
     label = named.label + (f", online from buffer {online['buffer']}" if online else "")
     reference = result["evaluations"][-1]["reference"]
     of_config = ("device", "versions", "commit", "evaluation", "precision", "compiled", "products")
@@ -111,8 +111,8 @@ def _common(config: dict[str, Any], result: dict[str, Any], stack: str | None) -
         **{"learner": named.learner, "adapters": list(named.adapters)},
         "data": {"reference": data["name"], **data, "regenerated": bool(_REGENERATED.match(data["name"]))},
         "reference": reference and {name: reference[name] for name in ("random", "expert", "source")},
-        "ticks": config["steps"] + (online["steps"] - online["warm_up"] if online else 0),
-        **{name: result[name] for name in ("tick", "measure", "ticks_per_second", "seconds")},
+        "steps": config["steps"] + (online["steps"] - online["warm_up"] if online else 0),
+        **{name: result[name] for name in ("step", "measure", "steps_per_second", "seconds")},
         **{name: config[name] for name in of_config},
         "online": online,
         **{"wall_seconds": 0.0, "peak_memory": 0},
@@ -125,12 +125,12 @@ def _of_seed(curves: tuple[Any, Any], position: int) -> tuple[Any, Any]:
 
 
 def terms(folder: Path, position: int) -> dict[str, list[list[float | None]]]:
-    """Curves [ticks, values] of one seed from a run folder's metrics: value, constraint, return while collecting."""
+    """Curves [steps, values] of one seed from a run folder's metrics: value, constraint, return while collecting."""
     curves: dict[str, list[list[float | None]]] = {}
     for row in read_metrics(folder / "metrics.jsonl"):
         for name in filter(_TERM.fullmatch, row):
-            ticks, values = curves.setdefault(name, [[], []])
-            ticks.append(row["tick"])
+            steps, values = curves.setdefault(name, [[], []])
+            steps.append(row["step"])
             values.append(row[name][position])
     return curves
 
@@ -147,7 +147,7 @@ def keep(folder: Path, rows: Sequence[ResultRow], suite: SuiteRecord) -> None:
 
 def shortened(row: ResultRow) -> ResultRow:
     """The row with thinner curves and fewer digits."""
-    names = ("last", "best", "last_ten", "evaluations", "ticks_per_second", "seconds", "wall_seconds")
+    names = ("last", "best", "last_ten", "evaluations", "steps_per_second", "seconds", "wall_seconds")
     rounded = {name: _rounded(row[name], DIGITS) for name in names}  # type: ignore[literal-required]
     curves = {name: _rounded(_thinned(curve), CURVE_DIGITS) for name, curve in row["series"].items()}
     return cast(ResultRow, row | rounded | {"series": curves})
@@ -205,7 +205,7 @@ def _plan(rows: Sequence[ResultRow]) -> list[PlannedCell]:
     for row in rows:
         seeds.setdefault(row["cell"], []).append(row["seed"])
     cells = {row["cell"]: row for row in rows}
-    names = ("cell", "stack", "learner", "adapters", "ticks")
+    names = ("cell", "stack", "learner", "adapters", "steps")
     return [
         cast(
             PlannedCell,
@@ -217,7 +217,7 @@ def _plan(rows: Sequence[ResultRow]) -> list[PlannedCell]:
 
 
 def _key(row: ResultRow) -> tuple[str, str, int, int]:
-    return row["data"]["reference"], row["stack"], row["ticks"], row["seed"]
+    return row["data"]["reference"], row["stack"], row["steps"], row["seed"]
 
 
 def cell_name(data: str, label: str) -> str:

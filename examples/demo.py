@@ -39,7 +39,7 @@ Show = Callable[[str, "State"], None]
 class Options:
     """How much of it."""
 
-    ticks: int
+    steps: int
     seeds: int
     out: Path
     minutes: float
@@ -49,9 +49,9 @@ class Options:
 class State:
     """How far a run is, as its folder says."""
 
-    tick: int = 0
+    step: int = 0
     rate: float = 0.0
-    """Ticks per second."""
+    """Steps per second."""
     score: float | None = None
     """At the last evaluation, the mean over seeds."""
 
@@ -59,7 +59,7 @@ class State:
 def main() -> int:
     options = _options()
     data = load_dataset(DATA)
-    print(f"{data!r}\n{len(STACKS)} stacks, {options.seeds} seeds each, {options.ticks} ticks\n", flush=True)
+    print(f"{data!r}\n{len(STACKS)} stacks, {options.seeds} seeds each, {options.steps} steps\n", flush=True)
     try:
         seconds = train_side_by_side(options)
     except KeyboardInterrupt:
@@ -78,7 +78,7 @@ def main() -> int:
 
 def _options() -> Options:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ticks", type=int, default=8_000, help="length of each run, one minibatch per seed each")
+    parser.add_argument("--steps", type=int, default=8_000, help="length of each run, one minibatch per seed each")
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each stack, trained together")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for runs, policies and picture")
     parser.add_argument("--minutes", type=float, default=5.5, help="stop by then, on a machine that is too slow")
@@ -108,11 +108,11 @@ def train_side_by_side(options: Options) -> dict[str, float]:
 def train(name: str, options: Options) -> None:
     """Train one stack; runs in a process of its own, on one core."""
     torch.set_num_threads(1)
-    every = max(1, options.ticks // 8)
+    every = max(1, options.steps // 8)
     try:
         STACKS[name]().fit(
             DATA,
-            steps=options.ticks,
+            steps=options.steps,
             seeds=options.seeds,
             device="cpu",
             eval_env="auto",
@@ -130,7 +130,7 @@ def watch(processes: Mapping[str, BaseProcess], options: Options) -> dict[str, f
     """Show how far the runs are until they end or time is up; the seconds each took."""
     started = time.monotonic()
     seconds: dict[str, float] = {}
-    with display(options.ticks) as show:
+    with display(options.steps) as show:
         while len(seconds) < len(processes):
             time.sleep(0.5)
             elapsed = time.monotonic() - started
@@ -147,8 +147,8 @@ def state_of(run: Path) -> State:
     """How far a run is."""
     state = State()
     for row in read_metrics(run / "metrics.jsonl"):
-        state.tick = row["tick"]
-        state.rate = row.get("ticks_per_second", state.rate)
+        state.step = row["step"]
+        state.rate = row.get("steps_per_second", state.rate)
         if "eval/score" in row:
             state.score = mean(row["eval/score"])
     return state
@@ -164,10 +164,10 @@ def mean(scores: Sequence[float | None]) -> float:
 
 
 @contextmanager
-def display(ticks: int) -> Iterator[Show]:
+def display(steps: int) -> Iterator[Show]:
     """A bar per stack on a terminal, else a line now and then."""
     if not sys.stderr.isatty():
-        yield lines(ticks)
+        yield lines(steps)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -175,42 +175,42 @@ def display(ticks: int) -> Iterator[Show]:
     note = TextColumn("{task.fields[note]}")
     columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), note)
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=60) as bars:
-        tasks = {name: bars.add_task(name, total=ticks, note="starting") for name in STACKS}
-        yield lambda name, state: bars.update(tasks[name], completed=state.tick, note=note_of(state))
+        tasks = {name: bars.add_task(name, total=steps, note="starting") for name in STACKS}
+        yield lambda name, state: bars.update(tasks[name], completed=state.step, note=note_of(state))
 
 
-def lines(ticks: int, every: float = 15.0) -> Show:
+def lines(steps: int, every: float = 15.0) -> Show:
     """Print each run's state every so many seconds."""
     shown = dict.fromkeys(STACKS, (0.0, State()))
 
     def show(name: str, state: State) -> None:
         when, before = shown[name]
-        if state != before and (time.monotonic() - when > every or state.tick == ticks):
+        if state != before and (time.monotonic() - when > every or state.step == steps):
             shown[name] = (time.monotonic(), state)
-            left = (ticks - state.tick) / max(state.rate, 1e-9)
-            print(f"{name}: tick {state.tick}/{ticks}, {note_of(state)}, {left:.0f} s left", flush=True)
+            left = (steps - state.step) / max(state.rate, 1e-9)
+            print(f"{name}: step {state.step}/{steps}, {note_of(state)}, {left:.0f} s left", flush=True)
 
     return show
 
 
 def note_of(state: State) -> str:
-    """Such as ``37 ticks/s, score 24.1``."""
-    if not state.tick:
+    """Such as ``37 steps/s, score 24.1``."""
+    if not state.step:
         return "starting"
     score = "" if state.score is None else f", score {state.score:.1f}"
-    return f"{state.rate:.0f} ticks/s{score}"
+    return f"{state.rate:.0f} steps/s{score}"
 
 
 def print_table(agents: dict[str, Agent], seconds: dict[str, float], data: Dataset) -> None:
     """Scores, trade-offs and speed of every stack, and the data's own score."""
-    heads = ("stack", "score", "of each seed", "best", "alpha at the end", "ticks/s", "time")
+    heads = ("stack", "score", "of each seed", "best", "alpha at the end", "steps/s", "time")
     print("\n" + _row(heads))
     for name, agent in agents.items():
         found, history = agent.history.summary(), agent.history
         alpha = history.series("aspc/scale")[1][-1] if history.adaptive else np.array([agent.learner.facts().tradeoff])
         each, best = (" ".join(f"{value:.1f}" for value in values) for values in (found.last, found.best))
         scales = " ".join(f"{value:.2f}" for value in alpha)
-        speed = f"{history.ticks_per_second:.0f}"
+        speed = f"{history.steps_per_second:.0f}"
         print(
             _row((agent.name, f"{mean(found.last.tolist()):.1f}", each, best, scales, speed, f"{seconds[name]:.0f} s"))
         )
@@ -228,8 +228,8 @@ def _row(cells: tuple[str, ...]) -> str:
 def print_closing(agents: dict[str, Agent], options: Options) -> None:
     """What to do next."""
     for name, agent in agents.items():
-        if agent.tick < options.ticks:
-            print(f"{name} was stopped at tick {agent.tick} of {options.ticks}: time was up (--minutes)")
+        if agent.step < options.steps:
+            print(f"{name} was stopped at step {agent.step} of {options.steps}: time was up (--minutes)")
     name = list(agents)[-1]
     print(f"learning curves: {options.out / 'curves.png'}")
     print(f"a policy acts: load_agent('{options.out / name}.npz').act(observations)")

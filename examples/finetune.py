@@ -1,7 +1,7 @@
 """Fine-tune one offline agent on Hopper-v5 with each of the four buffers, and compare them.
 
     python examples/finetune.py                                  # a minute or two; too short to say which is better
-    python examples/finetune.py --ticks 20000 --steps 50000      # hours
+    python examples/finetune.py --offline-steps 20000 --steps 50000      # hours
 
 The agent is trained offline once, on the bundled data, and saved; each buffer then starts from that file. "Collecting"
 is the mean return of the episodes that it learned from while they happened.
@@ -25,13 +25,14 @@ BUFFERS = ("all", "half", "part", "none")
 
 
 def main(
-    ticks: int = 1_000, steps: int = 1_000, seeds: int = 1, episodes: int = 5, buffers: Sequence[str] = BUFFERS
+    offline_steps: int = 1_000, steps: int = 1_000, seeds: int = 1, episodes: int = 5, buffers: Sequence[str] = BUFFERS
 ) -> None:
     torch.set_num_threads(1)
     data = load_dataset(DATA)
     agent = wrap(TD3BC(critic="robust"), SSAR())
-    agent.fit(data, steps=ticks, seeds=seeds, progress=False)
-    print(f"{agent.name} offline: score {np.mean(agent.evaluate(episodes=episodes).score):.1f} after {ticks} ticks")
+    agent.fit(data, steps=offline_steps, seeds=seeds, progress=False)
+    score = np.mean(agent.evaluate(episodes=episodes).score)
+    print(f"{agent.name} offline: score {score:.1f} after {offline_steps:,} steps")
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "offline.npz"
         agent.save(saved)
@@ -55,7 +56,7 @@ def main(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ticks", type=int, default=1_000, help="offline, one minibatch per seed each")
+    parser.add_argument("--offline-steps", type=int, default=1_000, help="offline, one minibatch per seed each")
     parser.add_argument("--steps", type=int, default=1_000, help="environment steps of each seed and buffer")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--episodes", type=int, default=5, help="per seed and evaluation")

@@ -47,7 +47,7 @@ def main(steps: int = 400) -> None:
         _, constraint = history.series("actor/constraint")
         score = history.summary().last.mean()
         print(
-            f"{agent.name}: distance from the data {constraint[-1].mean():.3f}, score {score:.1f} after {steps} ticks"
+            f"{agent.name}: distance from the data {constraint[-1].mean():.3f}, score {score:.1f} after {steps} steps"
         )
 
 

@@ -72,7 +72,7 @@ def main(steps: int = 400) -> None:
     print(agent.explain())
     for each in (agent.without("aspc"), agent):
         history = each.fit(ac.load_dataset("bundled:hopper"), steps=steps, seeds=2, eval_env="auto", progress=False)
-        print(f"{each.name}: score {history.summary().last.mean():.1f} after {steps} ticks")
+        print(f"{each.name}: score {history.summary().last.mean():.1f} after {steps} steps")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from .helpers import random_data
 HERE = Path(__file__).parent
 """To be on the import path, so that the environment is found by its module."""
 
-_VARYING = ("ticks_per_second", "seconds", "wall_seconds", "peak_memory", "commit")
+_VARYING = ("steps_per_second", "seconds", "wall_seconds", "peak_memory", "commit")
 
 TINY = """
 about = "Two stacks that learn the same: a scale that is the learner's own changes nothing."
@@ -22,7 +22,7 @@ learners = "TD3BC hidden=8 batch_size=16"
 adapters = ["none", "FixedTradeoff"]
 data = "npz:{data}"
 seeds = 2
-ticks = 60
+steps = 60
 evaluation = {{ every = 10, episodes = 1, env = "fatal_env:Point-v0" }}
 """
 

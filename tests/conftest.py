@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory, request):
-    """Models trained before tick 1 are kept for this session alone, and found again by tests on the same data."""
+    """Models trained before step 1 are kept for this session alone, and found again by tests on the same data."""
     base = tmp_path_factory.getbasetemp()
     common = base.parent if hasattr(request.config, "workerinput") else base  # pytest-xdist's workers share one
     with pytest.MonkeyPatch.context() as patch:

@@ -104,7 +104,7 @@ def learned(agent) -> Any:
     tensors = {name: (str(t.dtype), t.tolist()) for name, t in agent.run.engine.state().items()}
     space = {name: t.tolist() for name, t in agent.run.preprocessor.state().items()}
     return repr(
-        (agent.tick, agent.seeds, repr(agent), sorted(tensors.items()), sorted(space.items()), sorted(tree.items()))
+        (agent.step, agent.seeds, repr(agent), sorted(tensors.items()), sorted(space.items()), sorted(tree.items()))
     )
 
 
@@ -149,7 +149,7 @@ def go_on_online(folder: Path) -> Any:
 
 def files(run: Path) -> Any:
     """What a run folder says, less times."""
-    rows = [row | {"ticks_per_second": 0} for row in read_metrics(run / "metrics.jsonl")]
+    rows = [row | {"steps_per_second": 0} for row in read_metrics(run / "metrics.jsonl")]
     config = json.loads((run / "config.json").read_text())
     return repr((rows, sorted(config.items())))
 
@@ -211,7 +211,7 @@ def read_scripted(folder: Path) -> Any:
     return whole(data() if found is None else found)  # which is what would be collected
 
 
-# -- models trained before tick 1 -------------------------------------------------------------------------------------
+# -- models trained before step 1 -------------------------------------------------------------------------------------
 
 
 def model(folder: Path, minibatches: int) -> Any:

@@ -56,7 +56,7 @@ def build(
     traced: bool = False,
     **options,
 ) -> Engine:
-    """An engine at tick 0; eager, because short runs are quicker so."""
+    """An engine at step 0; eager, because short runs are quicker so."""
     data = data or random_data()
     resolved = Stack(learner, adapters).resolve()
     preprocessor = Preprocessor.fit(data)
@@ -80,16 +80,16 @@ def resolved_of(engine: Engine) -> Any:
     return engine.program.resolved
 
 
-def trained(learner: Learner, *adapters: Adapter, ticks: int = 4, **options) -> Engine:
+def trained(learner: Learner, *adapters: Adapter, steps: int = 4, **options) -> Engine:
     """An engine that has run."""
     engine = build(learner, *adapters, **options)
-    engine.run(ticks)
+    engine.run(steps)
     return engine
 
 
-def seen(learner: Learner, *adapters: Adapter, what: Callable[[View], Tensor], ticks: int = 1, **options) -> Tensor:
-    """What a view shows at the end of the last tick; [S, ...]."""
-    return trained(learner, *adapters, ticks=ticks, **options).ask("seen", lambda v: {"seen": what(v)})["seen"]
+def seen(learner: Learner, *adapters: Adapter, what: Callable[[View], Tensor], steps: int = 1, **options) -> Tensor:
+    """What a view shows at the end of the last step; [S, ...]."""
+    return trained(learner, *adapters, steps=steps, **options).ask("seen", lambda v: {"seen": what(v)})["seen"]
 
 
 def learned(engine: Engine, seed: int | None = None) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ def largest_difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
 
 
 def outer_step(engine: Engine, key: str = "aspc/gradient") -> Tensor:
-    """One tick, which must hold an outer step; d(outer loss)/d(trade-off) [S]."""
+    """One step, which must hold an outer step; d(outer loss)/d(trade-off) [S]."""
     engine.metrics.flush()
     engine.run(1)
     return torch.tensor(engine.metrics.flush()[key], dtype=torch.float64)
@@ -119,7 +119,7 @@ def outer_step(engine: Engine, key: str = "aspc/gradient") -> Tensor:
 
 def put(engine: Engine, other: Engine) -> Engine:
     """``engine`` at the state of ``other``."""
-    engine.load({name: tensor.clone() for name, tensor in other.state().items()}, other.tick)
+    engine.load({name: tensor.clone() for name, tensor in other.state().items()}, other.step)
     return engine
 
 

@@ -29,10 +29,10 @@ def row(learner: str, adapters: Sequence[str], data: str, seed: int, **changed: 
     stack = " + ".join([learner, *adapters])
     draw = np.random.default_rng([seed, *f"{stack} on {data}".encode()])
     level = sum(LEVELS[name(part)] for part in (learner, *adapters)) + 6 * draw.normal() + 15 * (data == HOPPER)
-    ticks = np.arange(1, 21) * 1_000
-    values = level * (1 - np.exp(-ticks / 4_000)) + 2 * draw.normal(size=20)
+    steps = np.arange(1, 21) * 1_000
+    values = level * (1 - np.exp(-steps / 4_000)) + 2 * draw.normal(size=20)
     series = {
-        quantity: [ticks.tolist(), (start * np.exp(-ticks / 15_000 + 0.1 * draw.normal())).tolist()]
+        quantity: [steps.tolist(), (start * np.exp(-steps / 15_000 + 0.1 * draw.normal())).tolist()]
         for adapter in adapters
         for quantity, start in QUANTITIES[name(adapter)].items()
     }
@@ -42,11 +42,11 @@ def row(learner: str, adapters: Sequence[str], data: str, seed: int, **changed: 
         "data": {"reference": data, "name": data, "fingerprint": data[::-1], "rows": 50_000, "episodes": 300,
                  "regenerated": False},
         "reference": {"random": 20.0, "expert": 3200.0, "source": "made up"},
-        "seed": seed, "ticks": 20_000, "tick": 20_000, "lost": None, "measure": "score",
+        "seed": seed, "steps": 20_000, "step": 20_000, "lost": None, "measure": "score",
         "last": float(values[-1]), "best": float(values.max()), "last_ten": float(values[-10:].mean()),
-        "evaluations": [{"tick": int(t), "value": float(v), "returns": [float(v) * 32] * 2}
-                        for t, v in zip(ticks, values, strict=True)],
-        "series": series, "ticks_per_second": 120.0 + 10 * len(adapters), "seconds": 170.0, "wall_seconds": 190.0,
+        "evaluations": [{"step": int(t), "value": float(v), "returns": [float(v) * 32] * 2}
+                        for t, v in zip(steps, values, strict=True)],
+        "series": series, "steps_per_second": 120.0 + 10 * len(adapters), "seconds": 170.0, "wall_seconds": 190.0,
         "peak_memory": 900 * 2**20, "device": "cpu (made up)", "versions": {"torch": "2.13.0", "numpy": "2.4.6"},
         "commit": {"hash": "0123456789abcdef", "dirty": False}, "threads": 1,
         "command": f"adaptive-constraints train --data {data} --learner {learner} --adapters {' '.join(adapters)}",
@@ -54,10 +54,10 @@ def row(learner: str, adapters: Sequence[str], data: str, seed: int, **changed: 
     return made | changed
 
 
-def lost(of: ResultRow, tick: int = 5_000) -> ResultRow:
-    """The same seed, had its losses ceased to be finite at ``tick``."""
-    kept = [each for each in of["evaluations"] if each["tick"] < tick]
-    gone = {"lost": {"tick": tick, "term": "critic"}, "tick": tick, "last": None, "best": None, "last_ten": None}
+def lost(of: ResultRow, step: int = 5_000) -> ResultRow:
+    """The same seed, had its losses ceased to be finite at ``step``."""
+    kept = [each for each in of["evaluations"] if each["step"] < step]
+    gone = {"lost": {"step": step, "term": "critic"}, "step": step, "last": None, "best": None, "last_ten": None}
     return of | gone | {"evaluations": kept}
 
 
@@ -80,7 +80,7 @@ def folder(at: Path, rows: Sequence[ResultRow], published: Sequence[Published] =
     """A results folder that holds ``rows`` and planned as much."""
     cells: dict[str, Mapping[str, object]] = {}
     for each in rows:
-        kept = {key: each[key] for key in ("cell", "stack", "learner", "adapters", "ticks")}
+        kept = {key: each[key] for key in ("cell", "stack", "learner", "adapters", "steps")}
         seeds = [other["seed"] for other in rows if other["cell"] == each["cell"]]
         cells[each["cell"]] = kept | {"data": each["data"]["reference"], "seeds": seeds}
     record = {

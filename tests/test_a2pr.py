@@ -38,9 +38,9 @@ class Peak(TD3BC):
 
 
 def ask(engine: Engine, answer) -> dict[str, Tensor]:
-    """What ``answer`` of the first tick's view says, of the first seed."""
-    if engine.tick == 0:
-        engine.set_tick(1)
+    """What ``answer`` of the first step's view says, of the first seed."""
+    if engine.step == 0:
+        engine.set_step(1)
     return {name: tensor[0] for name, tensor in engine.ask("test", answer).items()}
 
 
@@ -150,7 +150,7 @@ def test_on_a_bandit_the_worse_arm_is_imitated_no_more():
     learner = TD3BC(
         hidden=32, batch_size=64, critic_learning_rate=3e-3, actor_learning_rate=3e-3, polyak=0.1, alpha=0.1
     )
-    engine = trained(learner, A2PR(hidden=32, learning_rate=3e-3), data=bandit(), ticks=150, traced=True)
+    engine = trained(learner, A2PR(hidden=32, learning_rate=3e-3), data=bandit(), steps=150, traced=True)
     found = ask(engine, lambda v: {"chosen": v.behavior_action(), "weight": v.sample_weight(), "data": v.a})
     bad = found["data"][:, 0] < 0
     chosen, imitated = found["chosen"][:, 0], found["weight"] > 0
@@ -169,7 +169,7 @@ def test_equals_a_plain_loop():
     learner = TD3BC(hidden=32, batch_size=64)
     a2pr, data = A2PR(hidden=16, imitation_weight=3.0), random_data(500, 11, 3)
     engine = build(learner, a2pr, seeds=(3,), data=data, dtype=torch.float64)
-    without = trained(learner, seeds=(3,), data=data, dtype=torch.float64, ticks=30)
+    without = trained(learner, seeds=(3,), data=data, dtype=torch.float64, steps=30)
     loop = PlainA2PR(engine, data, 3.0)
     engine.run(30)
     loop.run(30)
@@ -191,7 +191,7 @@ LEARNERS = {"TD3BC": TD3BC(policy_every=1, **SMALL), "IQL": TinyIQL(), "FQL": Ti
 @pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_learner_that_imitates_runs_under_it(learner, proposal):
-    options: dict[str, Any] = {"seeds": (0, 1), "ticks": 5}
+    options: dict[str, Any] = {"seeds": (0, 1), "steps": 5}
     engine = trained(LEARNERS[learner], A2PR(proposal=proposal, hidden=8), **options)
     assert not engine.metrics.failures()
     assert all(tensor.isfinite().all() for tensor in learned(engine).values())
@@ -209,7 +209,7 @@ def test_aspcs_gradient_beside_it(learner):
 
 
 def test_seeds_together_and_traced_are_seeds_alone_and_untraced():
-    options: dict[str, Any] = {"dtype": torch.float64, "ticks": 20}
+    options: dict[str, Any] = {"dtype": torch.float64, "steps": 20}
     stack = (TD3BC(**SMALL), A2PR(hidden=8))
     together = trained(*stack, seeds=(0, 4), traced=True, **options)
     for position, seed in enumerate((0, 4)):

@@ -136,8 +136,8 @@ def test_aspc_at_rate_zero_is_the_learner_to_one_rounding():
 
 def test_linear_tradeoff_ends_where_it_should():
     agent = wrap(TD3BC(**SMALL), LinearTradeoff(start=1.0, end=5.0))
-    ticks, values = fit(agent, steps=40).series("lineartradeoff/tradeoff")
-    np.testing.assert_allclose(values, (1 + 4 * ticks / 40)[:, None].repeat(2, axis=1), rtol=1e-6)
+    at, values = fit(agent, steps=40).series("lineartradeoff/tradeoff")
+    np.testing.assert_allclose(values, (1 + 4 * at / 40)[:, None].repeat(2, axis=1), rtol=1e-6)
 
 
 def test_a_stack_survives_its_serialized_form(stack):
@@ -148,8 +148,8 @@ def test_a_stack_survives_its_serialized_form(stack):
 def test_explain_names_stages_seams_evidence_and_warnings():
     text = wrap(TD3BC(), ASPC()).explain()
     for expected in (
-        "every 2 ticks",
-        "every 20 ticks the trade-off by aspc",
+        "every 2 steps",
+        "every 20 steps the trade-off by aspc",
         "tradeoff           aspc",
         "arXiv 2508.19900",
     ):
@@ -280,7 +280,7 @@ def test_stop_save_load_go_on_equals_an_undisturbed_run(stack, tmp_path):
     fit(half, stop_after=31, traced=True)
     half.save(tmp_path / "half.npz")
     rest = load_agent(tmp_path / "half.npz", device="cpu")
-    assert rest.tick == 31
+    assert rest.step == 31
     assert fit(rest, traced=True).metrics == history.metrics
     assert_same(whole, rest)
 
@@ -293,7 +293,7 @@ def test_a_run_folder_goes_on_where_it_stood(stack, tmp_path):
     assert_same(whole, parts)
     rows = [Path(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")]
     without_speed = [
-        [{k: v for k, v in json.loads(r).items() if k != "ticks_per_second"} for r in each] for each in rows
+        [{k: v for k, v in json.loads(r).items() if k != "steps_per_second"} for r in each] for each in rows
     ]
     assert without_speed[0] == without_speed[1]
     fit(parts, out=tmp_path / "elsewhere")
@@ -322,10 +322,10 @@ def test_a_killed_run_goes_on_bit_for_bit(stack, tmp_path):
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    tick = load_agent(out, device="cpu").tick
-    assert tick >= 20
+    step = load_agent(out, device="cpu").step
+    assert step >= 20
     killed, whole = stack.untrained(), stack.untrained()
-    stop: dict[str, Any] = {"steps": 100_000, "stop_after": tick + 25, "traced": True}
+    stop: dict[str, Any] = {"steps": 100_000, "stop_after": step + 25, "traced": True}
     fit(killed, out=out, **stop)
     fit(whole, **stop)
     assert_same(killed, whole)
@@ -383,21 +383,21 @@ def test_the_last_line_of_progress_shows_the_last_score(capsys):
         progress.update(10)
         progress.note("score 2.0")
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("a stack: tick 10/10, ") and line.endswith("ticks/s  score 2.0")
+    assert line.startswith("a stack: step 10/10, ") and line.endswith("steps/s  score 2.0")
 
 
 # -- seeds ------------------------------------------------------------------------------------------------------------
 
 
-def poison(monkeypatch, tick: int, seeds: list[int]) -> None:
-    """From this tick on the rewards of these seeds (by position) are not finite."""
+def poison(monkeypatch, step: int, seeds: list[int]) -> None:
+    """From this step on the rewards of these seeds (by position) are not finite."""
     from adaptive_constraints.engine.batches import Batches
 
     clean = Batches.at
 
     def at(self, now):
         batch = clean(self, now)
-        if now >= tick:
+        if now >= step:
             batch["reward"][seeds] = float("nan")
         return batch
 
@@ -408,7 +408,7 @@ def test_a_lost_seed_leaves_the_others_as_they_were(stack, monkeypatch):
     clean, struck = stack.untrained(), stack.untrained()
     fit(clean, seeds=3)
     poison(monkeypatch, 30, [1])
-    with pytest.warns(LostSeedWarning, match="seed 1 is lost: critic/loss was not finite at tick 30"):
+    with pytest.warns(LostSeedWarning, match="seed 1 is lost: critic/loss was not finite at step 30"):
         history = fit(struck, seeds=3)
     assert history.failures[1] == (30, "critic/loss")
     for name, tensor in state(clean).items():
@@ -421,10 +421,10 @@ def test_a_lost_seed_leaves_the_others_as_they_were(stack, monkeypatch):
 
 def test_a_run_that_lost_every_seed_keeps_its_last_good_checkpoint(stack, monkeypatch, tmp_path):
     poison(monkeypatch, 45, [0, 1])
-    with pytest.warns(LostSeedWarning), pytest.raises(TrainingError, match=r"tick 45.*critic/loss.*checkpoint\.npz"):
+    with pytest.warns(LostSeedWarning), pytest.raises(TrainingError, match=r"step 45.*critic/loss.*checkpoint\.npz"):
         fit(stack, out=tmp_path)
     kept = load_agent(tmp_path, device="cpu")
-    assert kept.tick == 40
+    assert kept.step == 40
     assert np.isfinite(kept.act(np.zeros(3))).all()
 
 

@@ -37,7 +37,7 @@ WIDE: dict[str, Any] = {"hidden": 8, "output_variance": 0.2, "learning_rate": 3e
 
 
 def seen(engine: Engine, what: Callable[..., Tensor]) -> Tensor:
-    """What a view of the engine's first seed shows at its last tick."""
+    """What a view of the engine's first seed shows at its last step."""
     return engine.ask("anq", lambda v: {"seen": what(v)})["seen"][0]
 
 
@@ -45,7 +45,7 @@ def seen(engine: Engine, what: Callable[..., Tensor]) -> Tensor:
 
 
 FAR: dict[str, Any] = {"output_variance": 1.0, "learning_rate": 1e-3, "largest_factor": 1.02, "largest_weight": 1.05}
-"""Settings under which displacements, averages and bounds all matter within some dozen ticks."""
+"""Settings under which displacements, averages and bounds all matter within some dozen steps."""
 CASES: dict[str, Any] = {
     "TD3BC": (
         TD3BC,
@@ -69,14 +69,14 @@ CASES: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_a_plain_loop(case):
-    kind, anq, ticks = CASES[case]
+    kind, anq, steps = CASES[case]
     learner = kind(hidden=64, batch_size=64, **({"schedule": "constant"} if kind is IQL else {}))
     data = random_data(1000, observation=11, action=3)
-    engine = build(learner, anq, seeds=(3,), horizon=ticks, data=data, dtype=torch.float64)
+    engine = build(learner, anq, seeds=(3,), horizon=steps, data=data, dtype=torch.float64)
     loop = PlainANQ(engine, data)
     start = learned(engine)
-    engine.run(ticks)
-    loop.run(ticks)
+    engine.run(steps)
+    loop.run(steps)
     assert loop.largest_deviation(engine) < 1e-10
     moved = {name: (tensor - start[name]).abs().max() for name, tensor in learned(engine).items() if "weight" in name}
     assert min(moved.values()) > 3e-5, "every network must have moved for this to say anything"
@@ -101,7 +101,7 @@ def test_within_no_reach_it_is_iql_bit_for_bit(learner, penalty):
     assert different(plain, {name: moved[name] for name in plain}), "which a reach above 0 is not"
 
 
-SMALL_MU, TWO = {"hidden": 8, "output_variance": 0.2}, {"seeds": (0, 1), "ticks": 6}
+SMALL_MU, TWO = {"hidden": 8, "output_variance": 0.2}, {"seeds": (0, 1), "steps": 6}
 
 
 @each_learner
@@ -175,13 +175,13 @@ SIX_STATES = 2 * torch.eye(6)
 
 
 def converged(
-    ticks: int, s: Tensor = SIX_STATES, curvature: float = 0.0, **settings
+    steps: int, s: Tensor = SIX_STATES, curvature: float = 0.0, **settings
 ) -> tuple[Engine, ANQ, Tensor, Tensor]:
     """Engine, adapter, and the data's observations and actions."""
     anq = ANQ(policy_every=1, hidden=32, learning_rate=5e-3, **settings)
     learner, data = Bandit(policy_every=10**6, batch_size=32, curvature=curvature, hidden=4), rows_of(s)
-    engine = build(learner, anq, horizon=ticks, data=data)
-    engine.run(ticks)
+    engine = build(learner, anq, horizon=steps, data=data)
+    engine.run(steps)
     return engine, anq, torch.tensor(data.observations), torch.tensor(data.actions)
 
 
@@ -353,8 +353,8 @@ def test_the_norm_has_a_gradient_where_nothing_moves():
 
 def test_the_learning_rate_falls_to_nothing_over_the_run():
     anq = ANQ(learning_rate=0.1, policy_every=2)
-    rates = [anq.rate(tick, 100) for tick in range(2, 101, 2)]
-    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * step / 50)) for step in range(50)])
+    rates = [anq.rate(step, 100) for step in range(2, 101, 2)]
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * done / 50)) for done in range(50)])
     assert ANQ(schedule="constant").rate(90, 100) == 3e-4
 
 
@@ -434,7 +434,7 @@ def test_presets():
 
 @each_learner
 def test_seeds_together_are_seeds_alone(learner):
-    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"steps": 5, "dtype": torch.float64}
     together = trained(learner, ANQ(**WIDE), seeds=(0, 1), **settings)
     for position, seed in enumerate((0, 1)):
         alone = trained(learner, ANQ(**WIDE), seeds=(seed,), **settings)
@@ -459,7 +459,7 @@ def test_beside_a_learned_trade_off(learner):
     closed.run(1)
     for _ in range(2):
         closed.metrics.flush()
-        oracle.load({name: tensor.clone() for name, tensor in closed.state().items()}, closed.tick)
+        oracle.load({name: tensor.clone() for name, tensor in closed.state().items()}, closed.step)
         found = []
         for engine in (closed, oracle):
             engine.run(1)
@@ -487,5 +487,5 @@ def test_a_run_that_stopped_goes_on_bit_for_bit(tmp_path):
     fit(half, stop_after=9)
     half.save(tmp_path / "half.npz")
     rest = load_agent(tmp_path / "half.npz", device="cpu")
-    assert rest.tick == 9
+    assert rest.step == 9
     assert not different(whole, fit(rest))

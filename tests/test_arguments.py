@@ -112,4 +112,4 @@ def test_numbers_of_numpy_and_devices_of_torch_are_fine(seeds, tmp_path):
     options: dict[str, Any] = {**SHORT, "steps": np.int64(2), "device": torch.device("cpu"), "out": str(tmp_path)}
     agent.fit(DATA, seeds=seeds, **options)
     assert agent.seeds == (0, 1) and all(type(seed) is int for seed in agent.seeds)
-    assert load_agent(tmp_path).tick == 2
+    assert load_agent(tmp_path).step == 2

@@ -59,8 +59,8 @@ def test_one_row_per_stack_data_and_seed(undisturbed, suite):
     row = rows[3]
     assert row["adapters"] == ["FixedTradeoff"]
     assert row["learner"] == "TD3BC(batch_size=16, hidden=8)"
-    assert (row["ticks"], row["tick"], row["lost"], row["measure"]) == (60, 60, None, "return")
-    assert [each["tick"] for each in row["evaluations"]] == [10, 20, 30, 40, 50, 60]
+    assert (row["steps"], row["step"], row["lost"], row["measure"]) == (60, 60, None, "return")
+    assert [each["step"] for each in row["evaluations"]] == [10, 20, 30, 40, 50, 60]
     values = [each["value"] for each in row["evaluations"]]
     assert (row["last"], row["best"], row["last_ten"]) == pytest.approx((values[-1], max(values), np.mean(values)))
     assert all(np.mean(each["returns"]) == pytest.approx(each["value"]) for each in row["evaluations"])
@@ -129,8 +129,8 @@ def test_published_figures_of_several_calls_add_up(suite, tmp_path):
 
 
 def test_other_settings_in_the_same_folder_are_refused(suite, undisturbed):
-    cells, workers = narrow(suite.cells, ticks=80, seeds=[3]), InlineWorkers()
-    with pytest.raises(SuiteError, match=r"seeds \[0, 1\] there, \[3\] here; ticks 60 there, 80 here\) \(and 1 more\)"):
+    cells, workers = narrow(suite.cells, steps=80, seeds=[3]), InlineWorkers()
+    with pytest.raises(SuiteError, match=r"seeds \[0, 1\] there, \[3\] here; steps 60 there, 80 here\) \(and 1 more\)"):
         bench(suite, cells, undisturbed.folder, workers, progress=False)
     assert workers.closed
     with locked(undisturbed.folder), pytest.raises(FileError, match="is in use: process"):
@@ -202,7 +202,7 @@ def test_a_lost_seed_has_no_score(suite, tmp_path, monkeypatch):
         outcome = bench(suite, suite.cells[:1], tmp_path, InlineWorkers(), progress=False)
     good, bad = outcome.rows
     assert good["lost"] is None
-    assert bad["lost"] == {"tick": 7, "term": "critic/loss"}
+    assert bad["lost"] == {"step": 7, "term": "critic/loss"}
     assert [bad["last"], bad["best"], bad["last_ten"]] == [None] * 3
     assert len(bad["evaluations"]) == 6
     heads, lines = board.score_table(outcome.rows)
@@ -211,10 +211,10 @@ def test_a_lost_seed_has_no_score(suite, tmp_path, monkeypatch):
 
 
 def test_long_series_are_thinned():
-    history = History(metrics=[{"tick": t, "x/y": [t, -t]} for t in range(1, 1001)])
-    ticks, values = cell.thinned_series(history, "x/y", 1)
-    assert len(ticks) == cell.POINTS
-    assert (ticks[0], ticks[-1], values[-1]) == (1, 1000, -1000)
+    history = History(metrics=[{"step": t, "x/y": [t, -t]} for t in range(1, 1001)])
+    steps, values = cell.thinned_series(history, "x/y", 1)
+    assert len(steps) == cell.POINTS
+    assert (steps[0], steps[-1], values[-1]) == (1, 1000, -1000)
 
 
 def test_a_terminal_shows_a_live_table(suite, undisturbed, monkeypatch):

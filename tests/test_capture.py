@@ -1,4 +1,4 @@
-"""Ticks recorded in graphs do what eager ticks do, bit for bit on an emulated graph and to rounding on CUDA."""
+"""Steps recorded in graphs do what eager steps do, bit for bit on an emulated graph and to rounding on CUDA."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def states(engine) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_recorded_ticks_are_eager_ticks_bit_for_bit(stack):
-    """Nothing of a tick is a number of the host's, and nothing waits for the device or copies from the host."""
+def test_recorded_steps_are_eager_steps_bit_for_bit(stack):
+    """Nothing of a step is a number of the host's, and nothing waits for the device or copies from the host."""
     traced = stack in ("TD3BC", "TD3BC + aspc")  # tracing takes longer than everything else here
     recorded = build(*STACKS[stack], seeds=(0, 1), traced=traced, graphs=EmulatedGraph)
     eager = build(*STACKS[stack], seeds=(0, 1))
@@ -56,7 +56,7 @@ def test_recorded_ticks_are_eager_ticks_bit_for_bit(stack):
     assert all(torch.equal(value, recorded.diagnose()[name]) for name, value in eager.diagnose().items())
 
 
-def test_every_kind_of_tick_has_its_graph():
+def test_every_kind_of_step_has_its_graph():
     engine = build(LEARNERS["TD3BC"], ASPC(interval=2), graphs=EmulatedGraph)
     engine.run(8)
     assert len(engine.recorded) == 3, "critic alone; with the actor; with the actor and the meta step"
@@ -68,7 +68,7 @@ def test_every_kind_of_tick_has_its_graph():
 def test_what_is_rare_is_not_recorded():
     engine = build(LEARNERS["TD3BC"], ASPC(interval=60), horizon=200, graphs=EmulatedGraph)
     engine.run(120)
-    assert len(engine.recorded) == 2, "the meta step comes every 120 ticks"
+    assert len(engine.recorded) == 2, "the meta step comes every 120 training steps"
 
 
 def test_oracles_are_not_recorded():
@@ -78,7 +78,7 @@ def test_oracles_are_not_recorded():
 
 
 def test_replays_read_fresh_noise_and_rates(monkeypatch):
-    """Across the ends of chunks, and with a learning rate that falls every tick."""
+    """Across the ends of chunks, and with a learning rate that falls every step."""
     monkeypatch.setattr(noise, "AHEAD_ON_CPU", 3 * 16 * 2)
     options: dict[str, Any] = {"seeds": (0, 1), "horizon": 12}
     recorded, eager = (
@@ -125,11 +125,11 @@ def test_the_emulation_refuses_what_a_capture_refuses():
             EmulatedGraph().record(run)
 
 
-@pytest.mark.parametrize(("ticks", "adapters"), [(1000, ()), (40, (ASPC(interval=2), SSAR(hidden=8)))])
-def test_nothing_waits_for_the_device_between_log_points(ticks, adapters):
+@pytest.mark.parametrize(("steps", "adapters"), [(1000, ()), (40, (ASPC(interval=2), SSAR(hidden=8)))])
+def test_nothing_waits_for_the_device_between_log_points(steps, adapters):
     engine = build(LEARNERS["TD3BC"], *adapters, traced=True, horizon=1000)
     with Count() as count:
-        engine.run(ticks)
+        engine.run(steps)
     assert not count.waits
 
 
@@ -142,11 +142,11 @@ OPERATIONS = {
     "TD3BC + aspc": 822,
     "TD3BC + four": 3228,
 }
-"""Those of four ticks, as they were when this was written; raise one only for something that is worth it."""
+"""Those of four steps, as they were when this was written; raise one only for something that is worth it."""
 
 
 @pytest.mark.parametrize("stack", OPERATIONS)
-def test_operations_of_a_tick_do_not_grow(stack):
+def test_operations_of_a_step_do_not_grow(stack):
     engine = build(*STACKS[stack], seeds=(0, 1), traced=True)
     engine.run(8)  # by then all that is traced has been
     with Count() as count:
@@ -175,7 +175,7 @@ class Drifting(gymnasium.Env):
     "adapter", [SSAR(hidden=8, select="advantage", selection_steps=30), FOUR[3]], ids=["ssar", "ilq"]
 )
 def test_models_and_the_online_phase_are_recorded_too(monkeypatch, tmp_path, adapter):
-    """Models trained before tick 1, the run, and rows that are collected while it goes on: bit for bit."""
+    """Models trained before step 1, the run, and rows that are collected while it goes on: bit for bit."""
     monkeypatch.setattr(model_fit, "WORTH_TRACING", 0)
 
     def run(name, graphs):
@@ -196,7 +196,7 @@ def test_models_and_the_online_phase_are_recorded_too(monkeypatch, tmp_path, ada
     plain = run("plain", None)
     assert not recorded
     assert not different(plain, run("recorded", graph))
-    assert len(recorded) >= 5, "model, and two kinds of tick each offline and online; or ILQ's three models"
+    assert len(recorded) >= 5, "model, and two kinds of step each offline and online; or ILQ's three models"
 
 
 # -- compiled ---------------------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_a_captured_run_on_cuda_resumes_bit_for_bit():
 def test_models_are_prepared_and_a_run_is_trained_on_cuda(tmp_path):
     agent = wrap(*STACKS["TD3BC + four"])
     agent.fit(made_data(), steps=6, seeds=2, device="cuda", out=tmp_path, progress=False)
-    assert agent.tick == 6 and not agent.history.failures
+    assert agent.step == 6 and not agent.history.failures
 
 
 # -- data that stay on the host ---------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_streamed_minibatches_are_the_same(monkeypatch, window, graphs):
     whole = build(LEARNERS["TD3BC"], ssar, seeds=(0, 1))
     monkeypatch.setattr(batches_module, "room", lambda device: 1000)
     monkeypatch.setattr(batches_module, "WINDOW", window)
-    with pytest.warns(StreamingWarning, match="does not fit in the free memory of cpu.*MiB a tick"):
+    with pytest.warns(StreamingWarning, match="does not fit in the free memory of cpu.*MiB a step"):
         streamed = build(LEARNERS["TD3BC"], ssar, seeds=(0, 1), graphs=graphs)
     whole.run(9), streamed.run(9)
     assert not different(states(whole), states(streamed))

@@ -94,7 +94,7 @@ def test_a_seed_that_is_lost_may_have_any(tmp_path, saved):
     tensors["params/actor/weight0"][1] = np.nan
     header["history"]["failures"] = {"1": [5, "actor/loss"]}
     checkpoint.write(tmp_path / "agent.npz", header, tensors)
-    assert load_agent(tmp_path / "agent.npz", "cpu").history.failures[1].tick == 5
+    assert load_agent(tmp_path / "agent.npz", "cpu").history.failures[1].step == 5
 
 
 def test_an_array_less_or_more_than_the_header_says(changed):
@@ -106,7 +106,7 @@ def test_an_array_less_or_more_than_the_header_says(changed):
     [
         (("steps",), ["x", 0, -1, 3, 1.5, None, 10**30, [], True]),
         (("seeds",), [[], [0], [0, 0], [0, 1, 2], ["0", "1"], {}, None, [0, 1.5]]),
-        (("tick",), [-1, 3, 99, None, "6", 6.5]),
+        (("step",), [-1, 3, 99, None, "6", 6.5]),
         (("spec", "observation_dim"), [0, -3, 4, 10**12, "3", None]),
         (("spec",), [None, [], {"observation_dim": 3}]),
         (("precision",), ["float16", None, 1]),
@@ -124,9 +124,9 @@ def test_an_array_less_or_more_than_the_header_says(changed):
         (("history",), [None, [], {}]),
         (
             ("history", "metrics"),
-            [[{}], [{"tick": 99}], [{"tick": "2"}], [[]], [{"tick": 2, "a": [1.0]}], [{"tick": 2}]],
+            [[{}], [{"step": 99}], [{"step": "2"}], [[]], [{"step": 2, "a": [1.0]}], [{"step": 2}]],
         ),
-        (("history", "evaluations"), [[{}], [{"tick": 2, "returns": [[0.0]], "reference": None}], [1]]),
+        (("history", "evaluations"), [[{}], [{"step": 2, "returns": [[0.0]], "reference": None}], [1]]),
         (("history", "failures"), [{"7": [1, "a"]}, {"0": []}, {"x": [1, "a"]}, {"0": ["a", 1]}, []]),
         (("history", "seconds"), ["x", None]),
         (("stack", "learner"), [None, {}, {"type": "TD3BC"}]),
@@ -162,7 +162,7 @@ def test_an_engine_takes_all_or_nothing(tmp_path):
                 engine.load(before | {name: wrong}, 1)
         with pytest.raises(ValueError, match=r"is missing|of unknown meaning"):
             engine.load({other: tensor for other, tensor in before.items() if other != name}, 1)
-    assert engine.tick == 2 and all(torch.equal(tensor, before[name]) for name, tensor in engine.state().items())
+    assert engine.step == 2 and all(torch.equal(tensor, before[name]) for name, tensor in engine.state().items())
 
 
 # -- the cache --------------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_plain_data_of_a_type():
             parse_json(text)
 
 
-SUITE = 'about = "a"\nlearners = "TD3BC"\ndata = "bundled:hopper"\nseeds = 1\nticks = 1\n'
+SUITE = 'about = "a"\nlearners = "TD3BC"\ndata = "bundled:hopper"\nseeds = 1\nsteps = 1\n'
 
 
 @pytest.mark.parametrize(

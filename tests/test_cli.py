@@ -59,14 +59,14 @@ def test_train_stops_resumes_and_is_complete(data, tmp_path, capsys):
     command = ["train", "--data", data, *STACK, *SHORT, "--eval-env", "none", "--out", str(tmp_path / "run")]
     assert main([*command, "--stop-after", "20"]) == 0
     first = said(capsys)
-    assert "TD3BC + aspc on Dataset('npz:" in first and "seeds 0, 1; 40 ticks" in first
+    assert "TD3BC + aspc on Dataset('npz:" in first and "seeds 0, 1; 40 steps" in first
     assert "note: aspc: the paper reports instability" in first
-    assert "TD3BC + aspc at tick 20" in first and "not evaluated" in first and "checkpoint.npz" in first
+    assert "TD3BC + aspc at step 20" in first and "not evaluated" in first and "checkpoint.npz" in first
     assert main(command) == 0
-    assert "holds this run at tick 20 of 40: going on from there" in said(capsys)
+    assert "holds this run at step 20 of 40: going on from there" in said(capsys)
     assert main(command) == 0
-    assert "holds this run at tick 40 of 40: it is complete" in said(capsys)
-    assert load_agent(tmp_path / "run").tick == 40
+    assert "holds this run at step 40 of 40: it is complete" in said(capsys)
+    assert load_agent(tmp_path / "run").step == 40
 
 
 def test_train_shows_a_table_of_seeds(run, capsys):
@@ -96,10 +96,10 @@ def test_ctrl_c_says_from_where_the_run_goes_on(data, tmp_path, monkeypatch, cap
     command = ["train", "--data", data, *STACK, *SHORT, "--eval-env", "none", "--out", str(out), "--quiet"]
     real, at = Engine.run, [0]
 
-    def interrupted(engine: Engine, ticks: int) -> None:
-        if engine.tick == at[0]:
+    def interrupted(engine: Engine, steps: int) -> None:
+        if engine.step == at[0]:
             raise KeyboardInterrupt
-        real(engine, ticks)
+        real(engine, steps)
 
     monkeypatch.setattr(Engine, "run", interrupted)
     at[0] = 0
@@ -107,10 +107,10 @@ def test_ctrl_c_says_from_where_the_run_goes_on(data, tmp_path, monkeypatch, cap
     assert "before the first checkpoint" in said(capsys)
     at[0] = 20
     assert main(command) == 130
-    assert f"the same command goes on from tick 20, the last checkpoint in {out}" in said(capsys)
+    assert f"the same command goes on from step 20, the last checkpoint in {out}" in said(capsys)
     monkeypatch.undo()
     assert main(command) == 0
-    assert load_agent(out).tick == 40
+    assert load_agent(out).step == 40
 
 
 def test_lost_seeds_are_named_and_do_not_count(run, capsys):
@@ -120,7 +120,7 @@ def test_lost_seeds_are_named_and_do_not_count(run, capsys):
     agent.history.failures[1] = Failure(7, "critic/loss")
     show_summary(agent, agent.history)
     _, first, second, mean = said(capsys).splitlines()
-    assert second.endswith("lost at tick 7: critic/loss was not finite")
+    assert second.endswith("lost at step 7: critic/loss was not finite")
     assert mean.split()[1] == first.split()[1]
 
 
@@ -215,21 +215,21 @@ def test_finetune_stops_goes_on_and_is_complete(run, tmp_path, capsys):
     command = ["finetune", str(run), "--steps", "60", "--buffer", "half", *often, "--out", str(out)]
     assert main([*command, "--eval-env", "none", "--stop-after", "35"]) == 0
     shown = said(capsys)
-    assert f"TD3BC + aspc from {run}, tick 40, seeds 0, 1" in shown
+    assert f"TD3BC + aspc from {run}, step 40, seeds 0, 1" in shown
     assert f"60 environment steps per seed, buffer half; run folder {out}" in shown
-    assert "TD3BC + aspc at tick 67" in shown, "of a batch of 16, half is collected first"
+    assert "TD3BC + aspc at step 67" in shown, "of a batch of 16, half is collected first"
     assert "not evaluated online" in shown and "last score" not in shown
     assert "last" not in json.loads((out / "result.json").read_text())
     assert main([*command, "--eval-episodes", "1"]) == 0
     shown = said(capsys)
-    assert "at tick 92" in shown and "last score" in shown and "result.json" in shown
+    assert "at step 92" in shown and "last score" in shown and "result.json" in shown
     config, result = (json.loads((out / f"{name}.json").read_text()) for name in ("config", "result"))
     assert config["online"]["start"] == 40
     assert config["online"]["settings"].items() >= {"env": "Hopper-v5", "buffer": "half", "warm_up": 8}.items()
-    assert result["online_from"] == 40 and [each["tick"] for each in result["evaluations"]] == [20, 40, 92]
-    assert load_agent(out).tick == 92 and load_agent(run).tick == 40
+    assert result["online_from"] == 40 and [each["step"] for each in result["evaluations"]] == [20, 40, 92]
+    assert load_agent(out).step == 92 and load_agent(run).step == 40
     assert main(["finetune", str(out), *command[2:], "--eval-env", "none"]) == 0
-    assert "it was complete at tick 92: there was nothing to train" in said(capsys)
+    assert "it was complete at step 92: there was nothing to train" in said(capsys)
     assert main(["evaluate", str(out), "--episodes", "1"]) == 0
     assert main([*command[:4], *command[6:]]) == 2
     assert "online buffer half there, all here" in said(capsys)
@@ -239,7 +239,7 @@ def test_finetune_names_its_folder(run, tmp_path, capsys):
     load_agent(run, "cpu").save(tmp_path / "agent.npz")
     words = ["--steps", "18", "--buffer", "none", "--eval-env", "none", "--device", "cpu", "--quiet"]
     assert main(["finetune", str(tmp_path / "agent.npz"), *words]) == 0
-    assert load_agent(tmp_path / "agent-online-none-18").tick == 42
+    assert load_agent(tmp_path / "agent-online-none-18").step == 42
 
 
 @pytest.mark.parametrize(
@@ -277,9 +277,9 @@ def test_evaluate(run, tmp_path, capsys):
     assert main(["evaluate", str(run), "--episodes", "2", "--json", str(written)]) == 0
     shown = said(capsys)
     found = json.loads(written.read_text())
-    assert np.shape(found["returns"]) == (2, 2) and found["seeds"] == [0, 1] and found["tick"] == 40
+    assert np.shape(found["returns"]) == (2, 2) and found["seeds"] == [0, 1] and found["step"] == 40
     assert found["env"] == "Hopper-v5"
-    assert "TD3BC + aspc at tick 40" in shown and "score: 0 is a return of -20.2723" in shown
+    assert "TD3BC + aspc at step 40" in shown and "score: 0 is a return of -20.2723" in shown
     for seed, (mean, score) in enumerate(zip(found["mean_return"], found["score"], strict=True)):
         assert any(
             line.startswith(f"{seed}     {mean:.1f} +- ") and f"{score:.1f}" in line for line in shown.splitlines()

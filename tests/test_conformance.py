@@ -194,10 +194,10 @@ class Vague(Adapter):
 
 @dataclass(frozen=True)
 class Exploding(Adapter):
-    """Not finite from tick 2 on."""
+    """Not finite from step 2 on."""
 
     def sample_weight(self, v):
-        return torch.where(v.tick > 1, torch.inf, 1.0)
+        return torch.where(v.step > 1, torch.inf, 1.0)
 
 
 @dataclass(frozen=True)

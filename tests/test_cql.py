@@ -43,8 +43,8 @@ CASES: dict[str, Any] = {
 
 
 def test_equals_a_plain_loop_in_float32():
-    """The critics' 2000 rows a tick soon hold a unit's input within rounding of 0, and ReLU makes two of one."""
-    engine, loop = beside(PlainCQL, CQL(hidden=64, batch_size=64), ticks=50, dtype=torch.float32)
+    """The critics' 2000 rows a step soon hold a unit's input within rounding of 0, and ReLU makes two of one."""
+    engine, loop = beside(PlainCQL, CQL(hidden=64, batch_size=64), steps=50, dtype=torch.float32)
     assert loop.largest_deviation(engine) < 1e-5
 
 
@@ -52,7 +52,7 @@ def test_equals_a_plain_loop_in_float32():
 def test_equals_a_plain_loop_in_float64(case):
     """With an actor as fast as the critics, so that it moves."""
     learner = CQL(**{"hidden": 16, "batch_size": 32, "actor_learning_rate": 3e-4, **CASES[case]})
-    engine, loop = beside(PlainCQL, learner, ticks=100, dtype=torch.float64)
+    engine, loop = beside(PlainCQL, learner, steps=100, dtype=torch.float64)
     assert loop.largest_deviation(engine) < 1e-10
     if "clipped" in case:
         assert loop.below > 100 and loop.above > 100
@@ -128,15 +128,15 @@ def test_the_penalty_lifts_the_datas_actions_over_others():
 
     settings: dict[str, Any] = {"hidden": 32, "batch_size": 64, "critic_learning_rate": 3e-3}
     start, free, held = (
-        advantage(trained(CQL(alpha=alpha, **settings), ticks=ticks, data=data))
-        for alpha, ticks in ((0.0, 0), (0.0, 60), (10.0, 60))
+        advantage(trained(CQL(alpha=alpha, **settings), steps=steps, data=data))
+        for alpha, steps in ((0.0, 0), (0.0, 60), (10.0, 60))
     )
     assert (held > start + 0.1).all() and (held > free + 0.1).all()
 
 
 def test_without_a_gap_no_action_is_drawn_for_it():
     def sites(alpha: float) -> set[str]:
-        return {draw.site for draw in trained(CQL(alpha=alpha, **SMALL), ticks=1).draws}
+        return {draw.site for draw in trained(CQL(alpha=alpha, **SMALL), steps=1).draws}
 
     assert sites(0.0) == {"policy", "target"}
     assert sites(1.0) == {"policy", "target", "gap/uniform", "gap/policy", "gap/next"}
@@ -177,7 +177,7 @@ def test_the_temperature_leads_the_entropy_to_its_target(offset, sign):
 
 @pytest.mark.parametrize(("target", "sign"), [(-10.0, 1), (100.0, -1)])
 def test_the_multiplier_rises_while_the_gap_exceeds_its_target(target, sign):
-    engine = trained(CQL(target_gap=target, **SMALL), ticks=3)
+    engine = trained(CQL(target_gap=target, **SMALL), steps=3)
     assert sign * (float(engine.params["multiplier"]["log"]) - 1) == pytest.approx(3 * 3e-4, rel=1e-3)
 
 
@@ -250,7 +250,7 @@ def test_the_density_is_finite_at_the_ends_of_the_box(dtype):
 
 
 def test_acting_takes_the_mean():
-    engine = trained(CQL(**SMALL), ticks=2)
+    engine = trained(CQL(**SMALL), steps=2)
     states = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(0))
     actor = {name: tensor[0] for name, tensor in engine.params["actor"].items()}
     mean = resolved_of(engine).learner.policy(actor, states[0]).mean
@@ -350,7 +350,7 @@ HEARERS = {
 @pytest.mark.parametrize(("name", "seam"), [(name, seam) for name, seams in HEARERS.items() for seam in sorted(seams)])
 def test_every_seam_is_heard_where_it_should_be(name, seam):
     """In the first gradients of these groups alone."""
-    plain, probed = trained(LEARNERS[name], ticks=1), trained(LEARNERS[name], Answer(seam=seam, rows=True), ticks=1)
+    plain, probed = trained(LEARNERS[name], steps=1), trained(LEARNERS[name], Answer(seam=seam, rows=True), steps=1)
     one, two = ({n: t for n, t in engine.state().items() if "exp_avg" in n} for engine in (plain, probed))
     assert {tensor.split("/")[1] for tensor in different(one, two)} == HEARERS[name][seam]
 
@@ -388,7 +388,7 @@ def test_a_trade_off_is_refused_where_there_is_none_to_set(learner):
     ids=["aspc", "Lagrange"],
 )
 def test_seeds_together_and_traced_equal_seeds_alone(settings, adapters):
-    learner, options = CQL(**settings, **SMALL), {"dtype": torch.float64, "ticks": 20}
+    learner, options = CQL(**settings, **SMALL), {"dtype": torch.float64, "steps": 20}
     together = trained(learner, *adapters, seeds=(0, 5), traced=True, **options)
     for position, seed in enumerate((0, 5)):
         alone = trained(learner, *adapters, seeds=(seed,), **options)

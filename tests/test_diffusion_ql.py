@@ -44,7 +44,7 @@ PLAIN: dict[str, Any] = {
 @pytest.mark.parametrize("case", PLAIN)
 def test_equals_a_plain_loop_in_float32(case):
     engine, loop = beside(
-        PlainDiffusionQL, DiffusionQL(hidden=64, batch_size=64, **PLAIN[case]), ticks=100, dtype=torch.float32
+        PlainDiffusionQL, DiffusionQL(hidden=64, batch_size=64, **PLAIN[case]), steps=100, dtype=torch.float32
     )
     assert loop.largest_deviation(engine) < 1e-5
     assert (loop.clipped > 100) == (case == "every option")
@@ -52,7 +52,7 @@ def test_equals_a_plain_loop_in_float32(case):
 
 def test_the_real_sizes_equal_a_plain_loop():
     engine, loop = beside(
-        PlainDiffusionQL, DiffusionQL(actor_average_start=0, actor_average_every=2), ticks=3, dtype=torch.float64
+        PlainDiffusionQL, DiffusionQL(actor_average_start=0, actor_average_every=2), steps=3, dtype=torch.float64
     )
     assert (resolved_of(engine).learner.hidden, resolved_of(engine).learner.batch_size) == (256, 256)
     assert loop.largest_deviation(engine) < 1e-10
@@ -126,7 +126,7 @@ def test_it_keeps_the_laws_of_a_learner():
 
 def test_seeds_together_are_seeds_alone():
     learner = replace(SMALL, max_q_backup=True, critic="robust", gradient_clip=0.5, actor_average_start=3)
-    options: dict[str, Any] = {"ticks": 20, "dtype": torch.float64}
+    options: dict[str, Any] = {"steps": 20, "dtype": torch.float64}
     together = trained(learner, ASPC(interval=2), seeds=(5, 0), **options)
     for position, seed in enumerate(together.seeds):
         alone = learned(trained(learner, ASPC(interval=2), seeds=(seed,), **options), 0)
@@ -140,7 +140,7 @@ CRITIC_SEAMS = ("bootstrap", "td_weight", "critic_rows")
 @pytest.mark.parametrize("seam", sorted(SMALL.facts().seams))
 def test_every_seam_is_heard_where_it_should_be(seam):
     """In the group's own first gradient; the actor's follows where the critic has stepped otherwise."""
-    bare, probed = trained(SMALL, ticks=1), trained(SMALL, Probe(seam=seam, by=0.5), ticks=1)
+    bare, probed = trained(SMALL, steps=1), trained(SMALL, Probe(seam=seam, by=0.5), steps=1)
     one, two = ({n: t for n, t in engine.state().items() if "exp_avg" in n} for engine in (bare, probed))
     heard = {name.split("/")[1] for name in different(one, two)}
     assert heard == ({"critic", "actor"} if seam in CRITIC_SEAMS else {"actor"})
@@ -152,11 +152,11 @@ def test_the_policys_average_starts_late_and_moves_now_and_then():
     engine.run(2)
     assert not [name for name in different(learned(engine), initial) if name.startswith("targets/actor")]
     engine.load({name: tensor.clone() for name, tensor in engine.state().items()}, 993)
-    for tick in range(994, 1012):
+    for step in range(994, 1012):
         before = learned(engine)
         engine.run(1)
         after = learned(engine)
-        rate = 0.005 if tick in (1000, 1005, 1010) else 0.0
+        rate = 0.005 if step in (1000, 1005, 1010) else 0.0
         for name, old in before.items():
             if name.startswith("targets/actor"):
                 new = after[name.replace("targets", "params")]
@@ -199,7 +199,7 @@ def test_acting_takes_a_candidate_by_softmax_or_the_best():
 
 def test_candidates_come_from_the_policy_and_scores_from_the_target_critics():
     """One candidate is a plain sample of the policy; the best of many has the highest of all target values."""
-    engine = trained(replace(SMALL, actor_average_start=10_000), ticks=3)
+    engine = trained(replace(SMALL, actor_average_start=10_000), steps=3)
     with torch.no_grad():  # or both would choose alike
         for tensor in engine.targets["critic"].values():
             tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)))
@@ -214,7 +214,7 @@ def test_candidates_come_from_the_policy_and_scores_from_the_target_critics():
     p, target = (
         {name: t[0] for name, t in tree.items()} for tree in (engine.params["actor"], engine.targets["critic"])
     )
-    key: dict[str, Any] = {"seeds": torch.tensor([0]), "ticks": torch.tensor([0])}
+    key: dict[str, Any] = {"seeds": torch.tensor([0]), "steps": torch.tensor([0])}
     for count, taken in acts.items():
         z = noise.normal(site="act/candidates", shape=(2, count, 6, 2), dtype=torch.float32, **key)[0, 0]
         candidates = denoise(p, VariancePreserving(2), observation[0], z[0], z[1:])
@@ -257,7 +257,7 @@ class Noting(Adapter):
 def test_the_same_noise_before_and_after_a_meta_step():
     """A step of almost no length moves none of the terms; a real one moves all."""
     for rate, moves in ((1e-30, False), (1e-3, True)):
-        engine = trained(replace(SMALL, learning_rate=rate), Noting(), ticks=2)
+        engine = trained(replace(SMALL, learning_rate=rate), Noting(), steps=2)
         assert ((engine.buffers["noting"]["moved"] > 0) == moves).all()
 
 
@@ -360,5 +360,5 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 def test_a_chain_of_one_step_and_no_clip_train():
     for learner in (replace(SMALL, diffusion_steps=1), replace(SMALL, gradient_clip=None, max_q_backup=True)):
-        engine = trained(learner, ticks=2)
+        engine = trained(learner, steps=2)
         assert not engine.metrics.failures()

@@ -43,7 +43,7 @@ def test_python_blocks_run(page, text, tmp_path, monkeypatch, capsys, results):
     monkeypatch.chdir(tmp_path)
     module = load(tmp_path / "block.py", "block_of_a_page")
     if shortened:
-        assert module.agent.tick == 10
+        assert module.agent.step == 10
     if page == "README.md":
         assert module.action.shape == (3,)
         assert np.isfinite(module.history.summary().last).all()

@@ -181,7 +181,7 @@ def test_each_member_learns_from_its_own_sample():
     start = {name: tensor.clone() for name, tensor in fit.params["dynamics"].items()}
     reported = fit.run(1)["dynamics/loss"]
     for position, seed in enumerate((0, 4)):
-        key: dict[str, Any] = {"seeds": torch.tensor([seed]), "ticks": torch.tensor([1])}
+        key: dict[str, Any] = {"seeds": torch.tensor([seed]), "steps": torch.tensor([1])}
         index = noise.indices(site="t.dynamics/batch", count=256, rows=480, **key)[0, 0]
         drawn = [samples[position, index, member] for member in range(3)]
         x, y = (torch.stack([each[i] for i in drawn]) for each in (rows.inputs, rows.target))

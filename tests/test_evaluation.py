@@ -188,7 +188,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 
 def evaluations(reference: bool, count: int = 12) -> list[Evaluation]:
-    """Two policies: one whose return is its tick, one that is worth twice as much and lost at the end."""
+    """Two policies: one whose return is its step, one that is worth twice as much and lost at the end."""
     hopper = reference_score("hopper") if reference else None
     made = [Evaluation(t, np.array([[t - 1.0, t + 1.0], [2.0 * t, 2.0 * t]]), hopper) for t in range(count)]
     made[-1].returns[1] = np.nan

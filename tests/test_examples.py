@@ -36,16 +36,16 @@ def test_own_adapter(capsys):
     changed, *trained = capsys.readouterr().out.split("no paper\n")
     assert "sample_weight      returnweighted" in changed
     first, second = trained[0].splitlines()
-    assert re.fullmatch(r"TD3BC: distance from the data \d\.\d+, score \d+\.\d after 10 ticks", first)
-    assert re.fullmatch(r"TD3BC \+ returnweighted: distance .*, score \d+\.\d after 10 ticks", second)
+    assert re.fullmatch(r"TD3BC: distance from the data \d\.\d+, score \d+\.\d after 10 steps", first)
+    assert re.fullmatch(r"TD3BC \+ returnweighted: distance .*, score \d+\.\d after 10 steps", second)
 
 
 def test_own_learner(capsys):
     load(ROOT / "examples" / "own_learner.py", "example_own_learner").main(steps=10)
     shown = capsys.readouterr().out
     assert "tradeoff           aspc" in shown and "not tested by its paper" in shown
-    assert re.search(r"^AdvantageWeighted: score \d+\.\d after 10 ticks$", shown, re.MULTILINE)
-    assert re.search(r"^AdvantageWeighted \+ aspc: score \d+\.\d after 10 ticks$", shown, re.MULTILINE)
+    assert re.search(r"^AdvantageWeighted: score \d+\.\d after 10 steps$", shown, re.MULTILINE)
+    assert re.search(r"^AdvantageWeighted \+ aspc: score \d+\.\d after 10 steps$", shown, re.MULTILINE)
 
 
 def test_own_parts_are_short_and_keep_the_laws():
@@ -60,9 +60,9 @@ def test_own_parts_are_short_and_keep_the_laws():
 
 def test_finetune(capsys):
     example = load(ROOT / "examples" / "finetune.py", "example_finetune")
-    example.main(ticks=2, steps=133, episodes=1, buffers=["half"])
+    example.main(offline_steps=2, steps=133, episodes=1, buffers=["half"])
     offline, online = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"TD3BC \+ ssar offline: score -?\d+\.\d after 2 ticks", offline)
+    assert re.fullmatch(r"TD3BC \+ ssar offline: score -?\d+\.\d after 2 steps", offline)
     assert re.fullmatch(r"buffer half  score +\S+ at the end, +\S+ on average; collecting: -?\d+", online)
 
 
@@ -74,20 +74,20 @@ def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_demo_compares_draws_and_saves(tmp_path):
-    done = demo("--ticks", "2", "--seeds", "1", "--out", str(tmp_path))
+    done = demo("--steps", "2", "--seeds", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     table = re.search(r"^stack .*?^$", done.stdout, re.MULTILINE | re.DOTALL)
     assert table is not None
     heads, plain, adaptive, data = table.group(0).splitlines()
-    assert heads.split("  ")[0] == "stack" and "alpha at the end" in heads and "ticks/s" in heads
+    assert heads.split("  ")[0] == "stack" and "alpha at the end" in heads and "steps/s" in heads
     assert re.match(r"TD3BC  .* 2\.50 ", plain) and re.match(r"TD3BC \+ aspc  .* \d\.\d\d ", adaptive)
     assert data.split() == ["the", "data", "itself", "22.5"]
-    assert "td3bc: tick 2/2" in done.stdout and "td3bc-aspc: tick 2/2" in done.stdout
+    assert "td3bc: step 2/2" in done.stdout and "td3bc-aspc: step 2/2" in done.stdout
     assert (tmp_path / "curves.png").read_bytes().startswith(PICTURE)
     for name in ("td3bc", "td3bc-aspc"):
         agent = load_agent(tmp_path / f"{name}.npz")
-        assert agent.tick == 2
+        assert agent.step == 2
         assert agent.act(load_dataset("bundled:hopper").observations[:4]).shape == (4, 3)
 
 
@@ -96,6 +96,6 @@ def test_the_demo_starts_anew_and_ends_in_time(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "checkpoint.npz").write_text("left behind")
         (tmp_path / name / "metrics.jsonl").write_text("left behind\n")
-    done = demo("--ticks", "16", "--seeds", "1", "--out", str(tmp_path), "--minutes", "0")
+    done = demo("--steps", "16", "--seeds", "1", "--out", str(tmp_path), "--minutes", "0")
     assert done.returncode == 1
     assert done.stderr.strip() == "td3bc and td3bc-aspc reached no checkpoint in 0 minutes: give more --minutes"

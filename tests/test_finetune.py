@@ -219,8 +219,8 @@ class Columns(Adapter):
         return Prepared({"number": number}, {"own": own}, online=dict(zip(names, self.online, strict=False)))
 
 
-def minibatch(agent, tick: int) -> dict[str, Tensor]:
-    return engine(agent).batches.at(tick)
+def minibatch(agent, step: int) -> dict[str, Tensor]:
+    return engine(agent).batches.at(step)
 
 
 def check_rows(agent, batch: Mapping[str, Tensor], data: Dataset) -> Tensor:
@@ -243,17 +243,17 @@ def check_rows(agent, batch: Mapping[str, Tensor], data: Dataset) -> Tensor:
 def test_half_of_every_minibatch_is_collected(batch, half):
     data, agent = make_data(), offline(Columns(), learner=TD3BC(hidden=8, batch_size=batch))
     finetune(agent, buffer="half", stop_after=30)
-    assert engine(agent).tick == 6 + 30 - half
-    for tick in range(100, 120):
-        own = check_rows(agent, minibatch(agent, tick), data)
+    assert engine(agent).step == 6 + 30 - half
+    for step in range(100, 120):
+        own = check_rows(agent, minibatch(agent, step), data)
         assert (own.sum(1) == half).all() and own[:, batch // 2 :].all()
 
 
 def test_all_of_the_data_and_what_was_collected():
     data, agent = make_data(), offline(Columns())
     finetune(agent, steps=60, buffer="all", warm_up=0)
-    assert engine(agent).tick == 66 and len(engine(agent).batches) == 120 + 60
-    share = torch.cat([check_rows(agent, minibatch(agent, tick), data) for tick in range(100, 200)], 1).float().mean(1)
+    assert engine(agent).step == 66 and len(engine(agent).batches) == 120 + 60
+    share = torch.cat([check_rows(agent, minibatch(agent, step), data) for step in range(100, 200)], 1).float().mean(1)
     assert ((share - 1 / 3).abs() < 0.05).all()
 
 
@@ -261,7 +261,7 @@ def test_the_best_episodes_and_what_was_collected():
     data, agent = make_data(), offline(Columns())
     finetune(agent, buffer="part", part_episodes=3)
     best = set(np.argsort(data.episode_returns())[-3:])
-    numbers = torch.cat([minibatch(agent, tick)["columns.number"] for tick in range(100, 200)], 1)
+    numbers = torch.cat([minibatch(agent, step)["columns.number"] for step in range(100, 200)], 1)
     assert {int(number) // 10 for number in numbers.unique() if number >= 0} == best
     assert len(numbers.unique()) == 30 + 1
     check_rows(agent, minibatch(agent, 300), data)
@@ -270,9 +270,9 @@ def test_the_best_episodes_and_what_was_collected():
 def test_nothing_but_what_was_collected():
     agent = offline(Columns())
     finetune(agent, buffer="none")
-    assert engine(agent).tick == 6 + 40 - 16, "as many steps as a minibatch has rows only collect"
+    assert engine(agent).step == 6 + 40 - 16, "as many steps as a minibatch has rows only collect"
     assert check_rows(agent, minibatch(agent, 100), make_data()).all()
-    numbers = torch.cat([minibatch(agent, tick)["reward"] for tick in range(100, 160)], 1)
+    numbers = torch.cat([minibatch(agent, step)["reward"] for step in range(100, 160)], 1)
     assert all(len(numbers[seed].unique()) == 40 for seed in range(2)), "every row is drawn"
 
 
@@ -284,13 +284,13 @@ def test_a_full_ring_replaces_the_oldest_and_draws_from_all():
     order = [24, 25, 26, 27, 28, 29, 18, 19, 20, 21, 22, 23]
     for name in ("observation", "action", "reward", "next_observation", "terminal"):
         assert torch.equal(kept[name], all_rows[name][:, order])
-    drawn = torch.cat([minibatch(ring, tick)["reward"] for tick in range(100, 200)], 1)
+    drawn = torch.cat([minibatch(ring, step)["reward"] for step in range(100, 200)], 1)
     for seed in range(2):
         assert np.isin(kept["reward"][seed], drawn[seed]).all()
     check_rows(ring, minibatch(ring, 99), make_data())
 
 
-def test_rows_of_a_tick_depend_on_seed_tick_and_size_alone():
+def test_rows_of_a_step_depend_on_seed_step_and_size_alone():
     def batches(seeds, growth=None):
         cpu, dtype = torch.device("cpu"), torch.float32
         return batches_of({"x": torch.arange(50.0)}, {}, NoiseTables(seeds, cpu, dtype), 8, cpu, dtype, growth)
@@ -335,8 +335,8 @@ class Clock(Adapter):
         return (AdapterStage("end", Stage("clock", (step,), averages=(Average("clock.net", 0.5),))),)
 
     def advance(self, v):
-        now = torch.stack([v.tick, v.phase_tick, v.horizon]).float()
-        at_now = (torch.arange(50) == v.tick)[:, None]
+        now = torch.stack([v.step, v.phase_step, v.horizon]).float()
+        at_now = (torch.arange(50) == v.step)[:, None]
         assert v.target["clock.net"]["w"].shape == (3,)
         return {"seen": torch.where(at_now, now, v.buffers["clock"]["seen"])}
 
@@ -346,10 +346,10 @@ def test_the_clock_goes_on_and_the_phase_begins():
     before = state(agent)
     history = finetune(agent, steps=30, warm_up=10)
     seen = engine(agent).buffers["clock"]["seen"][0]
-    assert seen[1:7].tolist() == [[tick, tick, 6] for tick in range(1, 7)]
-    assert seen[7:27].tolist() == [[6 + tick, tick, 26] for tick in range(1, 21)]
-    assert (agent.tick, history.online_from, history.ticks) == (26, 6, 26)
-    assert repr(agent).endswith("at tick 26 of 26")
+    assert seen[1:7].tolist() == [[step, step, 6] for step in range(1, 7)]
+    assert seen[7:27].tolist() == [[6 + step, step, 26] for step in range(1, 21)]
+    assert (agent.step, history.online_from, history.steps) == (26, 6, 26)
+    assert repr(agent).endswith("at step 26 of 26")
     kept = [name for name in before if "/clock.net/" in name and not name.startswith("metrics/")]
     assert len(kept) == 1 + 1 + 3 and all(torch.equal(before[name], state(agent)[name]) for name in kept)
 
@@ -360,11 +360,11 @@ def test_schedules_stretch_over_both_phases():
     class Scheduled(TD3BC):
         def stages(self, phase):
             critic, actor = super().stages(phase)
-            rate = lambda tick, horizon: asked.append((tick, horizon)) or 1e-3  # noqa: E731
+            rate = lambda step, horizon: asked.append((step, horizon)) or 1e-3  # noqa: E731
             return critic._replace(updates=(critic.updates[0]._replace(learning_rate=rate),)), actor
 
     finetune(offline(learner=Scheduled(**SMALL)), steps=20, warm_up=5)
-    assert asked == [(tick, 6) for tick in range(1, 7)] + [(tick, 21) for tick in range(7, 22)]
+    assert asked == [(step, 6) for step in range(1, 7)] + [(step, 21) for step in range(7, 22)]
 
 
 def test_everything_learned_carries_over_and_the_offline_run_stays_as_it_was():
@@ -372,7 +372,7 @@ def test_everything_learned_carries_over_and_the_offline_run_stays_as_it_was():
     before, run = state(agent), agent.run
     finetune(agent, steps=9, warm_up=8)
     assert not different(before, run.engine.state())
-    assert run.history.online_from is None and run.engine.tick == 6
+    assert run.history.online_from is None and run.engine.step == 6
     again = go_online(run, agent.run.online.settings, Walk, make_data(), traced=False)
     carried = {name: tensor for name, tensor in again.engine.state().items() if name in before}
     assert {name.partition("/")[0] for name in carried} == {"params", "targets", "buffers", "adam"}
@@ -383,8 +383,8 @@ def test_aspc_goes_on_learning_its_scale():
     agent = offline(ASPC(interval=2), learner=TD3BC(**SMALL, critic="robust"), steps=8)
     scale = agent.history.series("aspc/scale")[1][-1]
     history = finetune(agent, steps=40, warm_up=4, log_every=12)
-    ticks, values = history.series("aspc/scale")
-    assert ticks.tolist() == [8, 20, 32, 44] and (np.diff(values, axis=0) != 0).all() and (values[-1] != scale).all()
+    at, values = history.series("aspc/scale")
+    assert at.tolist() == [8, 20, 32, 44] and (np.diff(values, axis=0) != 0).all() and (values[-1] != scale).all()
     outer = [row for row in history.metrics if "aspc/gradient" in row]
     assert np.isfinite([row["aspc/gradient"] for row in outer]).all()
 
@@ -419,7 +419,7 @@ def test_evaluations_are_in_environments_of_their_own():
     Walk.made.clear()
     history = finetune(watched, steps=30, eval_env="auto", eval_every=7, eval_episodes=2)
     assert not different(state(plain), state(watched))
-    assert [e.tick for e in history.evaluations] == [13, 20, 27, 34, 36]
+    assert [e.step for e in history.evaluations] == [13, 20, 27, 34, 36]
     by_starts = [env.resets for env in walks()]
     assert all(resets in by_starts for resets in collecting) and len(by_starts) == 2 + 4
     assert not {seed for each in collecting for seed in each} & {
@@ -432,7 +432,7 @@ def test_the_summary_is_of_the_online_phase():
     agent = offline(eval_env=Walk, eval_episodes=1, eval_every=2)
     offline_best = agent.history.summary().best
     history = finetune(agent, eval_env="auto", eval_every=20, eval_episodes=1)
-    assert [e.tick for e in history.evaluations] == [2, 4, 6, 26, 46]
+    assert [e.step for e in history.evaluations] == [2, 4, 6, 26, 46]
     returns = np.array([e.mean_return for e in history.evaluations])
     assert history.summary().best.tolist() == returns[3:].max(0).tolist()
     assert offline_best.tolist() == returns[:3].max(0).tolist()
@@ -451,7 +451,7 @@ def test_stop_save_load_go_on_equals_an_undisturbed_phase(buffer, tmp_path):
     finetune(whole, dataset=data, **options)
     steps = [[row[1].tolist() for row in env.log] for env in walks()]
     finetune(parts, dataset=data, **options, stop_after=30)
-    assert parts.tick == 6 + 30 - parts.run.online.settings.warm_up
+    assert parts.step == 6 + 30 - parts.run.online.settings.warm_up
     parts.save(tmp_path / "parts.npz")
     Walk.made.clear()
     rest = load_agent(tmp_path / "parts.npz", "cpu")
@@ -481,7 +481,7 @@ def test_a_run_folder_goes_on_where_it_stood(tmp_path):
             finetune(again, dataset=make_data(), steps=50, warm_up=7, stop_after=stop, out=tmp_path / name)
     one, two = (load_agent(tmp_path / name, "cpu") for name in ("whole", "parts"))
     assert not different(state(one), state(two))
-    assert (one.tick, two.tick) == (49, 49)
+    assert (one.step, two.step) == (49, 49)
     assert not different(state(one), state(again))
 
 
@@ -495,7 +495,7 @@ def test_going_on_in_the_same_process(tmp_path):
     assert not different(state(whole), state(agent))
     complete = state(agent)
     finetune(agent)
-    assert not different(complete, state(agent)) and agent.tick == 46
+    assert not different(complete, state(agent)) and agent.step == 46
 
 
 def test_an_environment_that_does_not_repeat_itself_begins_a_new_episode():
@@ -509,7 +509,7 @@ def test_an_environment_that_does_not_repeat_itself_begins_a_new_episode():
     assert len(middle) > 0
     with pytest.warns(ReplayWarning, match="seed 0: the environment did not repeat its unfinished episode"):
         finetune(agent, Forgetful)
-    assert agent.tick == 46 and torch.isfinite(collected(agent)["observation"]).all()
+    assert agent.step == 46 and torch.isfinite(collected(agent)["observation"]).all()
 
 
 def test_hopper_goes_on_bit_for_bit(tmp_path):
@@ -548,7 +548,7 @@ def test_a_lost_seed_leaves_the_others_as_they_were():
     for tensor in engine(struck).params["actor"].values():
         tensor[1] = float("nan")
     finetune(clean, steps=30)
-    with pytest.warns(LostSeedWarning, match="seed 1 is lost: .* was not finite at tick"):
+    with pytest.warns(LostSeedWarning, match="seed 1 is lost: .* was not finite at step"):
         history = finetune(struck, steps=30)
     assert list(history.failures) == [1]
     for name, tensor in state(clean).items():
@@ -574,7 +574,7 @@ def test_an_environment_that_breaks_leaves_the_agent_where_it_was():
     before = state(agent)
     with pytest.raises(EvaluationError, match="its step raised RuntimeError: out of order"):
         finetune(agent, Broken)
-    assert not different(before, state(agent)) and agent.tick == 6 and agent.history.online_from is None
+    assert not different(before, state(agent)) and agent.step == 6 and agent.history.online_from is None
     assert len(closed) == len(Walk.made)
     untouched = offline()
     Broken.broken = False
@@ -585,7 +585,7 @@ def test_an_environment_that_breaks_leaves_the_agent_where_it_was():
         finetune(agent, Broken)
     Broken.broken = False
     finetune(agent, Broken), finetune(untouched, Broken)
-    assert agent.tick == 46 and not different(state(agent), state(untouched))
+    assert agent.step == 46 and not different(state(agent), state(untouched))
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------
@@ -617,7 +617,7 @@ def test_options_that_make_no_sense(options, error, message, tmp_path):
     agent = offline(seeds=1)
     with pytest.raises(error, match=message):
         finetune(agent, **{"env": Walk, "out": tmp_path / "run", **options})
-    assert agent.tick == 6 and not (tmp_path / "run" / "checkpoint.npz").exists()
+    assert agent.step == 6 and not (tmp_path / "run" / "checkpoint.npz").exists()
 
 
 def test_an_untrained_agent_says_so():
@@ -631,7 +631,7 @@ def test_a_loaded_agent_needs_its_data_unless_the_buffer_is_empty(tmp_path):
     with pytest.raises(TrainingError, match=r"trained on \(made up\), .*pass dataset=, or use buffer='none'"):
         finetune(agent)
     finetune(agent, buffer="none")
-    assert agent.tick == 6 + 24
+    assert agent.step == 6 + 24
 
 
 def test_another_phase_and_another_run_are_refused(tmp_path):
@@ -723,7 +723,7 @@ def test_a_fine_tuned_agent_is_saved_and_loaded_whole(tmp_path):
     history = finetune(agent, eval_env="auto", eval_episodes=1)
     agent.save(tmp_path / "agent.npz")
     loaded = load_agent(tmp_path / "agent.npz", "cpu")
-    assert (loaded.tick, repr(loaded)) == (46, repr(agent))
+    assert (loaded.step, repr(loaded)) == (46, repr(agent))
     assert loaded.history.to_json() == history.to_json()
     np.testing.assert_array_equal(loaded.act(np.ones((4, 3))), agent.act(np.ones((4, 3))))
     np.testing.assert_array_equal(loaded.evaluate(Walk, episodes=2).returns, agent.evaluate(Walk, episodes=2).returns)

@@ -33,12 +33,12 @@ PLAIN = {
 
 @pytest.mark.parametrize("case", PLAIN)
 def test_equals_a_plain_loop_in_float32(case):
-    engine, loop = beside(PlainFQL, replace(PLAIN[case], hidden=64, batch_size=64), ticks=100, dtype=torch.float32)
+    engine, loop = beside(PlainFQL, replace(PLAIN[case], hidden=64, batch_size=64), steps=100, dtype=torch.float32)
     assert loop.largest_deviation(engine) < 1e-5
 
 
 def test_the_real_sizes_equal_a_plain_loop():
-    engine, loop = beside(PlainFQL, FQL(), ticks=2, dtype=torch.float64)
+    engine, loop = beside(PlainFQL, FQL(), steps=2, dtype=torch.float64)
     learner = resolved_of(engine).learner
     assert (learner.hidden, learner.layers, learner.flow_steps, learner.batch_size) == (512, 4, 10, 256)
     assert loop.largest_deviation(engine) < 1e-10
@@ -66,7 +66,7 @@ def test_it_keeps_the_laws_of_a_learner():
 
 
 def test_seeds_together_are_seeds_alone():
-    learner, options = replace(SMALL, aggregate_q="min"), {"ticks": 20, "dtype": torch.float64}
+    learner, options = replace(SMALL, aggregate_q="min"), {"steps": 20, "dtype": torch.float64}
     together = trained(learner, ASPC(interval=2), seeds=(5, 0), **options)
     for position, seed in enumerate(together.seeds):
         alone = learned(trained(learner, ASPC(interval=2), seeds=(seed,), **options), 0)
@@ -90,7 +90,7 @@ HEARD = {
 @pytest.mark.parametrize("seam", HEARD)
 def test_every_seam_is_heard_in_one_group(seam):
     assert HEARD.keys() == SMALL.facts().seams
-    bare, probed = trained(SMALL, ticks=1), trained(SMALL, Probe(seam=seam, by=0.5), ticks=1)
+    bare, probed = trained(SMALL, steps=1), trained(SMALL, Probe(seam=seam, by=0.5), steps=1)
     one, two = ({n: t for n, t in engine.state().items() if "exp_avg" in n} for engine in (bare, probed))
     assert {name.split("/")[1] for name in different(one, two)} == {HEARD[seam]}
 
@@ -113,7 +113,7 @@ def test_facts_follow_the_settings():
 def test_terms_are_on_the_scale_of_q_unless_it_is_normalised():
     """Same parameters and noise: the improvement is -Q, or that over its mean size."""
     for normalize_q in (True, False):
-        engine = trained(replace(SMALL, normalize_q=normalize_q), ticks=2)
+        engine = trained(replace(SMALL, normalize_q=normalize_q), steps=2)
         terms = engine.ask("test", lambda v: v.services.terms(v.p["student"])._asdict())
         scale = terms["value"].abs().mean() if normalize_q else 1.0
         torch.testing.assert_close(terms["improvement"], -terms["value"] / scale)

@@ -108,7 +108,7 @@ class Queries(Adapter):
 
 
 def ask(engine, answer):
-    """What ``answer(view)`` says at the engine's last tick; a tensor [S, ...] or several."""
+    """What ``answer(view)`` says at the engine's last step; a tensor [S, ...] or several."""
     found = engine.ask("test", lambda v: {str(i): t for i, t in enumerate(_several(answer(v)))})
     return next(iter(found.values())) if len(found) == 1 else tuple(found.values())
 
@@ -130,21 +130,21 @@ def test_the_published_agent_equals_a_plain_loop():
     data = random_data(400)
     ilq = Untrained(eta=0.7, delta=0.3, penalty=0.5, rule="hopper", **SMALL)
     engine = build(CQL(alpha=0.0, hidden=32, batch_size=16), ilq, seeds=(3,), horizon=50, data=data)
-    shares = compare(engine, ILQOnSAC(engine, data), ticks=50)
+    shares = compare(engine, ILQOnSAC(engine, data), steps=50)
     assert shares.mean(0).min() > 0.05 and shares.mean(0).max() < 0.999, "targets are limited, and states end, at times"
 
 
 def test_td3bc_with_ilq_equals_a_plain_loop():
     learner, data = TD3BC(hidden=32, batch_size=16), random_data(400)
     engine = build(learner, Untrained(eta=0.6, delta=-0.2, rule="hopper", **SMALL), seeds=(3,), data=data)
-    shares = compare(engine, ILQOnTD3BC(engine, data), ticks=50)
+    shares = compare(engine, ILQOnTD3BC(engine, data), steps=50)
     assert shares.mean(0).min() > 0.05 and shares.mean(0).max() < 0.999
 
 
-def compare(engine, loop, ticks: int) -> np.ndarray:
-    """Run both, assert that they agree throughout; the shares of limited targets and of imagined ends, by tick."""
+def compare(engine, loop, steps: int) -> np.ndarray:
+    """Run both, assert that they agree throughout; the shares of limited targets and of imagined ends, by step."""
     shares = []
-    for _ in range(ticks):
+    for _ in range(steps):
         engine.run(1)
         loop.run(1)
         shares.append(loop.ilq.shares)
@@ -303,7 +303,7 @@ def test_it_warms_up_while_the_learner_trains_the_behaviour_model():
 @pytest.mark.parametrize("learner", [LEARNERS["TD3BC"], LEARNERS["FQL"]], ids=["own model", "the learner's"])
 def test_the_target_never_exceeds_the_limit_and_more_samples_never_lower_it(learner):
     ilq = Untrained(delta=0.5, **SMALL)
-    engine = trained(learner, ilq, seeds=(0, 1), ticks=3)
+    engine = trained(learner, ilq, seeds=(0, 1), steps=3)
     limits = {m: ask(engine, lambda v, m=m: replace(ilq, samples=m).y_lmt(v, v.s)) for m in (1, 3, 10)}
     assert (limits[1] <= limits[3]).all() and (limits[3] <= limits[10]).all() and (limits[1] < limits[10]).any()
     target, limit = ask(engine, lambda v: (ilq.target(v, v.s, -v.a), ilq.y_lmt(v, v.s)))
@@ -398,7 +398,7 @@ def test_the_penalty_is_paid_in_doubt_of_all_members():
     models = {name: tensor[0] for name, tensor in engine.frozen["ilq"].items()}
     s, a = (each[0] for each in ask(engine, lambda v: (v.s, v.a)))
     loop = PlainTargets(replace(ilq, penalty=2.0), models, 0)
-    _, by_hand = loop.imagine(s, a, engine.tick)
+    _, by_hand = loop.imagine(s, a, engine.step)
     torch.testing.assert_close(paid[0], by_hand)
     assert (plain > paid).all()
 
@@ -506,7 +506,7 @@ def test_the_behaviour_model_imitates():
 def test_small_data_of_one_dimension_and_one_episode():
     data = random_data(10, observation=1, action=1)
     data = replace(data, terminals=np.zeros(10, bool), timeouts=np.arange(10) == 9)
-    engine = trained(LEARNERS["TD3BC"], ILQ(**TINY), data=data, ticks=2)
+    engine = trained(LEARNERS["TD3BC"], ILQ(**TINY), data=data, steps=2)
     assert not engine.metrics.failures() and chosen(engine.frozen["ilq"], "termination") == "none"
 
 

@@ -51,24 +51,24 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_equals_a_plain_loop(case):
     """In float64: in float32 a ReLU's input within rounding of 0 may fall on the other side and make two of one."""
-    engine, loop = beside(PlainIQL, replace(CASES[case], hidden=16, batch_size=32), ticks=50, dtype=torch.float64)
+    engine, loop = beside(PlainIQL, replace(CASES[case], hidden=16, batch_size=32), steps=50, dtype=torch.float64)
     assert loop.largest_deviation(engine) < 1e-10
 
 
 @pytest.mark.parametrize("case", ["gaussian", "ddpg+bc"])
 def test_equals_a_plain_loop_in_float32(case):
-    engine, loop = beside(PlainIQL, replace(CASES[case], hidden=64, batch_size=64), ticks=100, dtype=torch.float32)
+    engine, loop = beside(PlainIQL, replace(CASES[case], hidden=64, batch_size=64), steps=100, dtype=torch.float32)
     assert loop.largest_deviation(engine) < 1e-5
 
 
 def test_the_real_sizes_equal_a_plain_loop():
-    engine, loop = beside(PlainIQL, IQL(), ticks=6, dtype=torch.float64)
+    engine, loop = beside(PlainIQL, IQL(), steps=6, dtype=torch.float64)
     assert (resolved_of(engine).learner.hidden, resolved_of(engine).learner.batch_size) == (256, 256)
     assert loop.largest_deviation(engine) < 1e-10
 
 
 def test_weights_saturate_at_100():
-    engine, loop = beside(PlainIQL, IQL(beta=100.0, hidden=16, batch_size=32), ticks=20, dtype=torch.float64)
+    engine, loop = beside(PlainIQL, IQL(beta=100.0, hidden=16, batch_size=32), steps=20, dtype=torch.float64)
     assert loop.largest_weight == 100.0
     assert loop.largest_deviation(engine) < 1e-10
 
@@ -86,7 +86,7 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 @pytest.mark.parametrize("variant", ["awr", "ddpg+bc, deterministic"])
 def test_seeds_together_and_traced_are_seeds_alone(variant):
-    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"steps": 5, "dtype": torch.float64}
     together = trained(VARIANTS[variant], ASPC(interval=2), seeds=(5, 0), traced=True, **settings)
     for position, seed in enumerate(together.seeds):
         alone = trained(VARIANTS[variant], ASPC(interval=2), seeds=(seed,), **settings)
@@ -128,7 +128,7 @@ def test_the_terms_are_those_of_the_mean_action():
                 constraint = (action - v.a).square().sum(1)
             return torch.stack([*terms, q, -q / q.abs().mean(), constraint])
 
-        (found,) = seen(learner, what=shown, ticks=3, dtype=torch.float64)
+        (found,) = seen(learner, what=shown, steps=3, dtype=torch.float64)
         torch.testing.assert_close(found[:3], found[3:], rtol=1e-12, atol=1e-12)
 
 

@@ -133,14 +133,14 @@ def learner(product="linear"):
     return OutputsByInputs(hidden=8, batch_size=16, product=product)
 
 
-def apart(*stack, ticks=8, **options):
+def apart(*stack, steps=8, **options):
     """How far three seeds together are from each of them alone."""
     together = build(*stack, seeds=(0, 4, 7), **options)
-    together.run(ticks)
+    together.run(steps)
     worst = 0.0
     for position, seed in enumerate((0, 4, 7)):
         alone = build(*stack, seeds=(seed,), **options)
-        alone.run(ticks)
+        alone.run(steps)
         worst = max(worst, largest_difference(learned(together, position), learned(alone, 0)))
     return worst
 
@@ -156,7 +156,7 @@ PATHS: dict[str, Any] = {"traced": {"traced": True}, "captured": {"graphs": Emul
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("product", ["linear", "einsum", "joined"])
-def test_so_are_they_however_ticks_are_executed(path, product):
+def test_so_are_they_however_steps_are_executed(path, product):
     assert apart(learner(product), dtype=torch.float64, **PATHS[path]) < 1e-12
 
 

@@ -224,4 +224,4 @@ def test_an_agent_is_evaluated_finetuned_and_found_again_by_id(
     np.testing.assert_array_equal(found.returns, agent.evaluate(episodes=1).returns)
     online = load_agent(tmp_path / "run")
     online.finetune("auto", steps=3, dataset=umaze, warm_up=1, eval_env=None, traced=False)
-    assert online.tick == 6
+    assert online.step == 6

@@ -110,7 +110,7 @@ def test_central_differences_agree(learner, seeds):
 
 @pytest.mark.parametrize("backend", ["closed_form", *TOLERANCES])
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_finite_in_float32_from_the_first_tick_with_dead_units(learner, backend):
+def test_finite_in_float32_from_the_first_step_with_dead_units(learner, backend):
     """Units that are never active leave second moments of exactly 0, where the root has no derivative."""
     engine = build(LEARNERS[learner], ASPC(interval=1, meta_step=backend), seeds=(0, 1))
     group = resolved_of(engine).facts.constrained

@@ -59,7 +59,7 @@ def test_a_run_stays_near_the_exact_one():
     exact.run(50), rounded.run(50)
     for group in ("params/actor/weight1", "params/critic/weight1"):
         moved = learned(exact)[group] - start[group]
-        assert 0 < relative(learned(rounded)[group] - start[group], moved) < 0.25, "of what 50 ticks have moved"
+        assert 0 < relative(learned(rounded)[group] - start[group], moved) < 0.25, "of what 50 steps have moved"
 
 
 def test_traced_is_eager_and_resuming_is_exact():
@@ -79,7 +79,7 @@ def test_precision_is_part_of_what_a_run_is(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="precision bf16 there, float32 here"):
         loaded.fit(made_data(), **options)
     loaded.fit(made_data(), precision="bf16", **options)
-    assert loaded.tick == 4
+    assert loaded.step == 4
     observation = made_data().observations[:5]
     agent.fit(made_data(), precision="bf16", **options)
     assert (loaded.act(observation) == agent.act(observation)).all()

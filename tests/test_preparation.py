@@ -1,4 +1,4 @@
-"""Models trained before tick 1: seeds apart, kept, resumed, taken from the cache, made anew where damaged."""
+"""Models trained before step 1: seeds apart, kept, resumed, taken from the cache, made anew where damaged."""
 
 import pytest
 import torch

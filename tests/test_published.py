@@ -52,7 +52,7 @@ SELECTION: dict[str, Any] = {
     "walker2d-expert": ("return", 4500, 1.5, "return", 4800, 3.0),
 }
 
-# n at the start and at the end, whether the constraint is annealed online, ticks per step of TD3+BC's policy there
+# n at the start and at the end, whether the constraint is annealed online, steps per update of TD3+BC's policy there
 MAZES: dict[str, Any] = {
     "antmaze-umaze": (1.0, 5.0, True, None),
     "antmaze-umaze-diverse": (1.0, 3.0, True, None),
@@ -149,7 +149,7 @@ PRESETS = [(learner, name) for learner in ADAM for name in learner.presets]
 
 
 def rates_at_the_start(*parts):
-    """The first learning rate of each group's optimizer, in a run of a million ticks."""
+    """The first learning rate of each group's optimizer, in a run of a million steps."""
     updates = [update for stage in Stack(parts[0], parts[1:]).resolve().stages for update in stage.updates]
     return {u.group: u.learning_rate(1, 10**6) if callable(u.learning_rate) else u.learning_rate for u in updates}
 

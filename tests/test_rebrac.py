@@ -38,18 +38,18 @@ SMALL = ReBRAC(hidden=8, batch_size=16, policy_every=1)
 
 def test_equals_a_plain_loop_in_float32():
     learner = ReBRAC(hidden=64, batch_size=64, beta2=0.5, actor_learning_rate=3e-4, critic_learning_rate=3e-4)
-    engine, loop = beside(PlainReBRAC, learner, ticks=100, dtype=torch.float32)
+    engine, loop = beside(PlainReBRAC, learner, steps=100, dtype=torch.float32)
     assert loop.largest_deviation(engine) < 1e-5
 
 
 @pytest.mark.parametrize("settings", [{}, {"policy_every": 1, "beta1": 2.0, "beta2": 0.5, "discount": 0.9}])
 def test_equals_a_plain_loop(settings):
-    engine, loop = beside(PlainReBRAC, ReBRAC(hidden=16, batch_size=32, **settings), ticks=60, dtype=torch.float64)
+    engine, loop = beside(PlainReBRAC, ReBRAC(hidden=16, batch_size=32, **settings), steps=60, dtype=torch.float64)
     assert loop.largest_deviation(engine) < 1e-10
 
 
 def test_the_real_sizes_equal_a_plain_loop():
-    engine, loop = beside(PlainReBRAC, ReBRAC(), ticks=4, dtype=torch.float64)
+    engine, loop = beside(PlainReBRAC, ReBRAC(), steps=4, dtype=torch.float64)
     assert (resolved_of(engine).learner.hidden, resolved_of(engine).learner.batch_size) == (256, 1024)
     assert loop.largest_deviation(engine) < 1e-10
 
@@ -105,7 +105,7 @@ def test_the_penalty_is_for_states_of_the_data_alone():
 
 
 def test_seeds_together_and_traced_are_seeds_alone():
-    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"steps": 5, "dtype": torch.float64}
     together = trained(SMALL, ASPC(interval=2), seeds=(5, 0), traced=True, **settings)
     for position, seed in enumerate(together.seeds):
         alone = trained(SMALL, ASPC(interval=2), seeds=(seed,), **settings)
@@ -123,7 +123,7 @@ def test_the_trade_off_weighs_the_actors_penalty():
     assert float(build(SMALL, ASPC()).diagnose()["aspc/scale"]) == pytest.approx(SMALL.beta1)
     assert SMALL.facts().scales == "constraint"
     learner = replace(SMALL, actor_learning_rate=1e-2)
-    loose, tight = (trained(replace(learner, beta1=beta1), ticks=30) for beta1 in (1e-3, 10.0))
+    loose, tight = (trained(replace(learner, beta1=beta1), steps=30) for beta1 in (1e-3, 10.0))
     (far,), (near,) = (engine.metrics.flush()["actor/constraint"] for engine in (loose, tight))
     assert far > 1.2 * near
 

@@ -323,7 +323,7 @@ def test_no_name_of_a_set_has_a_module_imported(evil: str) -> None:
 def test_no_suite_has_a_module_imported_that_was_not_allowed(evil: str, tmp_path: Path, capsys) -> None:
     save_npz(hostile("module of the id"), tmp_path / "data.npz")
     text = (
-        'about = "x"\nlearners = "TD3BC hidden=8 batch_size=16"\ndata = "npz:data.npz"\nseeds = 1\nticks = 2\n'
+        'about = "x"\nlearners = "TD3BC hidden=8 batch_size=16"\ndata = "npz:data.npz"\nseeds = 1\nsteps = 2\n'
         "evaluation = {{ every = 2, episodes = 1, env = {env!r} }}\n"
     )
     (tmp_path / "own.toml").write_text(text.format(env=f"{evil}:Thing-v0"))

@@ -45,28 +45,28 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 def test_metrics_are_on_disk_at_once_and_in_the_csv_on_close(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         log.append(1, {"loss": torch.tensor([0.5, float("nan")]), "note": "warm"})
-        assert read_metrics(log.path) == [{"tick": 1, "loss": [0.5, None], "note": "warm"}]
+        assert read_metrics(log.path) == [{"step": 1, "loss": [0.5, None], "note": "warm"}]
         log.append(2, {"score": np.float64(3.0), "loss": [0.25, 0.125]})
     log.close()
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows == [
-        {"tick": "1", "loss/0": "0.5", "loss/1": "", "note": "warm", "score": ""},
-        {"tick": "2", "loss/0": "0.25", "loss/1": "0.125", "note": "", "score": "3.0"},
+        {"step": "1", "loss/0": "0.5", "loss/1": "", "note": "warm", "score": ""},
+        {"step": "2", "loss/0": "0.25", "loss/1": "0.125", "note": "", "score": "3.0"},
     ]
 
 
 def test_a_resumed_run_doubles_nothing_and_drops_a_torn_line(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
-    for tick in (1, 2, 3):
-        log.append(tick, {"loss": tick})
+    for step in (1, 2, 3):
+        log.append(step, {"loss": step})
     with log.path.open("a") as file:  # a crash in the middle of a line
-        file.write('{"tick": 4, "lo')
-    assert [row["tick"] for row in read_metrics(log.path)] == [1, 2, 3]
-    with MetricsLog(tmp_path, before=read_metrics(log.path)[:2], resumed_tick=2) as resumed:
-        for tick in (3, 4):
-            resumed.append(tick, {"loss": 10 * tick})
-    assert [(row["tick"], row["loss"]) for row in read_metrics(log.path)] == [(1, 1), (2, 2), (3, 30), (4, 40)]
+        file.write('{"step": 4, "lo')
+    assert [row["step"] for row in read_metrics(log.path)] == [1, 2, 3]
+    with MetricsLog(tmp_path, before=read_metrics(log.path)[:2], resumed_step=2) as resumed:
+        for step in (3, 4):
+            resumed.append(step, {"loss": 10 * step})
+    assert [(row["step"], row["loss"]) for row in read_metrics(log.path)] == [(1, 1), (2, 2), (3, 30), (4, 40)]
     with MetricsLog(tmp_path):
         assert read_metrics(log.path) == []
 
@@ -74,7 +74,7 @@ def test_a_resumed_run_doubles_nothing_and_drops_a_torn_line(tmp_path: Path) -> 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1}'])
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"tick": 1}\n' + line + "\n")
+    path.write_text('{"step": 1}\n' + line + "\n")
     with pytest.raises(TrainingError, match=r"metrics\.jsonl, line 2 is not a row"):
         read_metrics(path)
 
@@ -90,7 +90,7 @@ def test_a_killed_process_leaves_valid_lines(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, env=environment)
     assert done.returncode == 9
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"tick": 1, "loss": 0.5}]
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 0.5}]
 
 
 def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
@@ -153,11 +153,11 @@ def test_device_name_tells_the_processor() -> None:
 
 def curves(seeds: int) -> Curves:
     """Scores with a seed lost on the way, a quantity to be drawn linearly, and one over many decades."""
-    ticks, often = np.arange(0, 10_001, 1000), np.arange(0, 10_001, 100)
-    scores = np.linspace(0, 50, len(ticks))[:, None] + np.arange(seeds)
+    steps, often = np.arange(0, 10_001, 1000), np.arange(0, 10_001, 100)
+    scores = np.linspace(0, 50, len(steps))[:, None] + np.arange(seeds)
     scores[6:, 0] = np.nan
     decay = np.exp(-often / 1000)[:, None] * np.ones(seeds)
-    return Curves(ticks, scores, {"aspc/scale": (often, 1 + decay), "ssar/beta": (often, decay)})
+    return Curves(steps, scores, {"aspc/scale": (often, 1 + decay), "ssar/beta": (often, decay)})
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -169,13 +169,13 @@ def test_learning_curves_draw_a_png_with_labelled_panels(
     drawn: list[Figure] = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
-    plain = Curves(curves(seeds).ticks, curves(seeds).scores)
+    plain = Curves(curves(seeds).steps, curves(seeds).scores)
     path = learning_curves({"TD3BC": plain, "TD3BC + ASPC": curves(seeds)}, tmp_path / "new" / "a.png", title="Hopper")
     assert path.read_bytes().startswith(b"\x89PNG")
     panels = drawn[0].axes
     assert [panel.get_ylabel() for panel in panels] == ["normalised score", "aspc/scale", "ssar/beta"]
     assert [panel.get_yscale() for panel in panels] == ["linear", "linear", "log"]
-    assert all("ticks" in panel.get_xlabel() for panel in panels)
+    assert all("steps" in panel.get_xlabel() for panel in panels)
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["TD3BC", "TD3BC + ASPC"]
 
 

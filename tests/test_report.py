@@ -92,21 +92,21 @@ def test_folders_are_reported_together_but_no_seed_twice(tmp_path):
     read = read_grid([first, second])
     assert len(read.cells) == 4
     assert effects(read, "last_ten")[0].adapter == "ASPC"  # twins meet across folders
-    with pytest.raises(EvaluationError, match="seed 0 of TD3BC for 20000 ticks is there 2 times"):
+    with pytest.raises(EvaluationError, match="seed 0 of TD3BC for 20000 steps is there 2 times"):
         read_grid([first, first])
 
 
 def test_lengths_are_told_apart(tmp_path):
-    rows = [row("TD3BC", [], HOPPER, 0), row("TD3BC", [], HOPPER, 0, ticks=100, cell="short")]
+    rows = [row("TD3BC", [], HOPPER, 0), row("TD3BC", [], HOPPER, 0, steps=100, cell="short")]
     labels = [stack.label for stack in read_grid([folder(tmp_path, rows)]).stacks]
-    assert labels == ["TD3BC, 20,000 ticks", "TD3BC, 100 ticks"]
+    assert labels == ["TD3BC, 20,000 steps", "TD3BC, 100 steps"]
     both = [
-        each | {"ticks": ticks, "cell": f"{ticks} {each['cell']}"} for each in grid(("TD3BC",)) for ticks in (100, 200)
+        each | {"steps": steps, "cell": f"{steps} {each['cell']}"} for each in grid(("TD3BC",)) for steps in (100, 200)
     ]
     titles = [text.title(effect) for effect in found_in(tmp_path / "both", both).effects]
-    averages = [f"{adapter} on TD3BC, {n} ticks, mean over 2 stacks" for n in (100, 200) for adapter in ("ASPC", "ANQ")]
+    averages = [f"{adapter} on TD3BC, {n} steps, mean over 2 stacks" for n in (100, 200) for adapter in ("ASPC", "ANQ")]
     assert sorted(titles[:4]) == sorted(averages)
-    assert "ASPC on TD3BC + ANQ, 100 ticks" in titles
+    assert "ASPC on TD3BC + ANQ, 100 steps" in titles
 
 
 # -- findings -----------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_twins_share_everything_but_that_adapter(tmp_path):
     rows = [row("TD3BC", (), HOPPER, 0), row("TD3BC", ("ANQ", "ASPC"), HOPPER, 0), row("IQL", ("ASPC",), HOPPER, 0)]
     rows += [row("TD3BC", ("ASPC",), HOPPER, 1), row("TD3BC", ("SSAR",), MAZE, 0)]
     assert find(read_grid([folder(tmp_path, rows)]), "last_ten").effects == []
-    other_length = row("TD3BC", ("ASPC",), HOPPER, 0, ticks=100)
+    other_length = row("TD3BC", ("ASPC",), HOPPER, 0, steps=100)
     assert found_in(tmp_path, [*rows, other_length]).effects == []
     effects = found_in(tmp_path, [*rows, row("TD3BC", ("ANQ",), HOPPER, 0)]).effects
     assert [text.title(effect) for effect in effects] == ["ASPC on TD3BC + ANQ", "ANQ on TD3BC"]
@@ -168,7 +168,7 @@ def test_a_lost_seed_counts_as_the_random_policy(tmp_path):
     ]
     assert profile.share[5] == 0.5  # half the seeds are above 2.5
     said = page(found, "report")
-    assert "1 of 2 seeds lost" in said and "lost at tick 5,000: critic was not finite" in said
+    assert "1 of 2 seeds lost" in said and "lost at step 5,000: critic was not finite" in said
     assert "1 of 2 pairs lost" in said
     assert any("1 of 8 seeds were lost" in note for note in text.warnings(found.grid))
 
@@ -207,11 +207,11 @@ def test_curves_keep_where_a_seed_was_lost(tmp_path):
     rows = grid(**SMALL)
     rows[4] = lost(rows[4])
     curves = read_grid([folder(tmp_path, rows)]).cells["TD3BC + ASPC", HOPPER].curves()
-    assert curves.ticks.tolist() == [1_000 * i for i in range(1, 21)]
+    assert curves.steps.tolist() == [1_000 * i for i in range(1, 21)]
     assert np.isnan(curves.scores[4:, 0]).all() and np.isfinite(curves.scores[:4, 0]).all()
     assert np.isfinite(curves.scores[:, 1]).all()
-    ticks, values = curves.series["aspc/scale"]
-    assert values.shape == (len(ticks), 2)
+    steps, values = curves.series["aspc/scale"]
+    assert values.shape == (len(steps), 2)
 
 
 # -- words --------------------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def test_a_phone_scrolls_tables_and_not_the_page(opened, scheme):
 
 def test_one_evaluation_and_equal_scores_are_drawn(browser, tmp_path):
     """Axes without an extent, such as those of a smoke test."""
-    one = [{"tick": 100, "value": 0.0, "returns": [20.0]}]
+    one = [{"step": 100, "value": 0.0, "returns": [20.0]}]
     same = {"last": 0.0, "best": 0.0, "last_ten": 0.0, "evaluations": one, "series": {"aspc/scale": [[100], [2.5]]}}
     rows = [each | same for each in grid(("TD3BC",), ((), ("ASPC",)), (HOPPER,), 1)]
     file = tmp_path / "report.html"

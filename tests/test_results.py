@@ -46,7 +46,7 @@ def test_scores_of_kept_rows_are_those_of_their_returns(folder):
         for each in row["evaluations"]:
             assert each["value"] == pytest.approx(100 * (np.mean(each["returns"]) - low) / (high - low), abs=1e-3)
         online = row.get("online")
-        values = [each["value"] for each in row["evaluations"] if not online or each["tick"] > online["after tick"]]
+        values = [each["value"] for each in row["evaluations"] if not online or each["step"] > online["after step"]]
         expected = {"last": values[-1], "best": max(values), "last_ten": np.mean(values[-10:])}
         assert {name: dict(row)[name] for name in expected} == pytest.approx(expected, abs=1e-3)
 
@@ -95,9 +95,9 @@ def test_a_run_folder_becomes_rows_before_and_after_fine_tuning(tmp_path):
     offline, online = kept[0], kept[2]
     assert (offline["stack"], offline["seed"]) == ("TD3BC(batch_size=16, hidden=8) + ASPC(interval=1)", 0)
     assert online["stack"] == offline["stack"] + ", online from buffer half"
-    assert (offline["tick"], offline["ticks"], online["tick"], online["ticks"]) == (4, 4, 8, 8)
+    assert (offline["step"], offline["steps"], online["step"], online["steps"]) == (4, 4, 8, 8)
     assert offline["series"].keys() >= {"aspc/scale", "actor/value", "actor/constraint"}
-    assert [each["tick"] for each in online["evaluations"]] == [2, 4, 6, 8]
+    assert [each["step"] for each in online["evaluations"]] == [2, 4, 6, 8]
     assert online["last"] == pytest.approx(online["evaluations"][-1]["value"])
     assert online["command"] == "made online" and online["threads"] == 1
     with pytest.raises(ValueError, match="stack is not TD3BC"):

@@ -31,13 +31,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def ticks(folder: Path) -> list[int]:
-    return [row["tick"] for row in read_metrics(folder / "metrics.jsonl")]
+def steps(folder: Path) -> list[int]:
+    return [row["step"] for row in read_metrics(folder / "metrics.jsonl")]
 
 
-def at(tick: int, out: Path | None = None, seeds=2):
+def at(step: int, out: Path | None = None, seeds=2):
     agent = stack()
-    agent.fit(data(), stop_after=tick, out=out, **LONG | {"seeds": seeds})
+    agent.fit(data(), stop_after=step, out=out, **LONG | {"seeds": seeds})
     return agent
 
 
@@ -57,7 +57,7 @@ def test_another_run_s_folder_is_left_as_it_is(tmp_path, missing, begun):
     ):
         agent.fit(data(), out=tmp_path, **LONG)
     assert contents(tmp_path) == before
-    assert agent.tick == begun
+    assert agent.step == begun
     if not begun:
         with pytest.raises(TrainingError, match="not trained yet"):
             _ = agent.run
@@ -68,11 +68,11 @@ def test_of_one_run_the_further_goes_on(tmp_path, own, kept):
     at(kept, tmp_path)
     agent, whole = at(own) if own else stack(), at(12)
     agent.fit(data(), stop_after=max(own, kept), out=tmp_path, **LONG)
-    assert agent.tick == load_agent(tmp_path, "cpu").tick == max(own, kept), "nothing is lost on either side"
-    assert ticks(tmp_path) == list(range(2, max(own, kept) + 1, 2))
+    assert agent.step == load_agent(tmp_path, "cpu").step == max(own, kept), "nothing is lost on either side"
+    assert steps(tmp_path) == list(range(2, max(own, kept) + 1, 2))
     agent.fit(data(), out=tmp_path, **LONG)
     assert learned(agent) == learned(load_agent(tmp_path, "cpu")) == learned(whole)
-    assert ticks(tmp_path) == [2, 4, 6, 8, 10, 12]
+    assert steps(tmp_path) == [2, 4, 6, 8, 10, 12]
 
 
 def test_a_run_that_is_ahead_is_written_at_once(tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_a_run_that_is_ahead_is_written_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(Loop, "run", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         agent.fit(data(), out=tmp_path, **LONG)
-    assert load_agent(tmp_path, "cpu").tick == 8
+    assert load_agent(tmp_path, "cpu").step == 8
 
 
 def test_fine_tuning_asks_who_a_folder_is_of(tmp_path):

@@ -77,6 +77,6 @@ def test_a_run_is_what_the_agent_trained():
     with pytest.raises(TrainingError, match="not trained yet"):
         _ = agent.run
     agent.fit(line_data(), steps=3, seeds=2, device="cpu", traced=False, progress=False)
-    assert agent.run.identity.stack == agent.stack.to_spec() and agent.run.engine.tick == 3
+    assert agent.run.identity.stack == agent.stack.to_spec() and agent.run.engine.step == 3
     kinds = {name.partition("/")[0] for name in agent.run.engine.state()}
     assert {"params", "targets", "adam", "metrics"} <= kinds <= {*KINDS, "metrics"}

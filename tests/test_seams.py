@@ -54,16 +54,16 @@ def groups(names: list[str]) -> set[str]:
 
 @pytest.mark.parametrize("adapter", [ASPC(interval=1), FixedTradeoff(value=2.0)], ids=lambda adapter: adapter.name)
 @each_learner
-def test_three_ticks_are_finite(learner, adapter):
+def test_three_steps_are_finite(learner, adapter):
     engine, start = build(learner, adapter, seeds=(0, 1)), build(learner, adapter, seeds=(0, 1))
-    for tick in range(1, 4):
+    for step in range(1, 4):
         engine.run(1)
         assert all(tensor.isfinite().all() for tensor in engine.state().values())
         scalars = engine.metrics.flush()
         assert torch.tensor(list(scalars.values())).isfinite().all()
         assert f"{learner.facts().constrained}/loss" in scalars and "critic/loss" in scalars
         if adapter.name == "aspc":
-            assert all(derivative != 0 for derivative in scalars["aspc/gradient"]), tick
+            assert all(derivative != 0 for derivative in scalars["aspc/gradient"]), step
     assert not engine.metrics.failures()
     moved = groups(different(learned(engine), learned(start)))
     assert moved == set(engine.params), "every group learns"
@@ -114,7 +114,7 @@ def test_a_neutral_answer_changes_nothing(name, seam):
 def test_a_neutral_answer_changes_nothing_while_the_trade_off_is_learned(seam):
     for learner in LEARNERS.values():
         if seam in learner.facts().seams:
-            one, two = (trained(learner, ASPC(interval=1), *probe, ticks=2) for probe in ((), (Probe(seam=seam),)))
+            one, two = (trained(learner, ASPC(interval=1), *probe, steps=2) for probe in ((), (Probe(seam=seam),)))
             assert not different(learned(one), learned(two))
 
 
@@ -332,7 +332,7 @@ def test_nothing_in_a_view_carries_gradient(learner):
             return default()
 
     for seam in {"bootstrap", "constraint"} & learner.facts().seams:
-        trained(learner, Inspector(seam=seam), ticks=1)
+        trained(learner, Inspector(seam=seam), steps=1)
     assert carries == {"view": False} | ({"action": True} if "constraint" in learner.facts().seams else {})
 
 
@@ -344,7 +344,7 @@ def test_the_constraint_reaches_the_policy_by_its_action_alone(name):
             return super().constraint(v, action.detach(), default)
 
     learner, settings = LEARNERS[name], {"seam": "constraint", "by": 5.0}
-    plain, probed, blind = (trained(learner, each(**settings), ticks=1) for each in (Plain, Probe, Blind))
+    plain, probed, blind = (trained(learner, each(**settings), steps=1) for each in (Plain, Probe, Blind))
     assert not different(learned(plain), learned(blind))
     assert groups(different(learned(plain), learned(probed))) == {learner.facts().constrained}
 
@@ -484,7 +484,7 @@ def test_a_learners_own_value_is_the_one_that_is_read():
     learner = LEARNERS["IQL"]
     stack = Stack(learner, (Reader(), Reader(name="other", tau=0.7)))
     assert stack.resolve().shared_value is None
-    engine = trained(learner, Reader(), ticks=1)
+    engine = trained(learner, Reader(), steps=1)
     assert set(engine.params) == learner_groups(learner)
     difference = seen(learner, Reader(), what=lambda v: v.value(v.s) - learner.value(v.p["value"], v.s))
     assert (difference == 0).all()
@@ -500,7 +500,7 @@ def test_the_shared_value_is_an_expectile_of_the_target_critics():
     learner = LEARNERS["TD3BC"]
     engine, after = (
         build(learner, Reader(), dtype=torch.float64),
-        trained(learner, Reader(), ticks=1, dtype=torch.float64),
+        trained(learner, Reader(), steps=1, dtype=torch.float64),
     )
     value = {name: tensor[0].clone().requires_grad_() for name, tensor in engine.params["value"].items()}
     optimizer = torch.optim.Adam(value.values(), lr=3e-4)
@@ -627,7 +627,7 @@ def test_what_does_not_fit_is_refused_with_both_names_and_a_way_out(case):
 
 @pytest.mark.parametrize("learner", [*LEARNERS.values(), TinyIQL(clip=0.4)], ids=[*LEARNERS, "clipped"])
 def test_seeds_together_are_seeds_alone(learner):
-    options: dict[str, Any] = {"ticks": 20, "dtype": torch.float64}
+    options: dict[str, Any] = {"steps": 20, "dtype": torch.float64}
     together = trained(learner, ASPC(interval=2), seeds=(5, 0), **options)
     for position, seed in enumerate(together.seeds):
         alone = trained(learner, ASPC(interval=2), seeds=(seed,), **options)
@@ -678,7 +678,7 @@ class Poisoned(Adapter):
 
 @each_learner
 def test_a_poisoned_column_is_one_seeds_own(learner):
-    seeds: dict[str, Any] = {"seeds": (4, 5, 6), "ticks": 4}
+    seeds: dict[str, Any] = {"seeds": (4, 5, 6), "steps": 4}
     poisoned, clean = trained(learner, Poisoned(), **seeds), trained(learner, Poisoned(seed=-1), **seeds)
     assert not different(others(poisoned), others(clean))
     group = learner.facts().constrained
@@ -694,7 +694,7 @@ def test_traced_is_eager(learner):
     seeds: tuple[int, ...] = (0, 1)
     if learner is LEARNERS["TD3BC"]:
         adapters, seeds = (*adapters, Reader()), (0,)
-    eager, traced = (trained(learner, *adapters, seeds=seeds, ticks=9, traced=each) for each in (False, True))
+    eager, traced = (trained(learner, *adapters, seeds=seeds, steps=9, traced=each) for each in (False, True))
     assert len(traced.traced) >= 4 and all(traced.traced.values()), "stages, with and without meta step, and its two"
     assert not any(eager.traced.values())
     assert not different(learned(eager), learned(traced))
@@ -711,7 +711,7 @@ def steps(engine: Engine, group: str) -> int:
 
 @dataclass(frozen=True)
 class Slow(TD3BC):
-    """Steps its actor every third tick, with averages at times of their own."""
+    """Updates its actor at every third step, with averages at times of their own."""
 
     def stages(self, phase):
         critic, actor = super().stages(phase)
@@ -722,14 +722,14 @@ class Slow(TD3BC):
 def test_intervals_of_stages_and_averages():
     """Averages run with their stage, at multiples of their own interval, from their start on."""
     engine = build(Slow(hidden=4, batch_size=8), ASPC(interval=2), dtype=torch.float64)
-    for tick in range(1, 13):
+    for step in range(1, 13):
         before = learned(engine)
         engine.run(1)
         after = learned(engine)
-        assert (steps(engine, "critic"), steps(engine, "actor")) == (tick, tick // 3)
+        assert (steps(engine, "critic"), steps(engine, "actor")) == (step, step // 3)
         stepped = int(engine.state()["adam/aspc.scale/rho/step"])
-        assert stepped == tick // 6, "an outer step per two steps of the actor"
-        due = {"critic": 0.5 if tick % 6 == 0 else 0.0, "actor": 0.1 if tick % 3 == 0 and tick >= 7 else 0.0}
+        assert stepped == step // 6, "an outer step per two updates of the actor"
+        due = {"critic": 0.5 if step % 6 == 0 else 0.0, "actor": 0.1 if step % 3 == 0 and step >= 7 else 0.0}
         for group, rate in due.items():
             for name in engine.targets[group]:
                 expected = (1 - rate) * before[f"targets/{group}/{name}"] + rate * after[f"params/{group}/{name}"]
@@ -793,7 +793,7 @@ def test_the_joined_stage_steps_with_the_constrained_one(learner):
     stages = Stack(learner, (Bystander(),)).resolve().stages
     (joined,) = [stage for stage in stages if learner.facts().constrained in [u.group for u in stage.updates]]
     assert "bystander.with" in [update.group for update in joined.updates]
-    engine = trained(learner, Bystander(), ticks=3)
+    engine = trained(learner, Bystander(), steps=3)
     assert {int(engine.state()[f"adam/bystander.{slot}/w/step"]) for slot in SLOTS} == {3}
 
 
@@ -860,7 +860,7 @@ def test_buffers_advance_at_their_interval_and_per_seed():
             return {"calls": v.buffers[self.name]["calls"] + 1, "noise": v.normal("here", ())}
 
     engine = build(LEARNERS["TD3BC"], Counting(), seeds=(0, 1))
-    for tick in range(1, 8):
+    for step in range(1, 8):
         engine.run(1)
-        assert engine.buffers["counting"]["calls"].tolist() == [tick // 3] * 2
+        assert engine.buffers["counting"]["calls"].tolist() == [step // 3] * 2
     assert float(engine.buffers["counting"]["noise"].diff()) != 0

@@ -22,7 +22,7 @@ def test_jax_and_the_plain_loop_are_the_same_algorithm():
     jax = pytest.importorskip("jax")
     from benchmarks.speed import jax_loop
 
-    tick = jax.jit(jax_loop.tick, static_argnums=3)
+    step = jax.jit(jax_loop.step, static_argnums=3)
     torch.manual_seed(0)
     plain = PlainTD3BC(SMALL)
     state = jax_loop.start(jax_loop.from_torch(plain.actor), [jax_loop.from_torch(net) for net in plain.critics])
@@ -30,14 +30,14 @@ def test_jax_and_the_plain_loop_are_the_same_algorithm():
         sizes = (SMALL.state, SMALL.action, 1, SMALL.state)
         batch = [*(torch.randn(SMALL.batch, size) for size in sizes), (torch.rand(SMALL.batch, 1) < 0.1).float()]
         noise = torch.randn(SMALL.batch, SMALL.action)
-        theirs = plain.tick(batch, noise, number % 2 == 0)
+        theirs = plain.step(batch, noise, number % 2 == 0)
         columns = [column.squeeze(1).numpy() for column in batch]
-        state, ours = tick(state, columns, noise.numpy(), number % 2 == 0)
+        state, ours = step(state, columns, noise.numpy(), number % 2 == 0)
         assert [float(loss) for loss in ours] == pytest.approx([float(loss) for loss in theirs], rel=1e-4)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_products_of_a_tick_are_those_counted_by_hand(seeds):
+def test_products_of_a_step_are_those_counted_by_hand(seeds):
     found = counts(Contestant("case", "floor", seeds=seeds, shape=SMALL))
     s, a, w = SMALL.state, SMALL.action, SMALL.width
     policy, critic = s * w + w * w + w * a, (s + a) * w + w * w  # a single output is no matrix product
@@ -50,7 +50,7 @@ def test_products_of_a_tick_are_those_counted_by_hand(seeds):
 
 def test_traffic_is_each_input_and_output_once():
     x, row = torch.zeros(4, 8), torch.zeros(8)
-    found = count(lambda ticks: (x + row.expand(4, 8)).view(-1), 1)
+    found = count(lambda steps: (x + row.expand(4, 8)).view(-1), 1)
     assert (found.bytes, found.calls, found.products) == (4 * (32 + 8 + 32), 1, 0)
 
 
@@ -72,15 +72,15 @@ def test_a_process_is_timed_and_what_it_says_survives_json():
     (timing,) = measure([Contestant("plain", "plain", shape=SMALL)], Plan(blocks=2, seconds=0.01), "test")
     assert len(timing.seconds) == 2
     assert all(seconds > 0 for seconds in timing.seconds)
-    assert timing.ticks % 20 == 0
+    assert timing.steps % 20 == 0
     assert Timing.from_json(json.loads(json.dumps(timing.to_json()))) == timing
 
 
 def timings(**seconds: float) -> list[dict]:
-    """Made-up seconds per tick, by contestant."""
+    """Made-up seconds per step, by contestant."""
     everybody = {each.name: each for each in suites.main_suite("cpu")}
     return [
-        Timing(everybody[name], ticks=20, seconds=[value, value * 1.01, value * 0.99]).to_json()
+        Timing(everybody[name], steps=20, seconds=[value, value * 1.01, value * 0.99]).to_json()
         for name, value in seconds.items()
     ]
 
@@ -128,6 +128,6 @@ def test_the_report_shows_ratios_first_and_who_was_skipped(tmp_path):
     read = record.read(tmp_path / "speed.jsonl")
     assert read == result
     text = markdown(read)
-    assert text.index("### Ratios") < text.index("### Ticks") < text.index("### Cost by batch")
+    assert text.index("### Ratios") < text.index("### Steps") < text.index("### Cost by batch")
     assert "skipped: d3rlpy cannot be imported" in text
     assert "| 64    | 1000" in text

@@ -33,7 +33,7 @@ from .helpers import (
     resolved_of,
     trained,
 )
-from .reference.common import draw, minibatch, step
+from .reference.common import draw, minibatch, update
 from .reference.spot import PlainSPOT
 from .reference.vae import PlainVAE, plain_vae
 from .sketches import TinyCQL, TinyFQL, TinyIQL
@@ -75,11 +75,11 @@ def test_the_model_is_trained_as_in_a_plain_loop():
     for position, seed in enumerate(one.seeds):
         model = plain_vae(init_action_vae(3, 2, 4, 16, generator(seed, "spot.behavior")))
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        for tick in range(1, 26):
-            index = minibatch(32, 200, seed, tick, "spot.behavior/batch")
+        for step in range(1, 26):
+            index = minibatch(32, 200, seed, step, "spot.behavior/batch")
             s, a = one.table["observation"][index], one.table["action"][index]
-            u, divergence = model(s, a, draw("normal", "spot.behavior/latent", (32, 4), seed, tick, torch.float32))
-            step(optimizer, mse_loss(u, a) + 0.3 * divergence.mean())
+            u, divergence = model(s, a, draw("normal", "spot.behavior/latent", (32, 4), seed, step, torch.float32))
+            update(optimizer, mse_loss(u, a) + 0.3 * divergence.mean())
         expected = plain_vae({name: tensor[position] for name, tensor in found.items()})
         for ours, theirs in zip(expected.parameters(), model.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
@@ -175,7 +175,7 @@ def test_equals_a_plain_loop():
     learner, spot = TD3BC(hidden=64, batch_size=64), SPOT(weight=0.7, **TINY)
     data = random_data(500, 11, 3)
     engine = build(learner, spot, seeds=(3,), data=data, dtype=torch.float64)
-    without = trained(learner, seeds=(3,), data=data, dtype=torch.float64, ticks=40)
+    without = trained(learner, seeds=(3,), data=data, dtype=torch.float64, steps=40)
     loop = PlainSPOT(engine, data, 0.7)
     engine.run(40)
     loop.run(40)
@@ -194,7 +194,7 @@ def test_aspcs_gradient_passes_through_the_density(learner, samples):
 def constraint(learner, spot: SPOT) -> Tensor:
     """The constraint of the learner's policy on the first minibatch, over the density."""
     engine = build(learner, spot, dtype=torch.float64)
-    engine.set_tick(1)
+    engine.set_step(1)
 
     def answer(v):
         action = v.a.flip(0)
@@ -218,7 +218,7 @@ def test_the_strength_is_the_published_one_at_the_learners_own_trade_off():
 
 def test_a_larger_trade_off_from_elsewhere_loosens_it():
     """Four times the learner's own is a quarter of the weight: Adam's step sees no scale, but for its epsilon."""
-    spot, options = SPOT(weight=0.8, **TINY), {"dtype": torch.float64, "ticks": 6}
+    spot, options = SPOT(weight=0.8, **TINY), {"dtype": torch.float64, "steps": 6}
     found = trained(TD3BC(**SMALL), spot, FixedTradeoff(value=10.0), **options)
     expected = trained(TD3BC(**SMALL), replace(spot, weight=0.2), **options)
     tight = trained(TD3BC(**SMALL), spot, **options)
@@ -227,7 +227,7 @@ def test_a_larger_trade_off_from_elsewhere_loosens_it():
 
 
 def test_seeds_together_and_traced_are_seeds_alone_and_untraced():
-    options: dict[str, Any] = {"dtype": torch.float64, "ticks": 20}
+    options: dict[str, Any] = {"dtype": torch.float64, "steps": 20}
     stack = (TD3BC(**SMALL), SPOT(samples=2, **TINY))
     together = trained(*stack, seeds=(0, 4), traced=True, **options)
     for position, seed in enumerate((0, 4)):
@@ -256,8 +256,8 @@ def test_online_it_cools_linearly_to_its_end():
     assert spot.answers(facts, "offline") == {"constraint"}
     assert spot.answers(facts, "online") == {"constraint", "constraint_scale"}
     assert SPOT(online_end=1.0).answers(facts, "online") == {"constraint"}
-    for tick, expected in ((1, 0.99), (50, 0.5), (80, 0.2), (1000, 0.2)):
-        v = SimpleNamespace(phase_tick=torch.tensor(tick), r=torch.zeros(1, dtype=torch.float64))
+    for step, expected in ((1, 0.99), (50, 0.5), (80, 0.2), (1000, 0.2)):
+        v = SimpleNamespace(phase_step=torch.tensor(step), r=torch.zeros(1, dtype=torch.float64))
         assert float(spot.constraint_scale(v)) == pytest.approx(expected)
 
 

@@ -31,7 +31,7 @@ from adaptive_constraints.pretraining.preparation import prepare
 from adaptive_constraints.testing import check_adapter, made_data
 
 from .helpers import build, different, largest_difference, learned, random_data, trained
-from .reference.common import NAMES, Scalar, adam, average, beside, minibatch, step_together, take
+from .reference.common import NAMES, Scalar, adam, average, beside, minibatch, take, update_together
 from .reference.ssar import THRESHOLD, Coefficient, OnCQL, OnTD3BC, squashed_margin
 from .sketches import TinyCQL, TinyFQL, TinyIQL
 
@@ -59,27 +59,27 @@ def one_thread():
 # -- plain loops ------------------------------------------------------------------------------------------------------
 
 
-def beside_ssar(loop: type[Coefficient], learner, dtype, loosen_bound: bool, ticks: int) -> tuple[Engine, Coefficient]:
-    """An engine and a plain loop after the same ticks; n grows in between."""
+def beside_ssar(loop: type[Coefficient], learner, dtype, loosen_bound: bool, steps: int) -> tuple[Engine, Coefficient]:
+    """An engine and a plain loop after the same steps; n grows in between."""
     ssar = SSAR(select="return", return_threshold=THRESHOLD, loosen_bound=loosen_bound, hidden=24, growth_every=20)
-    start = learned(build(learner, ssar, seeds=(0,), horizon=ticks, data=random_data(1000, 11, 3), dtype=dtype))
+    start = learned(build(learner, ssar, seeds=(0,), horizon=steps, data=random_data(1000, 11, 3), dtype=dtype))
     make = lambda engine, data: loop(engine, data, loosen_bound, 20)  # noqa: E731
-    engine, plain = beside(make, learner, ssar, ticks=ticks, seeds=(0,), dtype=dtype)
-    assert float(engine.buffers["ssar"]["n"]) == pytest.approx(plain.n) == pytest.approx(1 + 0.2 * min(10, ticks // 20))
+    engine, plain = beside(make, learner, ssar, steps=steps, seeds=(0,), dtype=dtype)
+    assert float(engine.buffers["ssar"]["n"]) == pytest.approx(plain.n) == pytest.approx(1 + 0.2 * min(10, steps // 20))
     moved = {name: float((learned(engine)[name] - start[name]).abs().max()) for name in start}
     assert moved["params/ssar.beta/bias3"] > 1e-3, "the coefficient must have moved for this to say anything"
     return engine, plain
 
 
-@pytest.mark.parametrize(("loosen_bound", "ticks"), [(True, 100), (False, 40)])
-def test_equals_a_plain_loop_on_td3bc(loosen_bound, ticks):
-    engine, plain = beside_ssar(OnTD3BC, TD3BC(hidden=64, batch_size=64), torch.float32, loosen_bound, ticks)
+@pytest.mark.parametrize(("loosen_bound", "steps"), [(True, 100), (False, 40)])
+def test_equals_a_plain_loop_on_td3bc(loosen_bound, steps):
+    engine, plain = beside_ssar(OnTD3BC, TD3BC(hidden=64, batch_size=64), torch.float32, loosen_bound, steps)
     assert plain.largest_deviation(engine) < 1e-5
 
 
-@pytest.mark.parametrize(("loosen_bound", "ticks"), [(True, 50), (False, 25)])
-def test_equals_a_plain_loop_on_cql(loosen_bound, ticks):
-    engine, plain = beside_ssar(OnCQL, CQL(hidden=16, batch_size=16), torch.float64, loosen_bound, ticks)
+@pytest.mark.parametrize(("loosen_bound", "steps"), [(True, 50), (False, 25)])
+def test_equals_a_plain_loop_on_cql(loosen_bound, steps):
+    engine, plain = beside_ssar(OnCQL, CQL(hidden=16, batch_size=16), torch.float64, loosen_bound, steps)
     assert plain.largest_deviation(engine) < 1e-9
 
 
@@ -183,7 +183,7 @@ class Fixed(SSAR):
 @pytest.mark.parametrize(("w", "sign"), [(0.005, -1), (-0.05, 1)])
 def test_a_constant_w_moves_the_coefficient(w, sign):
     ssar = Fixed(select="all", w=w, hidden=8, rate=1e-2)
-    engine = trained(LEARNERS["TD3BC"], ssar, ticks=1)
+    engine = trained(LEARNERS["TD3BC"], ssar, steps=1)
     before = engine.diagnose()
     engine.run(40)
     after = engine.diagnose()
@@ -371,13 +371,13 @@ def test_surrogate_is_the_nearest_of_the_draws():
 
 def test_on_a_learner_with_a_model_of_the_behaviour_it_is_the_distance_to_that():
     learner = FQL(hidden=8, layers=2, batch_size=16)
-    engine = trained(learner, SSAR(hidden=8, n_start=2.0), ticks=2, dtype=torch.float64)
+    engine = trained(learner, SSAR(hidden=8, n_start=2.0), steps=2, dtype=torch.float64)
     w, constraint = (
         engine.ask("ssar", lambda v, what=what: {"": what(v)})[""]
         for what in (lambda v: v.resolved.adapters[0].margin(v), lambda v: learner.terms(v.p["student"], v).constraint)
     )
     torch.testing.assert_close(w, 0.04 - constraint.clamp(max=1))
-    surrogate = trained(learner, SSAR(hidden=8, deviation="surrogate"), ticks=2)
+    surrogate = trained(learner, SSAR(hidden=8, deviation="surrogate"), steps=2)
     assert any(site == "ssar/draws" for _, site, *_ in surrogate.draws)
 
 
@@ -415,19 +415,19 @@ def test_the_coefficient_falls_where_the_policy_covers_the_data_and_rises_elsewh
 # -- the schedule of n ------------------------------------------------------------------------------------------------
 
 
-def path_of_n(ssar: SSAR, ticks: int, horizon: int) -> list[float]:
+def path_of_n(ssar: SSAR, steps: int, horizon: int) -> list[float]:
     engine = build(LEARNERS["TD3BC"], ssar, horizon=horizon)
     found = []
-    for _ in range(ticks):
+    for _ in range(steps):
         engine.run(1)
         found.append(float(engine.buffers["ssar"]["n"]))
     return found
 
 
 def test_n_grows_in_ten_steps():
-    """The published growth, on a run of 60 ticks: every 3 of them."""
+    """The published growth, on a run of 60 steps: every 3 of them."""
     found = path_of_n(Fixed(select="all", w=-1.0, hidden=8), 40, horizon=60)
-    expected = [min(3.0, 1 + 0.2 * (tick // 3)) for tick in range(1, 41)]
+    expected = [min(3.0, 1 + 0.2 * (step // 3)) for step in range(1, 41)]
     assert found == pytest.approx(expected)
     assert path_of_n(Fixed(select="all", w=-1.0, hidden=8, n_start=5.0, n_end=5.0), 6, 60) == [5.0] * 6
 
@@ -443,20 +443,20 @@ def test_n_grows_at_the_published_times():
 
 @dataclass(frozen=True)
 class Scripted(SSAR):
-    """w and trust as the tick says."""
+    """w and trust as the step says."""
 
     name: str = "ssar"
     inside_at: tuple[int, ...] = ()
     trusted_from: int = 0
 
     def trusted(self, v):
-        """The first half of the rows, and from some tick on."""
+        """The first half of the rows, and from some step on."""
         first = torch.arange(len(v.r)) < len(v.r) // 2
-        return (first & (v.tick >= self.trusted_from)).to(v.r.dtype)
+        return (first & (v.step >= self.trusted_from)).to(v.r.dtype)
 
     def margin(self, v):
         """Untrusted rows say the contrary of what the trusted do."""
-        inside = sum((v.tick == tick).to(v.r.dtype) for tick in self.inside_at)
+        inside = sum((v.step == step).to(v.r.dtype) for step in self.inside_at)
         return (2 * inside - 1) * (3 * (torch.arange(len(v.r)) < len(v.r) // 2) - 2).to(v.r.dtype)
 
 
@@ -615,8 +615,8 @@ def test_the_selecting_critics_are_those_of_implicit_q_learning():
         take(each[j], {name: tensor[j] for name, tensor in start["critic"].items()})
     optimizers = [adam(value), adam(*critics)]
     table = Preprocessor.fit(data).table(data)
-    for tick in range(1, steps + 1):
-        index = minibatch(256, len(data), seed, tick, "ssar.advantage/batch")
+    for step in range(1, steps + 1):
+        index = minibatch(256, len(data), seed, step, "ssar.advantage/batch")
         s, a, r, s2, d = (table[name][index] for name in NAMES)
         with torch.no_grad():
             y = r + 0.99 * (1 - d) * value(s2)
@@ -624,7 +624,7 @@ def test_the_selecting_critics_are_those_of_implicit_q_learning():
         u = q - value(s)
         value_loss = torch.where(u > 0, 0.6 * u**2, 0.4 * u**2).mean()
         first, second = (mse_loss(critic(s, a), y) for critic in critics)
-        step_together(optimizers, [value_loss, (first + second) / 2])
+        update_together(optimizers, [value_loss, (first + second) / 2])
         average(targets, critics)
     s, a = table["observation"], table["action"]
     with torch.no_grad():
@@ -645,19 +645,19 @@ def test_length_of_the_selecting_training():
 
 
 def online(learner, ssar: SSAR, *others: Adapter, start: int = 40, horizon: int = 100) -> Engine:
-    """An engine of the online phase, which begins after tick ``start``."""
+    """An engine of the online phase, which begins after step ``start``."""
     data = random_data()
     resolved, preprocessor = Stack(learner, (ssar, *others)).resolve("online"), Preprocessor.fit(data)
     initial = initial_state(resolved, Spec(3, 2), (0, 1), prepare(resolved, data, preprocessor, (0, 1), CPU))
     options: dict[str, Any] = {"horizon": horizon, "execution": Execution(traced=False), "phase_start": start}
     engine = Engine(program_of(resolved, Spec(3, 2), horizon), initial, preprocessor.table(data), **options)
-    engine.set_tick(start)
+    engine.set_step(start)
     return engine
 
 
-def scales(ssar: SSAR, ticks: int, **options) -> list[float]:
+def scales(ssar: SSAR, steps: int, **options) -> list[float]:
     engine, found = online(LEARNERS["TD3BC"], ssar, **options), []
-    for _ in range(ticks):
+    for _ in range(steps):
         engine.run(1)
         found.append(engine.ask("ssar", lambda v: {"scale": v.constraint_scale()})["scale"].tolist())
     assert all(one == two for one, two in found)
@@ -706,7 +706,7 @@ def test_online_the_coefficient_is_used_but_not_trained(learner):
 
 def test_a_learned_trade_off_says_how_much_and_the_weights_where():
     """Mean 1 over the trusted rows, 0 elsewhere, in the proportions of the coefficient."""
-    engine = trained(LEARNERS["TD3BC"], ASPC(interval=1), SSAR(hidden=8, rate=1e-2), ticks=5, seeds=(0, 1))
+    engine = trained(LEARNERS["TD3BC"], ASPC(interval=1), SSAR(hidden=8, rate=1e-2), steps=5, seeds=(0, 1))
 
     def look(v) -> dict[str, Tensor]:
         raw = v.resolved.adapters[1].constraint_weight(v)
@@ -729,7 +729,7 @@ def test_the_meta_gradient_agrees_with_automatic_differentiation(learner):
     ]
     one, two = (build(learner, *each, **options) for each in adapters)
     one.run(1), one.metrics.flush()
-    two.load({name: tensor.clone() for name, tensor in one.state().items()}, one.tick)
+    two.load({name: tensor.clone() for name, tensor in one.state().items()}, one.step)
     found = []
     for engine in (one, two):
         engine.metrics.flush()

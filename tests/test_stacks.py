@@ -40,7 +40,7 @@ def test_all_adapters_at_their_neutral_settings_together_are_the_bare_learner(le
     neutral = [replace(ssar, frozen=True, select="all"), replace(aspc, rate=0.0), replace(ilq, eta=1.0)]
     if learner == "IQL":
         neutral.append(replace(FOUR[0], reach=0.0))
-    run: dict[str, Any] = {"ticks": 6, "dtype": torch.float64}
+    run: dict[str, Any] = {"steps": 6, "dtype": torch.float64}
     bare = learned(trained(LEARNERS[learner], **run))
 
     def apart(*adapters):

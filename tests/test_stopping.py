@@ -74,21 +74,21 @@ def signalled():
 
 
 def rows(folder: Path) -> list[dict[str, object]]:
-    return [row | {"ticks_per_second": 0} for row in read_metrics(folder / "metrics.jsonl")]
+    return [row | {"steps_per_second": 0} for row in read_metrics(folder / "metrics.jsonl")]
 
 
 @pytest.mark.parametrize("number", ENDS)
-@pytest.mark.parametrize("tick", [1, 5, 12])
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, signalled, capsys, number, tick):
+@pytest.mark.parametrize("step", [1, 5, 12])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, signalled, capsys, number, step):
     whole, parts = stack(), stack()
     whole.fit(data(), out=tmp_path / "whole", **RUN)
-    sent = signalled(number, tick, Engine, "run")
+    sent = signalled(number, step, Engine, "run")
     with pytest.raises(ENDS[number]) as stopped, terminable():
         parts.fit(data(), out=tmp_path / "parts", **RUN)
     sent.undo()
     said = f"{stopped.value}{capsys.readouterr().err}"
-    assert f"stopped at tick {tick} of 12: all of it is kept in {tmp_path / 'parts' / CHECKPOINT}" in said
-    assert parts.tick == load_agent(tmp_path / "parts", "cpu").tick == tick
+    assert f"stopped at step {step} of 12: all of it is kept in {tmp_path / 'parts' / CHECKPOINT}" in said
+    assert parts.step == load_agent(tmp_path / "parts", "cpu").step == step
     parts.fit(data(), out=tmp_path / "parts", **RUN)
     assert learned(parts) == learned(whole) and rows(tmp_path / "parts") == rows(tmp_path / "whole")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -99,36 +99,36 @@ def test_without_a_folder_the_agent_keeps_it(signalled):
     whole, parts = stack(), stack()
     whole.fit(data(), **RUN)
     sent = signalled(signal.SIGINT, 7, Engine, "run")
-    with pytest.raises(KeyboardInterrupt, match="stopped at tick 7 of 12: all of it is kept in this agent"):
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 7 of 12: all of it is kept in this agent"):
         parts.fit(data(), **RUN)
     sent.undo()
-    assert parts.tick == 7 and np.isfinite(parts.act(np.zeros(3))).all()
+    assert parts.step == 7 and np.isfinite(parts.act(np.zeros(3))).all()
     parts.fit(data(), **RUN)
     assert learned(parts) == learned(whole)
 
 
 def test_a_second_one_does_not_wait(tmp_path, signalled):
-    """In the middle of a tick nothing can be kept but what was."""
+    """In the middle of a step nothing can be kept but what was."""
     agent = stack()
     agent.fit(data(), stop_after=3, out=tmp_path, **RUN)
     signalled(signal.SIGINT, 4, Engine, "run", times=2)
     with pytest.raises(KeyboardInterrupt) as stopped:
         agent.fit(data(), out=tmp_path, **RUN)
-    assert not str(stopped.value) and agent.tick == 3 and load_agent(tmp_path, "cpu").tick == 3
+    assert not str(stopped.value) and agent.step == 3 and load_agent(tmp_path, "cpu").step == 3
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize(("calls", "tick"), [(1, 5), (9, 5), (17, 10), (40, 12)])
-def test_an_evaluation_is_broken_off_and_made_up_for(tmp_path, signalled, calls, tick):
+@pytest.mark.parametrize(("calls", "step"), [(1, 5), (9, 5), (17, 10), (40, 12)])
+def test_an_evaluation_is_broken_off_and_made_up_for(tmp_path, signalled, calls, step):
     options: dict[str, Any] = RUN | {"eval_env": Drift, "eval_every": 5, "eval_episodes": 2}
     whole, parts = stack(), stack()
     whole.fit(data(), out=tmp_path / "whole", **options)
     sent = signalled(signal.SIGINT, calls, Drift, "step")
-    with pytest.raises(KeyboardInterrupt, match=f"stopped at tick {tick} of 12"):
+    with pytest.raises(KeyboardInterrupt, match=f"stopped at step {step} of 12"):
         parts.fit(data(), out=tmp_path / "parts", **options)
     sent.undo()
-    assert parts.history.unevaluated == tick
-    assert [each.tick for each in parts.history.evaluations] == [each for each in (5, 10) if each < tick]
+    assert parts.history.unevaluated == step
+    assert [each.step for each in parts.history.evaluations] == [each for each in (5, 10) if each < step]
     again = stack()
     again.fit(data(), out=tmp_path / "parts", **options)
     assert learned(again) == learned(whole) and rows(tmp_path / "parts") == rows(tmp_path / "whole")
@@ -147,7 +147,7 @@ def test_an_online_phase_is_stopped_between_two_steps(tmp_path, signalled, calls
     whole, parts = load("whole"), load("parts")
     whole.finetune(Drift, out=tmp_path / "whole", **options)
     sent = signalled(signal.SIGINT, calls, Drift, "step")
-    with pytest.raises(KeyboardInterrupt, match="stopped at tick"):
+    with pytest.raises(KeyboardInterrupt, match="stopped at step"):
         parts.finetune(Drift, out=tmp_path / "parts", **options)
     sent.undo()
     assert parts.run.online.collector.steps == (calls + 1) // 2
@@ -167,7 +167,7 @@ def test_a_model_in_training_is_kept_too(tmp_path, signalled, monkeypatch):
 
     whole = fit("whole")
     sent = signalled(signal.SIGINT, 3, model_fit.EngineFit, "run")
-    with pytest.raises(KeyboardInterrupt, match="stopped before tick 1, while a model was trained: .*half-trained"):
+    with pytest.raises(KeyboardInterrupt, match="stopped before step 1, while a model was trained: .*half-trained"):
         fit("parts")
     sent.undo()
     assert [path.name for path in (tmp_path / "parts cache").iterdir()], "the half-trained model"
@@ -184,7 +184,7 @@ def test_a_handler_of_the_program_s_own_stays_in_charge(tmp_path, signalled):
         agent.fit(data(), out=tmp_path, **RUN)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert seen == ["int"] and agent.tick == 12
+    assert seen == ["int"] and agent.step == 12
 
 
 def test_another_thread_is_not_stopped(tmp_path):
@@ -199,7 +199,7 @@ def test_another_thread_is_not_stopped(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         stopped()
-    assert agent.tick == 12
+    assert agent.step == 12
 
 
 # -- processes --------------------------------------------------------------------------------------------------------
@@ -234,20 +234,20 @@ def test_train_saves_and_says_how_to_go_on(tmp_path, number, code):
     run.send_signal(number)
     _, said = run.communicate()
     assert run.returncode == code
-    tick = load_agent(out, "cpu").tick
-    assert tick > 50 and f"stopped at tick {tick} of 1000000" in said and "Traceback" not in said
+    step = load_agent(out, "cpu").step
+    assert step > 50 and f"stopped at step {step} of 1000000" in said and "Traceback" not in said
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
 def test_workers_of_a_bench_save_first(tmp_path):
     suite, out = tiny_suite(tmp_path), tmp_path / "out"
-    words = ("bench", str(tmp_path / "tiny.toml"), "--ticks", "2000", "--where", "adapter=none", "--out", str(out))
+    words = ("bench", str(tmp_path / "tiny.toml"), "--steps", "2000", "--where", "adapter=none", "--out", str(out))
     run = process(*words, "--device", "cpu", "--quiet", "--imports", "fatal_env")
     cell = out / "cells" / suite.cells[0].id
     until(lambda: (cell / "metrics.jsonl").is_file() and (cell / "metrics.jsonl").stat().st_size)
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate()
     assert run.returncode == 143 and "the same command goes on" in said
-    last = read_metrics(cell / "metrics.jsonl")[-1]["tick"]
-    assert load_agent(cell, "cpu").tick >= last > 0 and "stopped at tick" in (cell / "log.txt").read_text()
+    last = read_metrics(cell / "metrics.jsonl")[-1]["step"]
+    assert load_agent(cell, "cpu").step >= last > 0 and "stopped at step" in (cell / "log.txt").read_text()
     assert (cell / SESSION).is_file() and not (cell / ROWS).exists() and not read_rows(out)

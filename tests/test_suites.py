@@ -18,7 +18,7 @@ SUITES = (
     *("ablation-aspc", "ablation-ssar", "ablation-anq", "ablation-ilq"),
     "regenerated",
 )
-MINIMAL = 'about = "x"\nlearners = "TD3BC"\ndata = "bundled:hopper"\nseeds = 2\nticks = 10\n'
+MINIMAL = 'about = "x"\nlearners = "TD3BC"\ndata = "bundled:hopper"\nseeds = 2\nsteps = 10\n'
 
 shipped = cache(load_suite)
 
@@ -104,7 +104,7 @@ def test_a_grid_has_what_the_top_says_unless_it_says_otherwise(tmp_path):
     ("text", "said"),
     [
         ("about = ", r"is no readable TOML"),
-        (MINIMAL + "tick = 5", r"the top: unknown key 'tick': did you mean 'ticks'\?"),
+        (MINIMAL + "step = 5", r"the top: unknown key 'step': did you mean 'steps'\?"),
         (MINIMAL + "[evaluation]\nevry = 5", r"the top, evaluation: unknown key 'evry'"),
         (MINIMAL.replace("TD3BC", "TD3BD"), r"the top, 'TD3BD': unknown learner 'TD3BD': did you mean TD3BC\?"),
         (MINIMAL.replace("TD3BC", "TD3BC crtic=robust"), r"TD3BC has no setting 'crtic'"),
@@ -113,13 +113,13 @@ def test_a_grid_has_what_the_top_says_unless_it_says_otherwise(tmp_path):
         (MINIMAL.replace("bundled", "bundle"), r"the top, data hopper: unknown data reference 'bundle:hopper'"),
         (MINIMAL.replace("hopper", "hoper"), r"no bundled data set 'hoper'"),
         (MINIMAL.replace("bundled:hopper", "scripted:pointmaze/tiny"), r"no scripted data 'pointmaze/tiny'"),
-        (MINIMAL.replace("ticks = 10\n", ""), r"the top, ticks: it is missing"),
+        (MINIMAL.replace("steps = 10\n", ""), r"the top, steps: it is missing"),
         (MINIMAL.replace("seeds = 2", "seeds = [1, 1]"), r"the top, seeds: the same seed stands there twice"),
         (MINIMAL.replace("seeds = 2", "seeds = true"), r"the top, seeds: a whole number from 1 is needed, not True"),
         (MINIMAL.replace('"TD3BC"', "3"), r"the top, learners: text or a list of texts is needed, not 3"),
         (MINIMAL.replace('learners = "TD3BC"\n', ""), r"the top: no stacks"),
         (MINIMAL + "grid = 3", r"grid: write \[\[grid\]\] above each"),
-        (MINIMAL + "[[grid]]\n[[grid]]\nticks = 20", r"grid 2: TD3BC on bundled:hopper stands in an earlier grid too"),
+        (MINIMAL + "[[grid]]\n[[grid]]\nsteps = 20", r"grid 2: TD3BC on bundled:hopper stands in an earlier grid too"),
         (MINIMAL + "[[published]]\nsource = 'x'\ndata = 'walker'", r"published 1, data: 'walker' is in no grid"),
         (
             MINIMAL + "[[published]]\nsource = 'x'\ndata = 'hopper'\nscores.A = [1, 2]",
@@ -143,14 +143,14 @@ def test_suites_that_are_not_there(tmp_path):
 
 def test_narrowing():
     cells = shipped("smoke").cells
-    both = narrow(cells, where=["adapter=ASPC", "learner=td3bc", "learner=IQL*"], seeds=[5], ticks=7, eval_env="E-v0")
+    both = narrow(cells, where=["adapter=ASPC", "learner=td3bc", "learner=IQL*"], seeds=[5], steps=7, eval_env="E-v0")
     assert [cell.stack for cell in both] == [
         "TD3BC(critic=robust, hidden=16) + ASPC(interval=2)",
         "TD3BC(critic=robust, hidden=16) + ASPC(interval=2) + ANQ(hidden=16)",
         "IQL(hidden=16) + ASPC(interval=2)",
         "IQL(hidden=16) + ASPC(interval=2) + ANQ(hidden=16)",
     ]
-    assert {(cell.seeds, cell.ticks, cell.eval_env) for cell in both} == {((5,), 7, "E-v0")}
+    assert {(cell.seeds, cell.steps, cell.eval_env) for cell in both} == {((5,), 7, "E-v0")}
     assert len(narrow(cells, where=["adapter=none"])) == 2
     assert len(narrow(cells, where=["data=hopper"], only=["*ANQ*"])) == 4
     assert narrow(cells, only=[cells[3].id]) == (cells[3],)

@@ -28,17 +28,17 @@ CASES: dict[str, Any] = {
 }
 
 
-def beside(case: str, dtype: torch.dtype, ticks: int, seeds=(3,), **sizes) -> tuple[Engine, list[PlainTD3BC]]:
-    """Engine and loops after the same ticks."""
+def beside(case: str, dtype: torch.dtype, steps: int, seeds=(3,), **sizes) -> tuple[Engine, list[PlainTD3BC]]:
+    """Engine and loops after the same steps."""
     critic, meta = CASES[case]
     adapters = (ASPC(rate=meta.rate, interval=meta.interval, ema=meta.mu),) if meta else ()
     data = random_data(1000, observation=11, action=3)
     learner = TD3BC(critic=critic, **sizes)
-    engine = build(learner, *adapters, seeds=seeds, horizon=ticks, data=data, dtype=dtype, traced=True)
+    engine = build(learner, *adapters, seeds=seeds, horizon=steps, data=data, dtype=dtype, traced=True)
     loops = [PlainTD3BC(engine, data, seed, meta) for seed in seeds]
-    engine.run(ticks)
+    engine.run(steps)
     for loop in loops:
-        loop.run(ticks)
+        loop.run(steps)
     return engine, loops
 
 
@@ -56,7 +56,7 @@ def check(engine: Engine, loop: PlainTD3BC, tolerance: float, moved: float) -> N
 def test_equals_a_plain_loop_in_float32(case):
     """At width 32: in a wide network a unit's input soon lies within rounding of 0, and ReLU makes two of one.
 
-    After 150 ticks: at 200, on one processor, the plain loop is 1.3e-5 away from itself in float64.
+    After 150 steps: at 200, on one processor, the plain loop is 1.3e-5 away from itself in float64.
     """
     engine, (loop,) = beside(case, torch.float32, 150, hidden=32, batch_size=64)
     check(engine, loop, 1e-5, moved=0.05)
@@ -219,7 +219,7 @@ def test_the_scale_starts_where_it_is_told_to(initial):
 
 
 def rates(rate, interval: int, horizon: int) -> list[float]:
-    """Of every outer step of a run whose actor steps at every tick."""
+    """Of every outer step of a run whose actor is updated at every step."""
     step = ASPC(rate=rate, interval=interval).meta(facts())
     total = horizon // interval
     return [step.learning_rate(done, total) for done in range(total)]
@@ -250,16 +250,16 @@ def test_a_fixed_tradeoff_is_the_learners_own_of_that_value(adapter):
 def test_a_linear_tradeoff_is_a_line_to_its_end():
     engine = build(TD3BC(**SMALL), LinearTradeoff(start=1.0, end=4.0), horizon=6, dtype=torch.float64)
     own = build(TD3BC(alpha=2.0, **SMALL), LinearTradeoff(end=8.0), horizon=6, dtype=torch.float64)
-    for tick in range(1, 7):
+    for step in range(1, 7):
         engine.run(1), own.run(1)
-        assert float(engine.diagnose()["lineartradeoff/tradeoff"]) == pytest.approx(1 + 3 * tick / 6)
-        assert float(own.diagnose()["lineartradeoff/tradeoff"]) == pytest.approx(2 + 6 * tick / 6)
+        assert float(engine.diagnose()["lineartradeoff/tradeoff"]) == pytest.approx(1 + 3 * step / 6)
+        assert float(own.diagnose()["lineartradeoff/tradeoff"]) == pytest.approx(2 + 6 * step / 6)
 
 
 def test_a_linear_tradeoff_is_what_the_actor_is_stepped_with():
-    """Its first actor step, at tick 2 of 8, is that of the learner at a quarter of the way."""
+    """Its first actor update, at step 2 of 8, is that of the learner at a quarter of the way."""
     found, expected = (
-        trained(TD3BC(**SMALL), LinearTradeoff(start=1.0, end=5.0), ticks=2, horizon=8),
+        trained(TD3BC(**SMALL), LinearTradeoff(start=1.0, end=5.0), steps=2, horizon=8),
         TD3BC(alpha=2.0, **SMALL),
     )
-    assert not different(learned(found), learned(trained(expected, ticks=2)))
+    assert not different(learned(found), learned(trained(expected, steps=2)))

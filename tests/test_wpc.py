@@ -26,7 +26,7 @@ each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNER
 
 def test_equals_a_plain_loop():
     engine, loop = beside(
-        PlainWPC, TD3BC(hidden=64, batch_size=64), WPC(hidden=64), ticks=50, horizon=100, dtype=torch.float64
+        PlainWPC, TD3BC(hidden=64, batch_size=64), WPC(hidden=64), steps=50, horizon=100, dtype=torch.float64
     )
     assert loop.largest_deviation(engine) < 1e-10
     assert min(loop.shares) > 0.1 and max(loop.shares) < 0.9, (
@@ -149,7 +149,7 @@ def test_it_judges_the_action_that_is_imitated():
 
 @each_learner
 def test_seeds_together_are_seeds_alone(learner):
-    settings: dict[str, Any] = {"ticks": 5, "dtype": torch.float64}
+    settings: dict[str, Any] = {"steps": 5, "dtype": torch.float64}
     together = trained(learner, WPC(), **TWO, **settings)
     for position, seed in enumerate(TWO["seeds"]):
         alone = trained(learner, WPC(), seeds=(seed,), **settings)

@@ -1,1 +1,1 @@
-"""Time a tick of TD3+BC, ours against others in one run: `python -m benchmarks.speed --help`; see docs/speed.md."""
+"""Time a step of TD3+BC, ours against others in one run: `python -m benchmarks.speed --help`; see docs/speed.md."""

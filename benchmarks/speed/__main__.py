@@ -1,11 +1,11 @@
-"""Time a tick of TD3+BC side by side: ours, a plain PyTorch loop, d3rlpy and JAX; every learner; every adapter.
+"""Time a step of TD3+BC side by side: ours, a plain PyTorch loop, d3rlpy and JAX; every learner; every adapter.
 
     python -m benchmarks.speed                        # the full run: one and two threads on a CPU, some 20 minutes
     python -m benchmarks.speed --quick                # the ratios that matter, under two minutes
     python -m benchmarks.speed --device cuda --out speed-gpu.jsonl --plot speed-gpu.png
     python -m benchmarks.speed --only JAX ours --no-sweeps
     python -m benchmarks.speed --show speed-gpu.jsonl # the tables of an earlier run
-    python -m benchmarks.speed --profile              # where a tick's time goes
+    python -m benchmarks.speed --profile              # where a step's time goes
 
 Ratios are printed first, against their targets; docs/speed.md says how to read them. What is not installed (JAX,
 d3rlpy) is skipped by name.
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write everything to this file, as JSON Lines")
     parser.add_argument("--plot", type=Path, help="draw the sweeps as a PNG")
     parser.add_argument("--show", type=Path, metavar="FILE", help="print the tables of an earlier run and stop")
-    parser.add_argument("--profile", action="store_true", help="print where a tick's time goes and stop")
+    parser.add_argument("--profile", action="store_true", help="print where a step's time goes and stop")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Where a tick's time goes: every operator's own time under torch's profiler, by what it is there for."""
+"""Where a step's time goes: every operator's own time under torch's profiler, by what it is there for."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def report(device: str, threads: Sequence[int], seeds: Sequence[int] = (1, 4)) -
             seconds, events = _profiled(Contestant("profile", "ours", number), device)
             columns.append((title, seconds, _shares(events, seconds, device)))
             largest += ["", f"{title}: the operators that cost most", "", *_largest(events, device)]
-    head = ("of a tick", *(title for title, _, _ in columns))
+    head = ("of a step", *(title for title, _, _ in columns))
     rows = [[kind, *(f"{shares[kind]:.0%}" for _, _, shares in columns)] for kind in KINDS]
-    rows.append(["a tick, ms", *(f"{1e3 * seconds:.2f}" for _, seconds, _ in columns)])
+    rows.append(["a step, ms", *(f"{1e3 * seconds:.2f}" for _, seconds, _ in columns)])
     return "\n".join([*table(head, rows), *largest])
 
 
 def _profiled(contestant: Contestant, device: str) -> tuple[float, list[FunctionEvent]]:
-    """Seconds of a tick without the profiler, and what the profiler saw of one period."""
+    """Seconds of a step without the profiler, and what the profiler saw of one period."""
     running = engine(contestant, device)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
     with as_trained(device), _marked():
@@ -90,7 +90,7 @@ def _named(function: Any) -> Any:
 
 
 def _shares(events: Sequence[FunctionEvent], seconds: float, device: str) -> dict[str, float]:
-    """The share of each kind in a tick; what no operator accounts for is Python's and the dispatcher's."""
+    """The share of each kind in a step; what no operator accounts for is Python's and the dispatcher's."""
     spent = dict.fromkeys(KINDS, 0.0)
     for event in events:
         spent[_kind(event)] += _own(event, device)
@@ -123,11 +123,11 @@ def _is_product(name: str) -> bool:
 
 
 def _largest(events: Sequence[FunctionEvent], device: str, rows: int = 12) -> list[str]:
-    """The operators with the most time of their own, per tick."""
+    """The operators with the most time of their own, per step."""
     spent: dict[str, list[float]] = {}
     for event in events:
         if own := _own(event, device):
             spent.setdefault(event.name, []).append(own)
     ordered = sorted(spent.items(), key=lambda each: -sum(each[1]))[:rows]
     cells = [[name, f"{len(own) / PERIOD:.1f}", f"{sum(own) / PERIOD:.0f}"] for name, own in ordered]
-    return table(("operator", "calls per tick", "us per tick"), cells)
+    return table(("operator", "calls per step", "us per step"), cells)

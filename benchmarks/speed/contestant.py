@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 Maker = Literal["plain", "d3rlpy", "jax", "ours", "floor"]
 
 PERIOD = 20
-"""Ticks after which work repeats (ASPC's meta step at its default interval): blocks hold whole periods."""
+"""Steps after which work repeats (ASPC's meta step at its default interval): blocks hold whole periods."""
 EPISODE = 1000
 """Rows per episode of the made data."""
 
@@ -29,7 +29,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a tick; targets are stated at the defaults."""
+    """Sizes of a step; targets are stated at the defaults."""
 
     batch: int = 256
     width: int = 256
@@ -50,7 +50,7 @@ class Contestant:
     learner: str = "TD3BC"
     adapters: tuple[str, ...] = ()
     traced: bool = True
-    """Of ours: the fast path. False: every tick as it is written."""
+    """Of ours: the fast path. False: every step as it is written."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of ours: what matrix products are computed in."""
     compiled: bool = False
@@ -64,11 +64,11 @@ class Loop:
     """A contestant that is ready to run."""
 
     run: Callable[[int], int]
-    """Runs at least this many ticks, waits until they are done, and says how many they were."""
+    """Runs at least this many steps, waits until they are done, and says how many they were."""
     device_memory: Callable[[], int | None] = lambda: None
     """Peak bytes on the accelerator; None on a CPU."""
     counts: tuple[float, float] | None = None
-    """Of the floor: floating-point operations and bytes of one tick."""
+    """Of the floor: floating-point operations and bytes of one step."""
 
 
 def build(contestant: Contestant, device: str) -> Loop:

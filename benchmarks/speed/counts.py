@@ -1,4 +1,4 @@
-"""Floating-point operations and bytes of a tick, counted operator by operator as it runs."""
+"""Floating-point operations and bytes of a step, counted operator by operator as it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Counts(NamedTuple):
-    """Of one tick, all seeds together."""
+    """Of one step, all seeds together."""
 
     products: float
     """Floating-point operations of matrix products, two per multiplication and addition."""
@@ -51,12 +51,12 @@ def _float32_bytes(tensor: Tensor) -> int:
     return elements * (4 if tensor.is_floating_point() else tensor.element_size())
 
 
-def count(run: Callable[[int], object], ticks: int) -> Counts:
-    """Counts of one tick, as the mean over ``ticks`` of ``run(ticks)``."""
+def count(run: Callable[[int], object], steps: int) -> Counts:
+    """Counts of one step, as the mean over ``steps`` of ``run(steps)``."""
     with FlopCounterMode(display=False) as products, _Traffic() as traffic:
-        run(ticks)
+        run(steps)
     return Counts(
-        products.get_total_flops() / ticks,
-        traffic.bytes / ticks,
-        traffic.calls.total() / ticks,
+        products.get_total_flops() / steps,
+        traffic.bytes / steps,
+        traffic.calls.total() / steps,
     )

@@ -29,10 +29,10 @@ def build(contestant: Contestant, device: str) -> Loop:
     algorithm = config.create(device="cuda:0" if device.startswith("cuda") else "cpu")
     algorithm.create_impl((shape.state,), shape.action)
 
-    def run(ticks: int) -> int:
-        for _ in range(ticks):
+    def run(steps: int) -> int:
+        for _ in range(steps):
             algorithm.update(dataset.sample_transition_batch(shape.batch))
         synchronize(device)
-        return ticks
+        return steps
 
     return Loop(run, lambda: device_memory(device))

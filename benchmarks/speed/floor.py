@@ -1,7 +1,7 @@
-"""The floor under a tick: its counted products at the device's rate, its counted traffic at the device's copy rate.
+"""The floor under a step: its counted products at the device's rate, its counted traffic at the device's copy rate.
 
-Each half is a contestant: per "tick" it multiplies matrices (or copies memory) as much as a tick of TD3+BC does, in the
-shapes of its hidden layers, with the fastest way that this torch has. So the gap between a tick and its floor is a
+Each half is a contestant: per "step" it multiplies matrices (or copies memory) as much as a step of TD3+BC does, in the
+shapes of its hidden layers, with the fastest way that this torch has. So the gap between a step and its floor is a
 ratio within one turn like any other.
 """
 
@@ -25,19 +25,19 @@ LARGE = 1 << 26
 Work = Callable[[], Any]
 
 
-def counts(contestant: Contestant, ticks: int = 2) -> Counts:
-    """Counts of one tick of a stack, averaged over ``ticks``; TD3+BC repeats itself after two.
+def counts(contestant: Contestant, steps: int = 2) -> Counts:
+    """Counts of one step of a stack, averaged over ``steps``; TD3+BC repeats itself after two.
 
     In float64 and eager, where the engine has no faster product than torch's plain one; bytes are those of float32.
-    Indices and noise are drawn beforehand for many ticks at once, and left out.
+    Indices and noise are drawn beforehand for many steps at once, and left out.
     """
     running = engine(contestant, "cpu", dtype=torch.float64, execution=Execution(traced=False))
-    running.run(ticks)  # draws indices and noise ahead
-    return count(running.run, ticks)
+    running.run(steps)  # draws indices and noise ahead
+    return count(running.run, steps)
 
 
 def build(contestant: Contestant, device: str) -> Loop:
-    """One half of the floor; ``contestant`` names the seeds and shapes of the tick."""
+    """One half of the floor; ``contestant`` names the seeds and shapes of the step."""
     found, shape = counts(contestant), contestant.shape
     networks = 2 * contestant.seeds
     if contestant.floor == "products":
@@ -50,12 +50,12 @@ def build(contestant: Contestant, device: str) -> Loop:
         into = torch.empty_like(source)
         work, repeats = lambda: into.copy_(source), found.bytes / (2 * 4 * source.numel())
 
-    def run(ticks: int) -> int:
+    def run(steps: int) -> int:
         with as_trained(device):
-            for _ in range(max(1, round(ticks * repeats))):
+            for _ in range(max(1, round(steps * repeats))):
                 work()
         synchronize(device)
-        return ticks
+        return steps
 
     return Loop(run, lambda: device_memory(device), (found.products, found.bytes))
 

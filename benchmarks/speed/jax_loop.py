@@ -1,7 +1,7 @@
-"""The same TD3+BC in plain JAX: a jitted scan over a chunk of ticks, mapped over seeds.
+"""The same TD3+BC in plain JAX: a jitted scan over a chunk of steps, mapped over seeds.
 
-Written for speed as a JAX user would: two ticks per step of the scan (the actor is due at the second, so nothing
-branches), indices and noise drawn for the whole chunk ahead, buffers donated, Adam written out.
+Written for speed as a JAX user would: two training steps per step of the scan (the actor is due at the second, so
+nothing branches), indices and noise drawn for the whole chunk ahead, buffers donated, Adam written out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ except ImportError as error:
     raise Unavailable(f"jax cannot be imported ({error}): pip install 'adaptive-constraints[speed]'") from error
 
 CHUNK = {"cpu": PERIOD, "cuda": 50 * PERIOD}
-"""Ticks per call of the jitted function."""
+"""Steps per call of the jitted function."""
 Tree = Any
 """A tree of arrays."""
 
@@ -38,7 +38,7 @@ def perceptron(p: Tree, x: Any) -> Any:
 
 
 def start(actor: Tree, critics: Sequence[Tree]) -> Tree:
-    """The state of one seed before its first tick."""
+    """The state of one seed before its first step."""
     params = {"actor": actor, "critics": list(critics)}
 
     def zeros() -> Tree:
@@ -49,8 +49,8 @@ def start(actor: Tree, critics: Sequence[Tree]) -> Tree:
     return {"params": params, "targets": targets, "first": zeros(), "second": zeros(), "steps": steps}
 
 
-def tick(state: Tree, batch: Sequence[Any], noise: Any, actor_due: bool) -> tuple[Tree, list[Any]]:
-    """One tick with standard normal ``noise`` [B, A]; the state after it and its losses, critics' first."""
+def step(state: Tree, batch: Sequence[Any], noise: Any, actor_due: bool) -> tuple[Tree, list[Any]]:
+    """One step with standard normal ``noise`` [B, A]; the state after it and its losses, critics' first."""
     s, a, r, s2, d = batch
     targets = state["targets"]
     smoothing = jnp.clip(0.2 * noise, -0.5, 0.5)
@@ -67,10 +67,10 @@ def tick(state: Tree, batch: Sequence[Any], noise: Any, actor_due: bool) -> tupl
         return -2.5 / scale * value.mean() + jnp.square(action - a).mean()
 
     loss, gradient = jax.value_and_grad(critic_loss)(state["params"]["critics"])
-    state, losses = step(state, "critics", gradient), [loss]
+    state, losses = update(state, "critics", gradient), [loss]
     if actor_due:
         loss, gradient = jax.value_and_grad(actor_loss)(state["params"]["actor"])
-        state = step(state, "actor", gradient)
+        state = update(state, "actor", gradient)
         averages = jax.tree.map(lambda mean, p: mean + 0.005 * (p - mean), state["targets"], state["params"])
         state, losses = state | {"targets": averages}, [*losses, loss]
     return state, losses
@@ -81,7 +81,7 @@ def q(p: Tree, s: Any, a: Any) -> Any:
     return perceptron(p, jnp.concatenate([s, a], -1))[:, 0]
 
 
-def step(state: Tree, group: str, gradient: Tree) -> Tree:
+def update(state: Tree, group: str, gradient: Tree) -> Tree:
     """Adam's step of one group."""
     count = state["steps"][group] + 1
     first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state["first"][group], gradient)
@@ -131,8 +131,8 @@ def build(contestant: Contestant, device: str) -> Loop:
 
             def two(state: Tree, drawn: tuple[Any, Any]) -> tuple[Tree, list[Any]]:
                 (odd, even), (noise1, noise2) = drawn
-                state, _ = tick(state, [column[odd] for column in data], noise1, actor_due=False)
-                return tick(state, [column[even] for column in data], noise2, actor_due=True)
+                state, _ = step(state, [column[odd] for column in data], noise1, actor_due=False)
+                return step(state, [column[even] for column in data], noise2, actor_due=True)
 
             return jax.lax.scan(two, state, (rows, noise))
 
@@ -140,9 +140,9 @@ def build(contestant: Contestant, device: str) -> Loop:
         advance = jax.jit(mapped, donate_argnums=0)
         state, number = initial(shape, seeds), 0
 
-    def run(ticks: int) -> int:
+    def run(steps: int) -> int:
         nonlocal state, number
-        calls = -(-ticks // length)
+        calls = -(-steps // length)
         with jax.default_device(place):
             for _ in range(calls):
                 number += 1

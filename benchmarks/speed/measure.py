@@ -22,7 +22,7 @@ from typing import Any
 from .contestant import PERIOD, Contestant, Shape, Unavailable, build
 
 WARM_UP = 3 * PERIOD
-"""Ticks before the first estimate: two meta steps, and every stage traced or captured."""
+"""Steps before the first estimate: two meta steps, and every stage traced or captured."""
 LARGEST_BLOCK = 500 * PERIOD
 STARTING_AT_ONCE = 2
 """Processes that start at the same time; importing is most of it."""
@@ -35,20 +35,20 @@ class Timing:
     contestant: Contestant
     skipped: str = ""
     """Why it could not run; empty if it did."""
-    ticks: int = 0
+    steps: int = 0
     """Per block."""
     seconds: list[float] = field(default_factory=list)
-    """Per tick of all its seeds, block by block."""
+    """Per step of all its seeds, block by block."""
     memory: int | None = None
     """Peak bytes of its process: on a CPU resident ones, otherwise what it allocated on the accelerator."""
     libraries: int | None = None
     """Of those on a CPU, bytes that were resident before it was built."""
     counts: tuple[float, float] | None = None
-    """Of the floor: floating-point operations and bytes per tick."""
+    """Of the floor: floating-point operations and bytes per step."""
 
     @property
     def seed_seconds(self) -> list[float]:
-        """Seconds per tick and seed, block by block."""
+        """Seconds per step and seed, block by block."""
         return [each / self.contestant.seeds for each in self.seconds]
 
     def to_json(self) -> dict[str, Any]:
@@ -88,11 +88,11 @@ def measure(contestants: Sequence[Contestant], plan: Plan, title: str) -> list[T
         timings = [Timing(contestant) for contestant in contestants]
         for timing, pipe in zip(timings, pipes, strict=True):
             _warm_up(timing, pipe, plan)
-            _say(f"{title}: {timing.contestant.name}: {timing.skipped or f'{timing.ticks} ticks a block'}")
+            _say(f"{title}: {timing.contestant.name}: {timing.skipped or f'{timing.steps} steps a block'}")
         running = [(timing, pipe) for timing, pipe in zip(timings, pipes, strict=True) if not timing.skipped]
         for block in range(1, plan.blocks + 1):
             for timing, pipe in running:
-                timing.seconds.append(_block(pipe, timing.ticks))
+                timing.seconds.append(_block(pipe, timing.steps))
             _say(f"{title}: block {block} of {plan.blocks}")
         for timing, pipe in running:
             pipe.send(None)
@@ -101,19 +101,19 @@ def measure(contestants: Sequence[Contestant], plan: Plan, title: str) -> list[T
 
 
 def _warm_up(timing: Timing, pipe: Connection, plan: Plan) -> None:
-    """Receive what became of building, run the first ticks, and plan a block of whole periods by a few more."""
+    """Receive what became of building, run the first steps, and plan a block of whole periods by a few more."""
     timing.skipped, timing.counts = _received(pipe)
     if timing.skipped:
         return
     _block(pipe, WARM_UP)
     estimate = _block(pipe, PERIOD)
     periods = round(plan.seconds / estimate / PERIOD)
-    timing.ticks = min(LARGEST_BLOCK, max(1, periods) * PERIOD)
+    timing.steps = min(LARGEST_BLOCK, max(1, periods) * PERIOD)
 
 
-def _block(pipe: Connection, ticks: int) -> float:
-    """Seconds per tick of one block."""
-    pipe.send(ticks)
+def _block(pipe: Connection, steps: int) -> float:
+    """Seconds per step of one block."""
+    pipe.send(steps)
     seconds, done = _received(pipe)
     return float(seconds / done)
 
@@ -153,7 +153,7 @@ def _processes(contestants: Sequence[Contestant], plan: Plan) -> Iterator[list[C
 
 
 def _serve(contestant: Contestant, plan: Plan, pipe: Connection, slots: Any) -> None:
-    """Build the contestant, then time a block of ticks whenever one is asked for."""
+    """Build the contestant, then time a block of steps whenever one is asked for."""
     with slots:
         _limit(plan.threads)
         libraries = _resident("VmRSS")
@@ -164,9 +164,9 @@ def _serve(contestant: Contestant, plan: Plan, pipe: Connection, slots: Any) -> 
             return
     pipe.send(("", loop.counts))
     try:
-        while (ticks := pipe.recv()) is not None:
+        while (steps := pipe.recv()) is not None:
             started = time.perf_counter()
-            done = loop.run(ticks)
+            done = loop.run(steps)
             pipe.send((time.perf_counter() - started, done))
         memory = loop.device_memory()
         pipe.send((_resident("VmHWM"), libraries) if memory is None else (memory, None))

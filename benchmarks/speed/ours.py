@@ -35,7 +35,7 @@ ADAPTERS: dict[str, Adapter] = {
 
 
 def engine(contestant: Contestant, device: str, **options: Any) -> Engine:
-    """The engine of a contestant at tick 0; ``options`` are the engine's."""
+    """The engine of a contestant at step 0; ``options`` are the engine's."""
     shape = contestant.shape
     settings: dict[str, Any] = {"batch_size": shape.batch, "hidden": shape.width}  # every learner here has both
     learner = registry.learner(contestant.learner)(**settings)
@@ -60,20 +60,20 @@ def dataset(shape: Shape) -> Dataset:
 
 
 def as_trained(device: str) -> AbstractContextManager[None]:
-    """The process settings under which `Agent.fit` runs ticks."""
+    """The process settings under which `Agent.fit` runs steps."""
     where = torch.device(device)
     return tuned(where, fastest_products(where))
 
 
 def build(contestant: Contestant, device: str) -> Loop:
-    """The engine, run a tick at a time as `Agent.fit` runs it."""
+    """The engine, run a step at a time as `Agent.fit` runs it."""
     execution = Execution(contestant.traced, contestant.precision, contestant.compiled)
     running = engine(contestant, device, execution=execution)
 
-    def run(ticks: int) -> int:
+    def run(steps: int) -> int:
         with as_trained(device):
-            running.run(ticks)
+            running.run(steps)
         synchronize(device)
-        return ticks
+        return steps
 
     return Loop(run, lambda: device_memory(device))

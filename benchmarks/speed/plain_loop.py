@@ -26,8 +26,8 @@ class PlainTD3BC:
         self.targets = [copy.deepcopy(net) for net in self.nets]
         self._optimizers = [torch.optim.Adam(net.parameters(), lr=3e-4) for net in self.nets]
 
-    def tick(self, batch: Batch, noise: Tensor, actor_due: bool) -> list[Tensor]:
-        """One tick with standard normal ``noise`` [B, A]; its losses, critics' first."""
+    def step(self, batch: Batch, noise: Tensor, actor_due: bool) -> list[Tensor]:
+        """One step with standard normal ``noise`` [B, A]; its losses, critics' first."""
         s, a, r, s2, d = batch
         critic1, critic2 = self.critics
         target1, target2, target_actor = self.targets
@@ -75,15 +75,15 @@ def build(contestant: Contestant, device: str) -> Loop:
     columns = [column[:, None] if column.dim() == 1 else column for column in data.values()]
     done = 0
 
-    def run(ticks: int) -> int:
+    def run(steps: int) -> int:
         nonlocal done
-        for _ in range(ticks):
+        for _ in range(steps):
             done += 1
             rows = torch.randint(0, shape.rows, (shape.batch,), device=device)
             noise = torch.randn(shape.batch, shape.action, device=device)
-            learner.tick([column[rows] for column in columns], noise, done % 2 == 0)
+            learner.step([column[rows] for column in columns], noise, done % 2 == 0)
         synchronize(device)
-        return ticks
+        return steps
 
     return Loop(run, lambda: device_memory(device))
 

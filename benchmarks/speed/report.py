@@ -28,7 +28,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     for threads, found in result["by_threads"].items():
         timings, where = by_name(found), f" ({threads} thread{'s' * (threads != '1')})" if device == "cpu" else ""
         lines += ["", f"### Ratios{where}", "", *ratio_table(timings, device)]
-        lines += ["", f"### Ticks{where}", "", *rate_table(timings)]
+        lines += ["", f"### Steps{where}", "", *rate_table(timings)]
     main = by_name(result["by_threads"][result["sweep_threads"]])
     lines += ["", "### Cost by number of seeds", "", *seed_table(main)]
     for what, found in result["sweeps"].items():
@@ -94,26 +94,26 @@ def rate_table(timings: Timings) -> list[str]:
         rates = [1 / seconds for seconds in timing.seed_seconds]
         milliseconds = 1e3 * statistics.median(timing.seconds)
         rows.append([timing.contestant.name, _spread(rates, "{:.0f}"), f"{milliseconds:.2f}", _memory(timing)])
-    return table(("contestant", "seed-ticks per second", "ms per tick", "peak memory, MB"), rows)
+    return table(("contestant", "seed-steps per second", "ms per step", "peak memory, MB"), rows)
 
 
 def seed_table(timings: Timings) -> list[str]:
-    """What a tick of one seed costs beside others."""
+    """What a step of one seed costs beside others."""
     rows = [
         [seeds_in_words(seeds), *(_microseconds(timings.get(name)) for name in (jax(seeds).name, ours(seeds).name))]
         for seeds in SEEDS
     ]
-    return table(("seeds", "JAX, us per seed-tick", "ours, us per seed-tick"), rows)
+    return table(("seeds", "JAX, us per seed-step", "ours, us per seed-step"), rows)
 
 
 def sweep_table(what: Any, timings: Timings) -> list[str]:
-    """What a tick costs at other sizes."""
+    """What a step costs at other sizes."""
     rows = []
     for size, contestants in sweep(what).items():
         found = [timings.get(each.name) for each in contestants]
         if any(found):
             rows.append([f"{size}", *map(_microseconds, found), *_against_ours(found)])
-    names = [f"{name}, us per tick" for name in MAKERS.values()]
+    names = [f"{name}, us per step" for name in MAKERS.values()]
     return table((what, *names, "ours / plain loop", "ours / JAX"), rows)
 
 
@@ -157,7 +157,7 @@ def _versions(versions: Mapping[str, str]) -> str:
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Microseconds per seed-tick over batch size, width and number of seeds; a PNG at ``path``."""
+    """Microseconds per seed-step over batch size, width and number of seeds; a PNG at ``path``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -169,12 +169,12 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
             if points:
                 panel.plot(list(points), list(points.values()), marker="o", markersize=4, color=colour, label=name)
         panel.set(xscale="log", yscale="log", xlabel=axis)
-        ticks = SEEDS if axis == "seeds" else SIZES
-        panel.set_xticks(ticks, [str(each) for each in ticks])
+        steps = SEEDS if axis == "seeds" else SIZES
+        panel.set_xticks(steps, [str(each) for each in steps])
         panel.minorticks_off()
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("microseconds per tick and seed")
+    panels[0].set_ylabel("microseconds per step and seed")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     shape = Shape()

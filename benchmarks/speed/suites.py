@@ -95,8 +95,8 @@ def _once(*contestants: Contestant) -> list[Contestant]:
 # -- targets ---------------------------------------------------------------------------------------------------------
 
 Measure = Literal["speed", "time", "added"]
-"""speed: seed-ticks per second of the first over the second. time: seconds per tick of the first over the second.
-added: how much longer a tick takes, as a fraction."""
+"""speed: seed-steps per second of the first over the second. time: seconds per step of the first over the second.
+added: how much longer a step takes, as a fraction."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def verdict(values: Sequence[float], target: float | None, measure: Measure) -> 
 
 
 LARGEST_ADDED = {"cpu": {"ASPC": 0.08}, "cuda": {"ASPC": 0.05, "SSAR": 0.15, "ANQ": 0.40, "ILQ": 1.0}}
-"""What each adapter may add to a tick of TD3+BC, as a fraction, by device."""
+"""What each adapter may add to a step of TD3+BC, as a fraction, by device."""
 
 
 def comparisons(device: str) -> list[Comparison]:
@@ -177,18 +177,18 @@ def comparisons(device: str) -> list[Comparison]:
 
 @dataclass(frozen=True)
 class Gap:
-    """How far a tick of ours is from its floor, turn by turn."""
+    """How far a step of ours is from its floor, turn by turn."""
 
     seeds: int
     times: tuple[float, ...]
-    """Sorted; the tick's time over the larger half of the floor."""
+    """Sorted; the step's time over the larger half of the floor."""
     products: float
     """Median seconds of the counted products."""
     copies: float
     """Median seconds of the counted traffic."""
 
     def target(self, device: str) -> float | None:
-        """How many times its floor a tick may take; eight seeds on an accelerator have one."""
+        """How many times its floor a step may take; eight seeds on an accelerator have one."""
         return 3.0 if device == "cuda" and self.seeds == 8 else None
 
 
@@ -198,7 +198,7 @@ def gaps(timings: Mapping[str, Timing]) -> list[Gap]:
     for seeds in SEEDS:
         names = (ours(seeds).name, floor("products", seeds).name, floor("copies", seeds).name)
         if all(name in timings and timings[name].seconds for name in names):
-            tick, products, copies = (timings[name].seconds for name in names)
-            times = sorted(t / max(p, c) for t, p, c in zip(tick, products, copies, strict=True))
+            step, products, copies = (timings[name].seconds for name in names)
+            times = sorted(t / max(p, c) for t, p, c in zip(step, products, copies, strict=True))
             found.append(Gap(seeds, tuple(times), statistics.median(products), statistics.median(copies)))
     return found

@@ -96,7 +96,7 @@ class Agent:
         return self._stack.name
 
     def explain(self, phase: Phase = "offline") -> str:
-        """Describe one tick, stage by stage, and who answers at each seam."""
+        """Describe one step, stage by stage, and who answers at each seam."""
         return self._stack.explain(phase)
 
     def without(self, *names: str) -> Agent:
@@ -109,7 +109,7 @@ class Agent:
 
     def __repr__(self) -> str:
         parts = ", ".join(repr(part) for part in (self.learner, *self.adapters))
-        return f"wrap({parts})" + (f", at tick {self.tick} of {self._run.engine.horizon}" if self._run else "")
+        return f"wrap({parts})" + (f", at step {self.step} of {self._run.engine.horizon}" if self._run else "")
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -139,20 +139,20 @@ class Agent:
         """Train on a data set, or go on with a training that was interrupted.
 
         dataset: a `Dataset`, or a reference such as ``"bundled:hopper"``.
-        steps: the planned length in ticks (one minibatch per seed each). Schedules depend on it, so it is part of
-            what the run is; to end early, use ``stop_after``.
+        steps: the planned length in training steps (one minibatch per seed each). Schedules depend on it, so it is part
+            of what the run is; to end early, use ``stop_after``.
         seeds: how many (0, 1, ...), or which; they train together and do not touch each other.
         device: such as ``"cpu"`` or ``"cuda"``; None takes CUDA where there is one.
-        eval_env: a Gymnasium id or a function that makes an environment, rolled out every ``eval_every`` ticks and at
+        eval_env: a Gymnasium id or a function that makes an environment, rolled out every ``eval_every`` steps and at
             the end for ``eval_episodes`` episodes per seed; ``"auto"``: the one the data was recorded in, with the
             arguments and the time limit that it had there; None: never.
         eval_max_steps: end episodes after this many steps; None: where the environment ends them or, if it has no time
             limit, after as many as the data's longest episode has.
-        stop_after: stop at this tick of ``steps``.
+        stop_after: stop at this step of ``steps``.
         out: a run folder for configuration, logs, checkpoints and curves. If it already holds this run, training goes
             on from its checkpoint, bit for bit, or from this agent's own state where that is further; if it holds
             another, or another process is writing to it, that is an error.
-        traced: trace each stage once and replay it, on CUDA as graphs of whole ticks (faster); False runs everything as
+        traced: trace each stage once and replay it, on CUDA as graphs of whole steps (faster); False runs everything as
             written (for a debugger).
         precision: of matrix products; "bf16" rounds their factors to bfloat16, which pays on hardware with such
             instructions. Part of what the run is.
@@ -160,7 +160,7 @@ class Agent:
             C++ compiler, on CUDA Triton. Part of what the run is, since it rounds differently.
 
         Ctrl-C, and SIGTERM where there is a run folder, end it at the next safe point with a checkpoint and with this
-        agent at the tick reached; the same call goes on from there. A second one does not wait.
+        agent at the step reached; the same call goes on from there. A second one does not wait.
 
         What is doubtful about the data is said once, where a run begins: with the progress, or as a `DataWarning`
         where that is off.
@@ -193,7 +193,7 @@ class Agent:
     def _begin(
         self, data: Dataset, wanted: Identity, device: torch.device, execution: Execution, progress: bool
     ) -> Run:
-        """The wanted run at tick 0, once what is doubtful about its data is said."""
+        """The wanted run at step 0, once what is doubtful about its data is said."""
         advice = [str(finding) for finding in _advice(data, self.learner)]
         loop.say_advice(advice, progress)
         run = fresh_run(
@@ -232,11 +232,11 @@ class Agent:
         progress: bool = True,
         traced: bool = True,
     ) -> History:
-        """Go online: train on with rows that each seed collects in an environment of its own, one tick per step.
+        """Go online: train on with rows that each seed collects in an environment of its own.
 
         env: a Gymnasium id or a function that makes an environment; ``"auto"``: the one the data was recorded in.
-        steps: environment steps of each seed. The first ``warm_up`` only collect, so there are ``steps - warm_up``
-            ticks; they count on from the offline ones.
+        steps: environment steps of each seed. The first ``warm_up`` only collect; a training step follows
+            each other one, and counts on from the offline ones.
         buffer: what stands beside the collected rows. "all": the data; "half": the data, in half of every minibatch
             (rounded down); "part": the ``part_episodes`` episodes of highest return; "none": nothing.
         warm_up: None: 2 % of the steps and at most 5,000, and as many as the first minibatch needs.
@@ -248,7 +248,7 @@ class Agent:
             is cut so counts as out of time, not as a true end.
         stop_after: stop after this many of the steps.
 
-        Intervals count ticks from the beginning of the phase; everything else is as in `fit`, and so is going on with
+        Intervals count steps from the beginning of the phase; everything else is as in `fit`, and so is going on with
         a phase that was interrupted: its unfinished episodes are played again from their start. Returns the history of
         both phases.
         """
@@ -293,9 +293,9 @@ class Agent:
         return self.run.history
 
     @property
-    def tick(self) -> int:
-        """Ticks so far; 0 before training."""
-        return self._run.engine.tick if self._run else 0
+    def step(self) -> int:
+        """Steps so far; 0 before training."""
+        return self._run.engine.step if self._run else 0
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -10,8 +10,8 @@ Where training says it already (an answer of the wrong shape), the library's own
     def test_my_adapter():
         check_adapter(MyAdapter(), TD3BC(hidden=16))
 
-Nothing here needs a test framework. Checks run some dozens of ticks on a small made data set, so give small networks,
-short intervals (an adapter that acts every 10 ticks is not seen in 4) and short trainings before tick 1.
+Nothing here needs a test framework. Checks run some dozens of steps on a small made data set, so give small networks,
+short intervals (an adapter that acts every 10 steps is not seen in 4) and short trainings before step 1.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def check_learner(learner: Learner, *, data: Dataset | None = None) -> None:
 
     Its facts are true, its functions have the right shapes and are defined off the data too; every seam it says it asks
     is asked and matters, and a neutral answer changes nothing; its trade-off scales what it says, and it is
-    differentiable in it; its ticks online are finite and move what they step; and it keeps the laws of `check_stack`.
+    differentiable in it; its steps online are finite and move what they step; and it keeps the laws of `check_stack`.
     """
     case = _Case(learner, (), data or made_data())
     with _said_plainly(case):
@@ -89,7 +89,7 @@ def check_adapter(adapter: Adapter, learner: Learner, *, data: Dataset | None = 
     """Raise `AssertionError` unless this adapter keeps every law of an adapter on ``learner``.
 
     It answers seams that exist, in both phases; it draws noise under its own name; what it adds keeps seeds apart; two
-    of it do not share state; its ticks online are finite and move what they step; and it keeps the laws of
+    of it do not share state; its steps online are finite and move what they step; and it keeps the laws of
     `check_stack`. Raises `StackError` where it refuses the learner.
     """
     case = _Case(learner, (adapter,), data or made_data())
@@ -106,7 +106,7 @@ def check_adapter(adapter: Adapter, learner: Learner, *, data: Dataset | None = 
 
 
 def check_stack(learner: Learner, *adapters: Adapter, data: Dataset | None = None) -> None:
-    """Raise `AssertionError` unless this stack trains from tick 1, survives its serialized form, resumes and acts.
+    """Raise `AssertionError` unless this stack trains from step 1, survives its serialized form, resumes and acts.
 
     Every loss and parameter is finite, every group that a stage steps moves and no other does, a run that is saved and
     loaded half-way equals one that was not, a loaded agent acts as the saved one, within the action bounds, and a seed
@@ -154,7 +154,7 @@ class _Case:
         return Stack(self.learner, self.adapters).name
 
     @property
-    def ticks(self) -> int:
+    def steps(self) -> int:
         """Enough for two runs of every stage, in either phase."""
         stages = [stage for phase in PHASES for stage in Stack(self.learner, self.adapters).resolve(phase).stages]
         return 2 * math.lcm(*(stage.every for stage in stages if stage.every <= 10))
@@ -180,14 +180,14 @@ class _Case:
 
     def ran(
         self,
-        ticks: int | None = None,
+        steps: int | None = None,
         *,
         seeds: Sequence[int] = (0, 1),
         dtype: torch.dtype = torch.float32,
         traced: bool = False,
     ) -> Engine:
-        """An engine after some ticks, to look at: several laws share it."""
-        options = (self.ticks if ticks is None else ticks, seeds, dtype, traced)
+        """An engine after some steps, to look at: several laws share it."""
+        options = (self.steps if steps is None else steps, seeds, dtype, traced)
         if options not in self._ran:
             engine = self.engine(*options[1:])
             engine.run(options[0])
@@ -195,7 +195,7 @@ class _Case:
         return self._ran[options]
 
     def after(self, **options: Any) -> State:
-        """What is learned after some ticks."""
+        """What is learned after some steps."""
         return _learned(self.ran(**options))
 
 
@@ -282,7 +282,7 @@ def _functions_have_their_shapes(case: _Case) -> None:
         acting = name.startswith(("act", "explore"))
         wanted = (rows, actions) if acting or name.startswith("sample") else (rows,)
         assert tensor.shape[1:] == wanted, f"{case.name}: {name} gives {tuple(tensor.shape[1:])}, not {wanted}"
-        assert tensor.isfinite().all(), f"{case.name}: {name} is not finite after one tick"
+        assert tensor.isfinite().all(), f"{case.name}: {name} is not finite after one step"
         bounded = not acting or bool((tensor.abs() <= 1 + 1e-6).all())
         assert bounded, f"{case.name}: {name} leaves the action bounds"
 
@@ -325,9 +325,9 @@ def _meta_gradient_agrees_with_automatic_differentiation(case: _Case) -> None:
 
     def second(backend: str) -> Tensor:
         engine = case.plus(_Learned(backend=backend)).engine(seeds=(0,), dtype=torch.float64)
-        engine.run(case.ticks // 2)
+        engine.run(case.steps // 2)
         engine.metrics.flush()
-        engine.run(case.ticks // 2)
+        engine.run(case.steps // 2)
         return torch.tensor(engine.metrics.flush()["learned/gradient"])
 
     ours, automatic = second("closed_form"), second("autograd")
@@ -357,7 +357,7 @@ def _diagnoses_numbers(case: _Case) -> None:
 def _draws_under_its_own_name(case: _Case) -> None:
     (adapter,) = case.adapters
     bare, whole = _Case(case.learner, (), case.data), case
-    more = whole.ran().draws - bare.ran(whole.ticks).draws
+    more = whole.ran().draws - bare.ran(whole.steps).draws
     strangers = {draw.site for draw in more if not draw.site.startswith(adapter.name)}
     assert not strangers, f"{adapter.name}: its noise at {sorted(strangers)} does not begin with its name"
 
@@ -368,7 +368,7 @@ def _two_of_a_kind_stay_apart(case: _Case) -> None:
         engine = case.plus(replace(adapter, name=f"{adapter.name}_twin")).engine()
     except StackError:  # it decides something that only one can
         return
-    engine.run(case.ticks)
+    engine.run(case.steps)
     own = {name for name in engine.params if name.startswith(f"{adapter.name}.")}
     twins = {name for name in engine.params if name.startswith(f"{adapter.name}_twin.")}
     assert len(own) == len(twins), f"{adapter.name}: two of it share a group; make names by self.group(...)"
@@ -387,7 +387,7 @@ def _is_finite_and_moves_what_it_steps(case: _Case) -> Run:
     run = fresh_run(
         Stack(case.learner, case.adapters),
         case.data,
-        steps=case.ticks,
+        steps=case.steps,
         seeds=(0, 1),
         device=torch.device("cpu"),
         execution=Execution(traced=False),
@@ -409,13 +409,13 @@ def _is_finite_and_moves(case: _Case, engine: Engine) -> None:
     if engine.program.outer is not None:
         stepped.add(engine.program.outer.step.group)
     before = _learned(engine)
-    for _ in range(case.ticks):
+    for _ in range(case.steps):
         engine.run(1)
         failures = engine.metrics.failures()
         assert not failures, f"{case.name}: {next(iter(failures.values()))}"
     after = _learned(engine)
     broken = [name for name, tensor in after.items() if not tensor.isfinite().all()]
-    assert not broken, f"{case.name}: not finite after {case.ticks} ticks: {broken}"
+    assert not broken, f"{case.name}: not finite after {case.steps} steps: {broken}"
     moved = {name.split("/")[1] for name in _different(before, after) if name.startswith("params/")}
     assert moved <= stepped, f"{case.name}: {sorted(moved - stepped)} moved, though no stage steps them"
     rates = {update.group: update.learning_rate for stage in engine.program.stages for update in stage.updates}
@@ -424,9 +424,9 @@ def _is_finite_and_moves(case: _Case, engine: Engine) -> None:
 
 
 def _resumes_and_acts(case: _Case, whole: Run) -> None:
-    options: dict[str, Any] = {"steps": case.ticks, "seeds": (0, 1), "traced": False, "progress": False}
+    options: dict[str, Any] = {"steps": case.steps, "seeds": (0, 1), "traced": False, "progress": False}
     parted = wrap(case.learner, *case.adapters)
-    parted.fit(case.data, stop_after=case.ticks // 2, device="cpu", **options)
+    parted.fit(case.data, stop_after=case.steps // 2, device="cpu", **options)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "agent.npz"
         parted.save(file)

@@ -9,7 +9,7 @@ from torch.nn.functional import mse_loss
 from adaptive_constraints import Dataset
 from adaptive_constraints.engine.engine import Engine
 
-from .common import Scalar, adam, one, step, take
+from .common import Scalar, adam, one, take, update
 from .td3bc import PlainTD3BC
 from .vae import plain_vae
 
@@ -34,10 +34,10 @@ class PlainA2PR(PlainTD3BC):
 
     def critic_step(self, s: Tensor, a: Tensor, r: Tensor, s2: Tensor, d: Tensor) -> None:
         # An expectile of 0.5 weighs by 0.5.
-        step(self.value_optimizer, 0.5 * mse_loss(self.value(s), self.q(s, a)))
+        update(self.value_optimizer, 0.5 * mse_loss(self.value(s), self.q(s, a)))
         good = (self.q(s, a) > self.value(s)).to(s.dtype).unsqueeze(1)
         u, divergence = self.vae(s, a, self.draw("normal", "a2pr/reconstruct", len(s), self.latent))
-        step(self.vae_optimizer, (good * (u - a).square()).mean() + 0.5 * divergence.mean())
+        update(self.vae_optimizer, (good * (u - a).square()).mean() + 0.5 * divergence.mean())
         super().critic_step(s, a, r, s2, d)
 
     def policy_loss(self, action: Tensor, s: Tensor, a: Tensor, alpha: Tensor | float) -> Tensor:

@@ -11,7 +11,7 @@ from adaptive_constraints.baselines import IQL
 from adaptive_constraints.engine.engine import Engine
 
 from ..helpers import resolved_of
-from .common import Loop, Network, Scalar, adam, average, step, step_together
+from .common import Loop, Network, Scalar, adam, average, update, update_together
 
 
 class PlainANQ(Loop):
@@ -58,23 +58,23 @@ class PlainANQ(Loop):
     def delta(self, mu: Network, s: Tensor, a: Tensor) -> Tensor:
         return self.anq.reach * mu(s, a)
 
-    def tick(self) -> None:
+    def step(self) -> None:
         s, a, r, s2, d = self.rows()
-        if self.iql:  # V, Q and the policy at the same parameters, then the target critics; mu every second tick
+        if self.iql:  # V, Q and the policy at the same parameters, then the target critics; mu every second step
             optimizers = [self.value_optimizer, self.critic_optimizer, self.policy_optimizer]
             losses = [self.value_loss(s, a), self.q_loss(s, a, r, s2, d) / 2, self.awr_loss(s, a)]
-            step_together(optimizers, losses)
+            update_together(optimizers, losses)
             average(self.critic_targets, self.critics)
         else:
-            step(self.value_optimizer, self.value_loss(s, a))
-            step(self.critic_optimizer, self.q_loss(s, a, r, s2, d))
+            update(self.value_optimizer, self.value_loss(s, a))
+            update(self.critic_optimizer, self.q_loss(s, a, r, s2, d))
         if self.now % 2:
             return
-        step(self.mu_optimizer, self.mu_loss(s, a))
+        update(self.mu_optimizer, self.mu_loss(s, a))
         self.schedule.step()
         average([self.mu_target], [self.mu], self.anq.polyak)
         if not self.iql:
-            step(self.policy_optimizer, self.td3_bc_loss(s, a))
+            update(self.policy_optimizer, self.td3_bc_loss(s, a))
             average(self.critic_targets, self.critics)
 
     def value_loss(self, s: Tensor, a: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every plain loop does: networks that start as the engine's, rows and noise of a tick, averages, deviations."""
+"""What every plain loop does: networks that start as the engine's, rows and noise of a step, averages, deviations."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ def adam(*networks: nn.Module, rate: float = 3e-4, more: Iterable[Tensor] = (), 
     return Adam([*parameters, *more], lr=rate, eps=epsilon, foreach=True)
 
 
-def step(optimizer: Optimizer, loss: Tensor) -> None:
-    step_together([optimizer], [loss])
+def update(optimizer: Optimizer, loss: Tensor) -> None:
+    update_together([optimizer], [loss])
 
 
-def step_together(optimizers: Sequence[Optimizer], losses: Sequence[Tensor]) -> None:
+def update_together(optimizers: Sequence[Optimizer], losses: Sequence[Tensor]) -> None:
     """All gradients at the same parameters, each of its own loss alone, then all steps."""
     pairs = list(zip(optimizers, losses, strict=True))
     parameters = [optimizer.param_groups[0]["params"] for optimizer in optimizers]
@@ -105,16 +105,16 @@ def step_together(optimizers: Sequence[Optimizer], losses: Sequence[Tensor]) -> 
         optimizer.step()
 
 
-def draw(kind: str, site: str, shape: Sequence[int], seed: int, tick: int, dtype: torch.dtype) -> Tensor:
-    """Noise of one seed at one tick."""
-    key: dict[str, Any] = {"seeds": torch.tensor([seed]), "ticks": torch.tensor([tick])}
+def draw(kind: str, site: str, shape: Sequence[int], seed: int, step: int, dtype: torch.dtype) -> Tensor:
+    """Noise of one seed at one step."""
+    key: dict[str, Any] = {"seeds": torch.tensor([seed]), "steps": torch.tensor([step])}
     return getattr(noise, kind)(site=site, shape=shape, dtype=dtype, **key)[0, 0]
 
 
-def minibatch(count: int, rows: int, seed: int, tick: int, site: str = "batch") -> Tensor:
-    """The rows [count] of one seed's minibatch at one tick."""
-    seeds, ticks = torch.tensor([seed]), torch.tensor([tick])
-    return noise.indices(site=site, count=count, rows=rows, seeds=seeds, ticks=ticks)[0, 0]
+def minibatch(count: int, rows: int, seed: int, step: int, site: str = "batch") -> Tensor:
+    """The rows [count] of one seed's minibatch at one step."""
+    seeds, steps = torch.tensor([seed]), torch.tensor([step])
+    return noise.indices(site=site, count=count, rows=rows, seeds=seeds, steps=steps)[0, 0]
 
 
 L = TypeVar("L", bound="Loop")
@@ -164,30 +164,30 @@ class Loop:
         return float(torch.stack([(ours.detach() - theirs).abs().max() for ours, theirs in pairs]).max())
 
     def rows(self, *names: str) -> list[Tensor]:
-        """These columns of the tick's minibatch; by default s, a, r, s', d."""
+        """These columns of the step's minibatch; by default s, a, r, s', d."""
         index = minibatch(self.settings.batch_size, len(self.columns["reward"]), self.seed, self.now)
         return [self.columns[name][index] for name in names or NAMES]
 
     def draw(self, kind: str, site: str, *shape: int) -> Tensor:
-        """Noise of this tick."""
+        """Noise of this step."""
         return draw(kind, site, shape, self.seed, self.now, self.dtype)
 
-    def run(self, ticks: int) -> None:
-        for _ in range(ticks):
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
             self.now += 1
-            self.tick()
+            self.step()
 
-    def tick(self) -> None:
+    def step(self) -> None:
         raise NotImplementedError
 
 
 def beside(
-    loop: Callable[[Engine, Dataset], L], learner: Learner, *adapters: Adapter, ticks: int, **options: Any
+    loop: Callable[[Engine, Dataset], L], learner: Learner, *adapters: Adapter, steps: int, **options: Any
 ) -> tuple[Engine, L]:
-    """Engine and loop after the same ticks, on data a twentieth of which ends an episode."""
+    """Engine and loop after the same steps, on data a twentieth of which ends an episode."""
     data = random_data(1000, observation=11, action=3)
-    engine = build(learner, *adapters, **{"seeds": (3,), "horizon": ticks, "data": data, **options})
+    engine = build(learner, *adapters, **{"seeds": (3,), "horizon": steps, "data": data, **options})
     plain = loop(engine, data)
-    engine.run(ticks)
-    plain.run(ticks)
+    engine.run(steps)
+    plain.run(steps)
     return engine, plain

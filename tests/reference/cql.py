@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 from adaptive_constraints import Dataset
 from adaptive_constraints.engine.engine import Engine
 
-from .common import Loop, Network, Scalar, adam, average, step_together
+from .common import Loop, Network, Scalar, adam, average, update_together
 
 
 class Policy(nn.Module):
@@ -71,7 +71,7 @@ class PlainCQL(Loop):
         params = engine.params
         return [(own, params[group]["log"][self.position]) for group, own in ours.items() if group in params]
 
-    def tick(self) -> None:
+    def step(self) -> None:
         c = self.settings
         s, a, r, s2, d = self.rows()
         action, log_pi = self.policy(s, self.draw("normal", "policy", *a.shape))
@@ -80,7 +80,7 @@ class PlainCQL(Loop):
         policy_loss = (temperature * log_pi - torch.min(*(q(s, action) for q in self.critics))).mean()
         policy_loss = policy_loss + c.actor_imitation * ((action - a) ** 2).sum(1).mean()
         losses = [temperature_loss, policy_loss, *self.critic_losses(s, a, r, s2, d)]
-        step_together(self.optimizers[: len(losses)], losses)
+        update_together(self.optimizers[: len(losses)], losses)
         if c.learning_rate_decay == "cosine":
             for schedule in self.schedules:
                 schedule.step()

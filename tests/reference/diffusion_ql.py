@@ -71,7 +71,7 @@ class PlainDiffusionQL(Loop):
             found += zip(net.time.parameters(), give(one(tree["actor"], self.position), "time_"), strict=True)
         return found
 
-    def tick(self) -> None:
+    def step(self) -> None:
         learner, size = self.settings, self.settings.batch_size
         s, a, r, s2, d = self.rows()
         # critics
@@ -83,7 +83,7 @@ class PlainDiffusionQL(Loop):
             best = [target(states, a2).view(count, size).max(0).values for target in self.critic_targets]
             y = r + 0.99 * (1 - d) * torch.min(*best)
         first, second = (mse_loss(critic(s, a), y) for critic in self.critics)
-        self.step(self.critic_optimizer, first + second)
+        self.update(self.critic_optimizer, first + second)
         average(self.critic_targets, self.critics)
         # actor
         t = (self.draw("uniform", "diffusion/step", size) * STEPS).floor()
@@ -95,11 +95,11 @@ class PlainDiffusionQL(Loop):
         if self.draw("uniform", "pair") < 0.5:
             first, second = second, first
         improvement = -first.mean() / second.abs().mean().detach()
-        self.step(self.actor_optimizer, imitation + learner.eta * improvement)
+        self.update(self.actor_optimizer, imitation + learner.eta * improvement)
         if self.now % learner.actor_average_every == 0 and self.now >= learner.actor_average_start:
             average([self.average], [self.actor])
 
-    def step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    def update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """A step along the clipped gradient."""
         parameters, bound = optimizer.param_groups[0]["params"], self.settings.gradient_clip
         optimizer.zero_grad()

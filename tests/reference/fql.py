@@ -33,7 +33,7 @@ class PlainFQL(Loop):
         flows: dict[str, nn.Module | list[Network]] = {"teacher": self.teacher, "student": self.student}
         return flows | {"critic": self.critics, "critic/target": self.targets}
 
-    def tick(self) -> None:
+    def step(self) -> None:
         learner, size = self.settings, self.settings.batch_size
         s, a, r, s2, d = self.rows()
 

@@ -13,7 +13,7 @@ from adaptive_constraints import ILQ, Dataset
 from adaptive_constraints.engine.engine import Engine
 
 from ..helpers import resolved_of
-from .common import draw, network, one, step
+from .common import draw, network, one, update
 from .cql import PlainCQL
 from .td3bc import PlainTD3BC
 
@@ -28,38 +28,38 @@ class PlainTargets:
         self.trunk = network(self.part("behavior."), nn.Mish)
         self.time = network(self.part("behavior.time_"), nn.Mish)
         self.shares = 0.0, 0.0
-        """Of limited targets and of imagined ends, at the last tick."""
+        """Of limited targets and of imagined ends, at the last step."""
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The linear maps whose names begin so."""
         kinds = tuple(f"{prefix}{kind}" for kind in ("weight", "bias"))
         return {name.removeprefix(prefix): t for name, t in self.models.items() if name.startswith(kinds)}
 
-    def draw(self, kind: str, site: str, tick: int, *shape: int) -> Tensor:
-        return draw(kind, f"ilq/{site}", shape, self.seed, tick, torch.float32)
+    def draw(self, kind: str, site: str, step: int, *shape: int) -> Tensor:
+        return draw(kind, f"ilq/{site}", shape, self.seed, step, torch.float32)
 
     def __call__(
         self,
         s: Tensor,
         a: Tensor,
-        tick: int,
+        step: int,
         bootstrap: Callable[[Tensor, str], Tensor],
         critic_targets: Iterable[nn.Module],
     ) -> Tensor:
-        after, reward = self.imagine(s, a, tick)
+        after, reward = self.imagine(s, a, step)
         ended = ~((after[:, 0] > 0.7) & (after[:, 1].abs() < 0.2) & (after.abs() < 100).all(1))
         y_img = reward + 0.99 * (1 - ended.float()) * bootstrap(after, "ilq/next")
-        candidates = self.behavior(s, tick)
+        candidates = self.behavior(s, step)
         y_lmt = torch.min(*(torch.stack([q(s, each) for each in candidates]).max(0).values for q in critic_targets))
         self.shares = float((y_lmt < y_img).float().mean()), float(ended.float().mean())
         return torch.min(y_img, y_lmt) + self.ilq.delta
 
     @torch.no_grad()
-    def imagine(self, s: Tensor, a: Tensor, tick: int) -> tuple[Tensor, Tensor]:
+    def imagine(self, s: Tensor, a: Tensor, step: int) -> tuple[Tensor, Tensor]:
         d = s.shape[1]
         x = (torch.cat([s, a], 1) - self.models["dynamics.input_mean"]) / self.models["dynamics.input_std"]
-        which = self.draw("uniform", "member", tick, len(s))
-        normal = self.draw("normal", "transition", tick, len(s), d + 1)
+        which = self.draw("uniform", "member", step, len(s))
+        normal = self.draw("normal", "transition", step, len(s), d + 1)
         high, low = (self.models[f"dynamics.{end}_log_variance"] for end in ("largest", "smallest"))
         predicted = []
         for member in self.members:
@@ -74,14 +74,14 @@ class PlainTargets:
             reward.append(y[d] - self.ilq.penalty * max(float(std[row].norm()) for _, std in predicted))
         return torch.stack(after), torch.stack(reward)
 
-    def behavior(self, s: Tensor, tick: int) -> list[Tensor]:
+    def behavior(self, s: Tensor, step: int) -> list[Tensor]:
         """The reverse chain of Diffusion-QL's model, sample by sample."""
         dims, steps = self.models["behavior.bias3"].shape[0], 5
         t = torch.arange(1, steps + 1, dtype=torch.float64)
         alphas = torch.exp(-0.1 / steps - 0.5 * (10 - 0.1) * (2 * t - 1) / steps**2)
         bars = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(alphas, 0)]).float()
-        starts = self.draw("normal", "behavior/start", tick, self.ilq.samples, len(s), dims)
-        noises = self.draw("normal", "behavior/chain", tick, self.ilq.samples, steps - 1, len(s), dims)
+        starts = self.draw("normal", "behavior/start", step, self.ilq.samples, len(s), dims)
+        noises = self.draw("normal", "behavior/chain", step, self.ilq.samples, steps - 1, len(s), dims)
         frequencies = torch.exp(-math.log(10000) * torch.arange(8) / 7)
         found = []
         for x, extra in zip(starts, noises, strict=True):
@@ -119,7 +119,7 @@ class ILQOnTD3BC(PlainTD3BC):
             a_oos = self.noisy(self.policy, s, "ilq/policy")
             y_ood = self.ilq(s, a_oos, self.now, self.bootstrap, self.critic_targets)
         for critic, optimizer in zip(self.critics, self.critic_optimizers, strict=True):
-            step(optimizer, eta * mse_loss(critic(s, a), y_in) + (1 - eta) * mse_loss(critic(s, a_oos), y_ood))
+            update(optimizer, eta * mse_loss(critic(s, a), y_in) + (1 - eta) * mse_loss(critic(s, a_oos), y_ood))
 
 
 class ILQOnSAC(PlainCQL):

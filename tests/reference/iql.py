@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from adaptive_constraints import Dataset
 from adaptive_constraints.engine.engine import Engine
 
-from .common import Loop, Network, Scalar, adam, average, step
+from .common import Loop, Network, Scalar, adam, average, update
 
 
 class PlainIQL(Loop):
@@ -40,7 +40,7 @@ class PlainIQL(Loop):
         gaussian = self.settings.policy == "gaussian"
         return [(self.log_std, engine.params["actor"]["log_std"][self.position])] if gaussian else []
 
-    def tick(self) -> None:
+    def step(self) -> None:
         s, a, r, s2, d = self.rows()
         mean = self.mean(s)
         if self.settings.extraction == "ddpg+bc":  # reads the critics as they stand before their step
@@ -53,11 +53,11 @@ class PlainIQL(Loop):
             q_target = self.aggregate(target(s, a) for target in self.targets)
         advantage = q_target - self.value(s)
         tau = self.settings.expectile
-        step(self.value_optimizer, ((tau - (advantage < 0).to(s.dtype)).abs() * advantage**2).mean())
+        update(self.value_optimizer, ((tau - (advantage < 0).to(s.dtype)).abs() * advantage**2).mean())
         advantage = advantage.detach()
         y = r + (1 - d) * 0.99 * next_v
         first, second = (mse_loss(critic(s, a), y) for critic in self.critics)
-        step(self.critic_optimizer, (first + second) / 2)
+        update(self.critic_optimizer, (first + second) / 2)
         average(self.targets, self.critics, self.settings.polyak)
         if self.settings.extraction == "awr":
             weight = torch.exp(self.settings.beta * advantage).clamp(max=100.0)
@@ -85,5 +85,5 @@ class PlainIQL(Loop):
         return -normal.log_prob(a).sum(1)
 
     def step_actor(self, loss: Tensor) -> None:
-        step(self.actor_optimizer, loss)
+        update(self.actor_optimizer, loss)
         self.schedule.step()

@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 from adaptive_constraints import Dataset
 from adaptive_constraints.engine.engine import Engine
 
-from .common import NAMES, Loop, Network, Scalar, adam, average, step
+from .common import NAMES, Loop, Network, Scalar, adam, average, update
 
 
 class PlainReBRAC(Loop):
@@ -36,7 +36,7 @@ class PlainReBRAC(Loop):
         online: dict[str, nn.Module | list[Scalar]] = {"actor": self.actor, "critic": self.critics}
         return online | {"actor/target": self.actor_target, "critic/target": self.critic_targets}
 
-    def tick(self) -> None:
+    def step(self) -> None:
         s, a, r, s2, d, next_a, has_next = self.rows(*NAMES, "next_action", "has_next")
         with torch.no_grad():
             draw = self.draw("normal", "target", *a.shape)
@@ -45,11 +45,11 @@ class PlainReBRAC(Loop):
             next_q = torch.min(*(target(s2, a2) for target in self.critic_targets)) - penalty
             y = r + (1 - d) * self.settings.discount * next_q
         first, second = (mse_loss(critic(s, a), y) for critic in self.critics)
-        step(self.critic_optimizer, first + second)
+        update(self.critic_optimizer, first + second)
         if self.now % self.settings.policy_every:
             return
         action = self.actor(s)
         q = torch.min(*(critic(s, action) for critic in self.critics))
         distance = ((action - a) ** 2).sum(1)
-        step(self.actor_optimizer, (self.settings.beta1 * distance - q / q.abs().mean().detach()).mean())
+        update(self.actor_optimizer, (self.settings.beta1 * distance - q / q.abs().mean().detach()).mean())
         average((*self.critic_targets, self.actor_target), (*self.critics, self.actor))

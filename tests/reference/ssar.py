@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 from adaptive_constraints import Dataset
 from adaptive_constraints.engine.engine import Engine
 
-from .common import Loop, Network, adam, give, one, step, take
+from .common import Loop, Network, adam, give, one, take, update
 from .cql import PlainCQL
 from .td3bc import PlainTD3BC
 
@@ -27,7 +27,7 @@ class Coefficient(Loop):
     beta_0: float
     rate: float
     w: Tensor
-    """Of the tick's rows, before any step."""
+    """Of the step's rows, before any update."""
 
     def __init__(self, engine: Engine, data: Dataset, loosen_bound: bool, every: int) -> None:
         super().__init__(engine, data)
@@ -82,7 +82,7 @@ class OnTD3BC(Coefficient, PlainTD3BC):
         self.w = (self.n * 0.1) ** 2 - ((p - a) ** 2).clamp(max=1).mean(1)
         q = self.critics[0](s, p)
         regulariser = (self.bound(s)[:, None] * (p - a) ** 2).mean()
-        step(self.policy_optimizer, -q.mean() / q.abs().mean().detach() + regulariser)
+        update(self.policy_optimizer, -q.mean() / q.abs().mean().detach() + regulariser)
         self.step_beta(s)
 
 
@@ -97,8 +97,8 @@ class OnCQL(Coefficient, PlainCQL):
         gaps = self.gaps(s, a, s2)
         return [mse_loss(q(s, a), y) + (bound * gap).mean() for q, gap in zip(self.critics, gaps, strict=True)]
 
-    def tick(self) -> None:
-        super().tick()
+    def step(self) -> None:
+        super().step()
         self.step_beta(*self.rows("observation"))
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss, softplus
 from adaptive_constraints import Dataset
 from adaptive_constraints.engine.engine import Engine
 
-from .common import Loop, Network, Scalar, adam, average, step
+from .common import Loop, Network, Scalar, adam, average, update
 
 ACTOR_EVERY = 2
 
@@ -61,7 +61,7 @@ class PlainTD3BC(Loop):
             "critic/target": self.critic_targets,
         }
 
-    def tick(self) -> None:
+    def step(self) -> None:
         s, a, r, s2, d = self.rows()
         self.critic_step(s, a, r, s2, d)
         if self.now % ACTOR_EVERY:
@@ -81,11 +81,11 @@ class PlainTD3BC(Loop):
     def critic_step(self, s: Tensor, a: Tensor, r: Tensor, s2: Tensor, d: Tensor) -> None:
         y = r + 0.99 * (1 - d) * self.bootstrap(s2)
         for critic, optimizer in zip(self.critics, self.critic_optimizers, strict=True):
-            step(optimizer, mse_loss(critic(s, a), y))
+            update(optimizer, mse_loss(critic(s, a), y))
 
     def policy_step(self, s: Tensor, a: Tensor) -> None:
         if self.meta is None:
-            step(self.policy_optimizer, self.policy_loss(self.policy(s), s, a, 2.5))
+            update(self.policy_optimizer, self.policy_loss(self.policy(s), s, a, 2.5))
         else:
             self.scaled_policy_step(s, a, self.meta)
 

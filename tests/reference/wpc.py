@@ -8,12 +8,12 @@ from adaptive_constraints import WPC, Dataset
 from adaptive_constraints.engine.engine import Engine
 
 from ..helpers import resolved_of
-from .common import Scalar, adam, give, one, step, take
+from .common import Scalar, adam, give, one, take, update
 from .td3bc import PlainTD3BC
 
 
 class PlainWPC(PlainTD3BC):
-    """V, the critics, and every second tick the policy and the averages."""
+    """V, the critics, and every second step the policy and the averages."""
 
     def __init__(self, engine: Engine, data: Dataset) -> None:
         super().__init__(engine, data)
@@ -31,7 +31,7 @@ class PlainWPC(PlainTD3BC):
 
     def critic_step(self, s: Tensor, a: Tensor, r: Tensor, s2: Tensor, d: Tensor) -> None:
         y = r + 0.99 * (1 - d) * self.bootstrap(s2)
-        step(self.value_optimizer, ((y - self.value(s)) ** 2).mean())
+        update(self.value_optimizer, ((y - self.value(s)) ** 2).mean())
         super().critic_step(s, a, r, s2, d)
 
     def policy_loss(self, action: Tensor, s: Tensor, a: Tensor, alpha: Tensor | float) -> Tensor:

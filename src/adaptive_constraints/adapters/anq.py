@@ -5,7 +5,7 @@ distance that is high where the data's action was good and low where it was bad.
 actions, the critics' target bootstraps from V, and the policy imitates the refined actions: the best of a small
 neighbourhood of each action of the data, found without sampling and without a model of the behaviour.
 
-One tick: V (at the refined actions); the critics; every second tick mu, then its Polyak average; the learner's policy
+One step: V (at the refined actions); the critics; every second step mu, then its Polyak average; the learner's policy
 (on learners that step critics and policy in one stage, mu comes after both).
 """
 
@@ -39,7 +39,7 @@ class ANQ(Adapter):
     >>> from adaptive_constraints.baselines import IQL
     >>> agent = wrap(IQL.preset("anq"), ANQ.preset("gym"))
     >>> [line for line in agent.explain().splitlines() if "anq.mu" in line]
-    ['  2. anq.mu      every 2 ticks   step anq.mu; average anq.mu at 0.005']
+    ['  2. anq.mu      every 2 steps   update anq.mu; average anq.mu at 0.005']
     """
 
     reach: Annotated[float, AtLeast(0)] = 2.0
@@ -80,7 +80,7 @@ class ANQ(Adapter):
     target_mu: bool = True
     """V regresses at the actions of mu's Polyak average, as in equation 14; false: of mu itself, as in the port."""
     policy_every: Annotated[int, AtLeast(1)] = 2
-    """Ticks per step of mu and of its average."""
+    """Training steps per update of mu and of its average."""
     learning_rate: Annotated[float, AtLeast(0)] = 3e-4
     """Adam's learning rate of mu, at the start."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -199,11 +199,11 @@ class ANQ(Adapter):
         update = Update(mu, self.loss, self.rate)
         return (AdapterStage("critic", Stage(mu, (update,), every=self.policy_every, averages=averages)),)
 
-    def rate(self, tick: int, horizon: int) -> float:
+    def rate(self, step: int, horizon: int) -> float:
         """Mu's learning rate: with a cosine, whole at its first step and 0 after its last."""
         if self.schedule == "constant":
             return self.learning_rate
-        done, total = tick // self.policy_every - 1, horizon // self.policy_every
+        done, total = step // self.policy_every - 1, horizon // self.policy_every
         return self.learning_rate * (1 + math.cos(math.pi * done / total)) / 2
 
     def loss(self, p: Params, v: View) -> Tensor:

@@ -26,7 +26,7 @@ PUBLISHED_RATE = 2e-3
 LARGEST_SCALED_RATE = 0.05
 """Adam moves rho by about its rate per outer step, whatever the gradient."""
 PUBLISHED_STEPS = 500_000
-"""Constrained steps in the paper's runs: 10^6 ticks, one in two."""
+"""Updates of the constrained group in the paper's runs: one in two of 10^6 training steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class ASPC(Adapter):
     interval: Annotated[int, AtLeast(1)] = 10
     """Steps of the constrained group per outer step (k_alpha)."""
     rate: Literal["scaled", "published"] | Annotated[float, AtLeast(0)] = "scaled"
-    """Learning rate of rho. published: 2e-3 * interval / 10, meant for 10^6 ticks. scaled: that times the paper's
+    """Learning rate of rho. published: 2e-3 * interval / 10, meant for 10^6 steps. scaled: that times the paper's
     run length over this run's, so that the scale can travel as far in a short run, but at most 0.05 (reached below
     20,000 constrained steps), so that it does not run away while the critics know nothing. A number: that rate. All
     three decay exponentially to 1 % over the run. In a run of 500,000 constrained steps scaled is published, in one of

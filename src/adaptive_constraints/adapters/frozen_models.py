@@ -1,4 +1,4 @@
-"""Models trained on the data before tick 1 and then frozen: dynamics, behaviour, termination.
+"""Models trained on the data before step 1 and then frozen: dynamics, behaviour, termination.
 
 Each seed trains its own, all of them at once on the learners' engine; the cache of `Preparation.trained` keeps them.
 """
@@ -56,14 +56,14 @@ class DynamicsFit:
         members' mean squared error ``holdout_error`` [S, E].
         """
         rows = Transitions.of(preparation)
-        ticks = math.ceil(len(rows.target) / BATCH_SIZE)
+        per_epoch = math.ceil(len(rows.target) / BATCH_SIZE)
 
         def train(seeds: Sequence[int], pretraining: Pretraining) -> Params:
-            fit = self.start_fit(preparation, name, rows, seeds, self.epochs * ticks)
+            fit = self.start_fit(preparation, name, rows, seeds, self.epochs * per_epoch)
             best = Best(fit.params["dynamics"], len(seeds), self.members)
-            first = pretraining.resume(fit, best.state()) // ticks
+            first = pretraining.resume(fit, best.state()) // per_epoch
             for epoch in range(first, self.epochs):
-                pretraining.run(fit, (epoch + 1) * ticks, best.state())
+                pretraining.run(fit, (epoch + 1) * per_epoch, best.state())
                 error = fit.ask(name, lambda v: {"error": rows.holdout_error(v.p["dynamics"])})["error"]
                 if not best.update(fit.params["dynamics"], error, self.patience):
                     break
@@ -73,7 +73,7 @@ class DynamicsFit:
             inputs = {"input_mean": rows.mean, "input_std": rows.std}
             return best.ordered() | {key: t.expand(len(seeds), -1).clone() for key, t in inputs.items()}
 
-        return preparation.trained(name, asdict(self), train, steps=self.epochs * ticks, shared=shared)
+        return preparation.trained(name, asdict(self), train, steps=self.epochs * per_epoch, shared=shared)
 
     def start_fit(
         self, preparation: Preparation, name: str, rows: Transitions, seeds: Sequence[int], steps: int

@@ -39,7 +39,7 @@ class Imagined(NamedTuple):
 class ILQ(Adapter):
     """Supervise Q off the data with min(imagined value, best value of the behaviour) + delta; learn the rest as before.
 
-    It trains models before tick 1 (dynamics; behaviour, unless the learner has a model of it; perhaps termination) and
+    It trains models before step 1 (dynamics; behaviour, unless the learner has a model of it; perhaps termination) and
     keeps them in the cache. The defaults are the paper's; by data set, see the presets. The paper's own agent is soft
     actor-critic, which is CQL(alpha=0) here.
 
@@ -71,7 +71,7 @@ class ILQ(Adapter):
     """False: the target is the imagined value alone (the paper's ablation)."""
     termination: str = "auto"
     """Which imagined transitions end their episode. known: by the rule of the data's task. learned: with the
-    probability that a classifier of next observations gives, trained before tick 1 (inferred; the paper is silent).
+    probability that a classifier of next observations gives, trained before step 1 (inferred; the paper is silent).
     auto: known if there is a rule by which episodes end; otherwise learned, or none where the data has no terminal row.
     Or the name of a rule: hopper, walker2d, ant, none, or one from `register_termination`."""
     warm_up: Annotated[float, Between(0, 1)] = 0.1
@@ -267,7 +267,7 @@ class ILQ(Adapter):
         """eta; 1 while a behaviour model that the learner still trains warms up."""
         if v.phase == "online" or not (self.limit and v.services.facts.owns_behavior):
             return self.eta
-        warm = v.tick > self.warm_up * v.horizon
+        warm = v.step > self.warm_up * v.horizon
         return torch.where(warm, v.r.new_full((), self.eta), v.r.new_full((), 1.0))
 
     def critic_rows(self, v: View) -> Sequence[ExtraRows]:

@@ -1,7 +1,7 @@
 """SPOT: supported policy optimization (arXiv 2202.06239).
 
 The policy may do whatever the behaviour does with some density, however rarely, instead of staying close to each row's
-action. A conditional variational autoencoder of the behaviour is trained before tick 1, and the learner's constraint
+action. A conditional variational autoencoder of the behaviour is trained before step 1, and the learner's constraint
 becomes the negative evidence lower bound of log p(a|s) at the policy's action.
 
 Certain (released code and settings): the model, its training, both estimates of the density, the weights in
@@ -52,13 +52,13 @@ class SPOT(Adapter):
     learning_rate: Annotated[float, Above(0)] = 1e-3
     """Adam's learning rate of the model."""
     steps: Annotated[int, AtLeast(1)] = 100_000
-    """Minibatches that the model is trained on before tick 1."""
+    """Minibatches that the model is trained on before step 1."""
     batch_size: Annotated[int, AtLeast(1)] = 256
     """Rows per minibatch of the model's training."""
     online_end: Annotated[float, Between(0, 1)] = 0.2
     """Factor on the constraint at the end of its linear cooling online; 1: no cooling."""
     online_steps: Annotated[int, AtLeast(1)] = 1_000_000
-    """Ticks online after which a linear cooling would reach 0."""
+    """Steps online after which a linear cooling would reach 0."""
 
     paper: ClassVar[str] = "arXiv 2202.06239"
     tested_on: ClassVar[frozenset[str]] = frozenset({"TD3BC"})
@@ -158,5 +158,5 @@ class SPOT(Adapter):
         return -self.beta / latent * (log_weights.logsumexp(0) - math.log(len(noise)))
 
     def constraint_scale(self, v: View) -> Tensor:
-        """max(online_end, 1 - t / online_steps), t ticks into the online phase."""
-        return (1 - v.phase_tick.to(v.r.dtype) / self.online_steps).clamp(min=self.online_end)
+        """max(online_end, 1 - t / online_steps), t training steps into the online phase."""
+        return (1 - v.phase_step.to(v.r.dtype) / self.online_steps).clamp(min=self.online_end)

@@ -32,10 +32,10 @@ from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 PUBLISHED_RATE_OF_A_POINT, PUBLISHED_RATE = 3e-8, 1e-8
 """Learning rates of beta: on TD3+BC and on CQL."""
-PUBLISHED_TICKS_PER_STEP_OF_A_POINT, PUBLISHED_TICKS_PER_STEP = 2, 1
-"""Ticks per step of beta, likewise."""
+PUBLISHED_EVERY_OF_A_POINT, PUBLISHED_EVERY = 2, 1
+"""Training steps per update of beta, likewise."""
 PUBLISHED_GROWTH_EVERY, GROWTHS = 50_000, 10
-"""Ticks between two of the ten steps by which n grows."""
+"""Training steps after which n grows once more, and how often it does."""
 PUBLISHED_ANNEALING = 400_000 / 250_000
 """Length of the annealing in lengths of the online run."""
 GRADIENT_CLIP = 0.5
@@ -57,7 +57,7 @@ class SSAR(Adapter):
     select: Literal["all", "return", "success", "advantage"] = "return"
     """The trusted subset D^. return: episodes of a high return. success: episodes that reached the goal, as
     `Dataset.episode_success` says (sparse rewards). advantage: rows with min Q(s, a) >= V(s) under critics of implicit
-    Q-learning, trained before tick 1, per seed, and kept. all: everything; switches selection off."""
+    Q-learning, trained before step 1, per seed, and kept. all: everything; switches selection off."""
     return_threshold: float | None = None
     """For "return": the raw episode return that must be exceeded; None: ``trusted_fraction`` says."""
     trusted_fraction: Annotated[float, Between(0, 1, "(]")] = 0.3
@@ -92,16 +92,16 @@ class SSAR(Adapter):
     n_end: Annotated[float, Above(0)] = 3.0
     """Half-width at which it stops growing."""
     growth_every: Annotated[int, AtLeast(1)] | None = None
-    """Ticks between two of the ten steps from ``n_start`` to ``n_end``; None: 50,000 of the published run."""
+    """Training steps between two of the ten rises from ``n_start`` to ``n_end``; None: 50,000 of the published run."""
 
     rate: Literal["scaled", "published"] | Annotated[float, AtLeast(0)] = "scaled"
     """Adam's learning rate of beta. published: 3e-8 on a deterministic policy, 1e-8 on others, meant for the published
-    run length. scaled: that times the published number of beta's steps over this run's: Adam moves a weight by about
-    its rate per step, whatever the gradient, so that beta otherwise would not move in a shorter run (inferred). Beta
-    steps with the constrained group, in the published runs every second tick on a deterministic policy. A number: that
-    rate."""
+    run length. scaled: that times the published number of beta's updates over this run's: Adam moves a weight by about
+    its rate per update, whatever the gradient, so that beta otherwise would not move in a shorter run (inferred). Beta
+    is updated with the constrained group, in the published runs at every second step on a deterministic policy. A
+    number: that rate."""
     published_steps: Annotated[int, AtLeast(1)] = 1_000_000
-    """Ticks of the published run (2,000,000 on AntMaze), which ``rate`` and ``growth_every`` are scaled from."""
+    """Steps of the published run (2,000,000 on AntMaze), which ``rate`` and ``growth_every`` are scaled from."""
     cap: Annotated[float, Above(1)] = 1.5
     """The largest coefficient, over the initial one."""
     hidden: Annotated[int, AtLeast(1)] = 512
@@ -112,7 +112,7 @@ class SSAR(Adapter):
     annealing: Literal["linear", "cosine", "none"] = "linear"
     """Annealing of the constraint online, down to 0. linear: the paper. cosine: a quarter wave, its code on CQL."""
     annealing_steps: Annotated[int, AtLeast(1)] | None = 400_000
-    """Online ticks until 0; None: 1.6 times the planned ticks, the published ratio (inferred)."""
+    """Online steps until 0; None: 1.6 times the planned steps, the published ratio (inferred)."""
 
     paper: ClassVar[str] = "arXiv 2505.19923"
     tested_on: ClassVar[frozenset[str]] = frozenset({"TD3BC", "CQL"})
@@ -258,9 +258,9 @@ class SSAR(Adapter):
 
     def constraint_scale(self, v: View) -> Tensor:
         """Annealing online; never below 0, which would push away from the data."""
-        planned = v.horizon - v.tick + v.phase_tick
+        planned = v.horizon - v.step + v.phase_step
         steps = PUBLISHED_ANNEALING * planned if self.annealing_steps is None else self.annealing_steps
-        done = (v.phase_tick.to(v.r.dtype) / steps).clamp(max=1)
+        done = (v.phase_step.to(v.r.dtype) / steps).clamp(max=1)
         return (1 - done if self.annealing == "linear" else torch.cos(done * math.pi / 2)).clamp(min=0)
 
     # -- learning it ----------------------------------------------------------------------------------------------
@@ -274,19 +274,19 @@ class SSAR(Adapter):
     def _rate(self, facts: Facts) -> Schedule:
         point = facts.distribution == "point"
         published = PUBLISHED_RATE_OF_A_POINT if point else PUBLISHED_RATE
-        ticks_per_step = PUBLISHED_TICKS_PER_STEP_OF_A_POINT if point else PUBLISHED_TICKS_PER_STEP
+        published_every = PUBLISHED_EVERY_OF_A_POINT if point else PUBLISHED_EVERY
         if self.rate == "published":
             return published
         if self.rate == "scaled":
-            rarer = facts.constrained_every / ticks_per_step
-            return lambda tick, horizon: published * rarer * self.published_steps / horizon
+            rarer = facts.constrained_every / published_every
+            return lambda step, horizon: published * rarer * self.published_steps / horizon
         return self.rate
 
     def loss(self, p: Params, v: View) -> Tensor:
         """L_beta = mean of w beta(s) m, over all rows of the minibatch and not only the trusted ones.
 
-        The policy in w is the one from before this tick's step, as in the paper's code on TD3+BC; on CQL, that code
-        takes the one from after it.
+        The policy in w is the one from before its update in this step, as in the paper's code on TD3+BC; on CQL, that
+        code takes the one from after it.
         """
         beta = self.beta_0(v.services.facts) * self.weight(p, v.s)
         return (self.margin(v) * beta * self.trusted(v)).mean()
@@ -310,8 +310,8 @@ class SSAR(Adapter):
     def advance(self, v: View) -> Mapping[str, Tensor]:
         """n grows until, on the trusted rows of a minibatch, the policy covers the data on average; then never again.
 
-        A minibatch without trusted rows says nothing. The policy is the one after this tick's step, while beta's loss
-        read the one before it.
+        A minibatch without trusted rows says nothing. The policy is the one after its update in this step, while beta's
+        loss read the one before it.
         """
         if v.phase == "online":  # beta learns no more, and n says only what it learned from
             return {}

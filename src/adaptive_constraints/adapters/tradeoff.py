@@ -26,19 +26,19 @@ class FixedTradeoff(Adapter):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearTradeoff(Adapter):
-    """Move the trade-off on a straight line over the run, reaching ``end`` at the last planned tick.
+    """Move the trade-off on a straight line over the run, reaching ``end`` at the last planned step.
 
     Fine-tuning makes the run longer, so the line starts anew from where the longer one stands then.
     """
 
     end: Annotated[float, Above(0)] = 10.0
-    """The value at the last planned tick."""
+    """The value at the last planned step."""
     start: Annotated[float, Above(0)] | None = None
     """The value at the start; None: the learner's own."""
 
     def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
         start = default() if self.start is None else v.r.new_full((), self.start)
-        return start + (self.end - start) * (v.tick / v.horizon).to(start.dtype)
+        return start + (self.end - start) * (v.step / v.horizon).to(start.dtype)
 
     def diagnostics(self, v: View) -> Mapping[str, Tensor]:
         return {"tradeoff": v.tradeoff()}

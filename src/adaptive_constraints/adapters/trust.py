@@ -49,7 +49,7 @@ def _rows(data: Dataset, episodes: NDArray[np.bool_]) -> Tensor:
 
 @dataclass(frozen=True)
 class Advantage:
-    """Rows with min_j Q_j(s, a) >= V(s) under the critics of implicit Q-learning, trained before tick 1 (no policy)."""
+    """Rows with min_j Q_j(s, a) >= V(s) under the critics of implicit Q-learning, trained before step 1 (no policy)."""
 
     expectile: float
     steps: int

@@ -57,7 +57,7 @@ class WPC(Adapter):
 
     def stages(self, facts: Facts, phase: Phase) -> tuple[AdapterStage, ...]:
         group = self.group("value")
-        # Before the learner's own stages, so that the target is the one its critics will see in this tick.
+        # Before the learner's own stages, so that the target is the one its critics will see in this step.
         return (AdapterStage("start", Stage(group, (Update(group, self.loss, self.learning_rate),))),)
 
     def value(self, p: Params, observation: Tensor) -> Tensor:

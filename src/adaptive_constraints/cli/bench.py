@@ -34,8 +34,8 @@ class Bench(Command):
     """How many seeds (0, 1, ...) instead of the suite's."""
     seed_list: tuple[int, ...] = ()
     """Which seeds, instead of how many."""
-    ticks: int | None = None
-    """Ticks of every cell instead of the suite's."""
+    steps: int | None = None
+    """Steps of every cell instead of the suite's."""
     eval_env: str | None = None
     """Gymnasium id to evaluate in instead of the suite's choice."""
     eval_max_steps: int | None = None
@@ -89,7 +89,7 @@ class Bench(Command):
 
         if self.seed_list and self.seeds is not None:
             raise SuiteError("give --seeds (how many) or --seed-list (which), not both")
-        for name in ("seeds", "ticks", "eval_max_steps"):
+        for name in ("seeds", "steps", "eval_max_steps"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise SuiteError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         seeds = self.seed_list or (None if self.seeds is None else range(self.seeds))
@@ -98,7 +98,7 @@ class Bench(Command):
             where=self.where,
             only=self.only,
             seeds=seeds,
-            ticks=self.ticks,
+            steps=self.steps,
             eval_env=self.eval_env,
             eval_max_steps=self.eval_max_steps,
         )
@@ -117,7 +117,7 @@ class Bench(Command):
     def _command(self) -> str:
         """What makes these results, wherever they are computed."""
         words = ["adaptive-constraints", "bench", self.suite]
-        for name in ("where", "only", "seeds", "seed_list", "ticks", "eval_env", "eval_max_steps"):
+        for name in ("where", "only", "seeds", "seed_list", "steps", "eval_env", "eval_max_steps"):
             value = getattr(self, name)
             if value not in (None, ()):
                 words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
@@ -125,8 +125,8 @@ class Bench(Command):
 
 
 def _show_cells(cells: Sequence[Cell]) -> None:
-    rows = [[cell.id, cell.stack, cell.data, str(len(cell.seeds)), f"{cell.ticks:,}"] for cell in cells]
-    table(["cell", "stack", "data", "seeds", "ticks"], rows)
+    rows = [[cell.id, cell.stack, cell.data, str(len(cell.seeds)), f"{cell.steps:,}"] for cell in cells]
+    table(["cell", "stack", "data", "seeds", "steps"], rows)
     print(f"{len(cells)} cells")
 
 

@@ -54,7 +54,7 @@ class RunOptions:
     """Environment to evaluate in: auto (that of the run: where the data was recorded, or another one of --env), none,
     or a Gymnasium id."""
     eval_every: int = RunSettings.eval_every
-    """Ticks between evaluations; there is one at the end too."""
+    """Steps between evaluations; there is one at the end too."""
     eval_episodes: int = RunSettings.eval_episodes
     """Episodes per seed and evaluation."""
     eval_max_steps: int | None = None
@@ -63,9 +63,9 @@ class RunOptions:
     stop_after: int | None = None
     """Stop after this many of the planned steps; the run can go on later."""
     log_every: int = RunSettings.log_every
-    """Ticks between rows of metrics."""
+    """Steps between rows of metrics."""
     checkpoint_every: int = RunSettings.checkpoint_every
-    """Ticks between checkpoints: at most so many are lost when a run is killed."""
+    """Steps between checkpoints: at most so many are lost when a run is killed."""
     tensorboard: bool = False
     """Write TensorBoard events to the run folder too."""
     quiet: bool = False

@@ -47,7 +47,7 @@ class Evaluate(Command):
         agent = load_agent(self.path, self.device)
         found = agent.evaluate(self.env, episodes=self.episodes, seed=self.seed, eval_max_steps=self.max_steps)
         print(
-            f"{agent.name} at tick {agent.tick}: {self.episodes} episodes per seed, starting states of seed {self.seed}"
+            f"{agent.name} at step {agent.step}: {self.episodes} episodes per seed, starting states of seed {self.seed}"
         )
         show_evaluation(agent, found)
         if self.json is not None:
@@ -59,7 +59,7 @@ class Evaluate(Command):
         return {
             "agent": self.path,
             "stack": agent.name,
-            "tick": agent.tick,
+            "step": agent.step,
             "env": agent.env_id if self.env == AUTO else self.env,
             "env_spec": agent.env_spec if self.env == AUTO else None,
             "max_steps": self.max_steps,

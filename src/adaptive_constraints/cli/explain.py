@@ -17,7 +17,7 @@ from adaptive_constraints.errors import StackError
 
 @dataclass(kw_only=True)
 class Explain(Command):
-    """Say what one tick of a stack does, stage by stage, and who answers at each seam."""
+    """Say what one step of a stack does, stage by stage, and who answers at each seam."""
 
     path: tuple[Path, ...]
     """Saved agents or run folders, instead of a learner and adapters."""

@@ -34,7 +34,7 @@ class Train(Command):
     adapters: tuple[str, ...] = ()
     """Adapters, each with its settings, such as: ASPC interval=5 rate=published."""
     steps: int
-    """Length of the run in ticks (one minibatch per seed each); schedules depend on it."""
+    """Length of the run in steps (one minibatch per seed each); schedules depend on it."""
     seeds: int = 1
     """How many seeds: 0, 1, ..."""
     seed_list: tuple[int, ...] = ()
@@ -88,7 +88,7 @@ class Finetune(Command):
     env: str = AUTO
     """Gymnasium id, to collect in; auto is the one the data was recorded in."""
     steps: int = 250_000
-    """Environment steps of each seed: one tick after each, but for those that only collect."""
+    """Environment steps of each seed: a training step follows each, but for those that only collect."""
     buffer: Buffer = "all"
     """Beside the collected rows: all of the data; half, the data in half of every minibatch; part, its best episodes;
     none."""
@@ -109,7 +109,7 @@ class Finetune(Command):
         agent = load_agent(self.path, self.running.torch_device)
         out = self.out or Path(f"{str(self.path).removesuffix('.npz')}-online-{self.buffer}-{self.steps}")
         if not self.running.quiet:
-            print(f"{agent.name} from {self.path}, tick {agent.tick}, seeds {', '.join(map(str, agent.seeds))}")
+            print(f"{agent.name} from {self.path}, step {agent.step}, seeds {', '.join(map(str, agent.seeds))}")
             print(f"{self.steps} environment steps per seed, buffer {self.buffer}; run folder {out}")
         reference = agent.data_name if self.data == AUTO else self.data
         return _run(
@@ -129,14 +129,14 @@ class Finetune(Command):
 
 def _run(agent: Agent, out: Path, train: Callable[[], History]) -> int:
     """Train the agent, then say how it went; the exit code."""
-    before = agent.tick
+    before = agent.step
     try:
         history = train()
     except KeyboardInterrupt as error:
         print(str(error) or interrupted(out), file=sys.stderr)
         return INTERRUPTED
-    if agent.tick == before:
-        print(f"it was complete at tick {before}: there was nothing to train")
+    if agent.step == before:
+        print(f"it was complete at step {before}: there was nothing to train")
     show_run(agent, history, out)
     return 0
 

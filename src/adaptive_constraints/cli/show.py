@@ -27,26 +27,26 @@ from adaptive_constraints.runs.identity import Identity
 def announce(stack: Stack, data: Dataset, wanted: Identity, out: Path) -> None:
     """Say what is going to be trained, and whether it was begun before."""
     print(f"{stack.name} on {data!r}")
-    print(f"seeds {', '.join(map(str, wanted.seeds))}; {wanted.steps} ticks; run folder {out}")
+    print(f"seeds {', '.join(map(str, wanted.seeds))}; {wanted.steps} steps; run folder {out}")
     if (out / CHECKPOINT).is_file():
         found = read_run(out / CHECKPOINT, torch.device("cpu"))
         if found.identity == wanted:
-            then = "it is complete" if found.engine.tick == wanted.steps else "going on from there"
-            print(f"{out} holds this run at tick {found.engine.tick} of {wanted.steps}: {then}")
+            then = "it is complete" if found.engine.step == wanted.steps else "going on from there"
+            print(f"{out} holds this run at step {found.engine.step} of {wanted.steps}: {then}")
 
 
 def interrupted(out: Path) -> str:
     """Explain how a run that Ctrl-C ended goes on."""
     if not (out / CHECKPOINT).is_file():
         return "interrupted before the first checkpoint: the same command starts anew (trained models are kept)"
-    tick = load_agent(out, "cpu").tick
-    return f"interrupted: the same command goes on from tick {tick}, the last checkpoint in {out}"
+    step = load_agent(out, "cpu").step
+    return f"interrupted: the same command goes on from step {step}, the last checkpoint in {out}"
 
 
 def show_run(agent: Agent, history: History, out: Path) -> None:
     """Show how a run went, and what it left in its folder."""
-    speed = f"{history.ticks_per_second:.0f} ticks/s, {history.seconds:.0f} s of training"
-    print(f"\n{agent.name} at tick {agent.tick}: {speed}")
+    speed = f"{history.steps_per_second:.0f} steps/s, {history.seconds:.0f} s of training"
+    print(f"\n{agent.name} at step {agent.step}: {speed}")
     if history.counted:
         show_summary(agent, history)
     else:
@@ -98,7 +98,7 @@ def _mean(values: NDArray[np.float64], agent: Agent) -> float:
 
 def _lost(history: History, seed: int) -> str:
     failure = history.failures.get(seed)
-    return f"lost at tick {failure.tick}: {failure.term} was not finite" if failure else ""
+    return f"lost at step {failure.step}: {failure.term} was not finite" if failure else ""
 
 
 def show_parts(title: str, parts: Mapping[str, type[Learner] | type[Adapter]]) -> None:

@@ -133,7 +133,7 @@ def check_slot(learner: Learner, adapter: Adapter, entry: AdapterStage, own: Seq
         )
     if entry.slot == "with" and entry.stage.every != 1:
         raise StackError(
-            f"{label(adapter)} has a stage {entry.stage.name!r} in the slot 'with' every {entry.stage.every} ticks, "
+            f"{label(adapter)} has a stage {entry.stage.name!r} in the slot 'with' every {entry.stage.every} steps, "
             f"but that slot runs with the constrained stage of {label(learner)}: leave the interval at 1, or use "
             "another slot"
         )

@@ -12,25 +12,25 @@ def explain_preparations(resolved: Resolved) -> list[str]:
     said = [(each.name, text) for each in resolved.adapters for text in each.preparations(resolved.facts)]
     if resolved.phase == "online" or not said:
         return []
-    return ["", "Before tick 1 (kept in the cache)", *(f"  {name}: {text}" for name, text in said)]
+    return ["", "Before step 1 (kept in the cache)", *(f"  {name}: {text}" for name, text in said)]
 
 
 def explain_stages(resolved: Resolved) -> list[str]:
     """Lines on the work of one step, stage by stage."""
     lines = []
     for number, stage in enumerate(resolved.stages, start=1):
-        when = "every tick" if stage.every == 1 else f"every {stage.every} ticks"
-        steps = []
+        when = "every step" if stage.every == 1 else f"every {stage.every} steps"
+        work = []
         for update in stage.updates:
-            text = f"step {update.group}"
+            text = f"update {update.group}"
             if update.group == resolved.facts.constrained:
                 text += " (constrained)"
                 if resolved.meta is not None:
                     adapter, step = resolved.meta
-                    text += f", and every {stage.every * step.interval} ticks the trade-off by {adapter.name}"
-            steps.append(text)
-        steps += [f"average {average.group} at {average.rate:g}" for average in stage.averages]
-        lines.append(f"  {number}. {stage.name:<12}{when:<16}{'; '.join(steps)}")
+                    text += f", and every {stage.every * step.interval} steps the trade-off by {adapter.name}"
+            work.append(text)
+        work += [f"average {average.group} at {average.rate:g}" for average in stage.averages]
+        lines.append(f"  {number}. {stage.name:<12}{when:<16}{'; '.join(work)}")
     return lines
 
 

@@ -26,7 +26,7 @@ class Resolved:
     answering: Mapping[str, tuple[Adapter, ...]]
     """Who answers each seam, in the order in which answers are combined."""
     stages: tuple[Stage, ...]
-    """All stages of a tick, the adapters' among them."""
+    """All stages of a step, the adapters' among them."""
     meta: tuple[Adapter, MetaStep] | None
     """The adapter that learns the trade-off, if one does."""
     shared_value: SharedValue | None

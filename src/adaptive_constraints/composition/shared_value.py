@@ -15,7 +15,7 @@ from adaptive_constraints.networks import expectile_loss, init_mlp, mlp
 
 @dataclass(frozen=True)
 class SharedValue:
-    """V(s), the upper expectile of the target critics at the data's (or an adapter's) action; first in a tick."""
+    """V(s), the upper expectile of the target critics at the data's (or an adapter's) action; first in a step."""
 
     expectile: float
     hidden: int = 256

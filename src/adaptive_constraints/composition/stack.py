@@ -104,14 +104,14 @@ class Stack:
         return Stack(registry.from_spec(spec["learner"], registry.learner), tuple(adapters))
 
     def explain(self, phase: Phase = "offline") -> str:
-        """Describe one tick, stage by stage, and who answers at each seam, as text."""
+        """Describe one step, stage by stage, and who answers at each seam, as text."""
         resolved = self.resolve(phase)
         return "\n".join(
             [
                 self.name,
                 *explain_preparations(resolved),
                 "",
-                "Stages of one tick",
+                "Stages of one step",
                 *explain_stages(resolved),
                 "",
                 "Seams",

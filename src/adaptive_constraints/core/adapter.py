@@ -103,11 +103,11 @@ class Adapter(Part):
         return None
 
     def preparations(self, facts: Facts) -> Sequence[str]:
-        """Models that it trains before tick 1, in words, with their cost (for `explain`)."""
+        """Models that it trains before step 1, in words, with their cost (for `explain`)."""
         return ()
 
     def prepare(self, preparation: Preparation) -> Prepared | None:
-        """Make frozen models and extra columns for all seeds, before tick 1; None: nothing to prepare."""
+        """Make frozen models and extra columns for all seeds, before step 1; None: nothing to prepare."""
         return None
 
     def init(self, spec: Spec, facts: Facts, generator: torch.Generator) -> dict[str, Params]:
@@ -124,15 +124,15 @@ class Adapter(Part):
         return {}
 
     def stages(self, facts: Facts, phase: Phase) -> tuple[AdapterStage, ...]:
-        """Stages that step the adapter's own networks, each with its place in a tick."""
+        """Stages that update the adapter's own networks, each with its place in a training step."""
         return ()
 
     def advance_every(self, facts: Facts, horizon: int) -> int:
-        """Ticks between two calls of `advance`, in a run of ``horizon`` ticks."""
+        """Steps between two calls of `advance`, in a run of ``horizon`` steps."""
         return 1
 
     def advance(self, v: View) -> Mapping[str, Tensor]:
-        """New values of this adapter's buffers at the end of a tick; use ``torch.where``, never a branch."""
+        """New values of this adapter's buffers at the end of a step; use ``torch.where``, never a branch."""
         return {}
 
     def diagnostics(self, v: View) -> Mapping[str, Tensor]:

@@ -71,7 +71,7 @@ class Learner(Part, ABC):
 
     @abstractmethod
     def stages(self, phase: Phase) -> tuple[Stage, ...]:
-        """Stages of one tick in the paper's order, offline or online as ``phase`` says."""
+        """Stages of one step in the paper's order, offline or online as ``phase`` says."""
 
     @abstractmethod
     def bootstrap(self, v: View, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None) -> Tensor:

@@ -38,11 +38,11 @@ class ModelFit(ABC):
 
     @property
     @abstractmethod
-    def tick(self) -> int:
+    def step(self) -> int:
         """Minibatches done."""
 
     @abstractmethod
-    def run(self, ticks: int) -> dict[str, list[float]]:
+    def run(self, steps: int) -> dict[str, list[float]]:
         """Run this many minibatches; returns the mean of each logged quantity over them, one number per seed."""
 
     @abstractmethod
@@ -50,11 +50,11 @@ class ModelFit(ABC):
         """Everything that further training depends on, by dotted name; the tensors themselves, not copies."""
 
     @abstractmethod
-    def load(self, state: Mapping[str, Tensor], tick: int) -> None:
+    def load(self, state: Mapping[str, Tensor], step: int) -> None:
         """Continue from a saved state.
 
         state: what `state` gave, for the same model, seeds and table.
-        tick: minibatches done when it was saved.
+        step: minibatches done when it was saved.
         """
 
     @abstractmethod
@@ -137,7 +137,7 @@ class Preparation(ABC):
         seed_columns: columns [S, N, ...] beside them that differ between seeds.
         seeds: the seeds to train; None: all.
 
-        Nothing runs before ``ModelFit.run(ticks)``.
+        Nothing runs before ``ModelFit.run(steps)``.
         """
 
     @abstractmethod

@@ -14,7 +14,7 @@ Params = dict[str, Tensor]
 
 
 Schedule = float | Callable[[int, int], float]
-"""A learning rate: a number, or a function of (tick, horizon), ticks counted from 1."""
+"""A learning rate: a number, or a function of (step, horizon), steps counted from 1."""
 
 
 Phase = Literal["offline", "online"]
@@ -73,9 +73,9 @@ class Average(NamedTuple):
     group: str
     rate: float = 0.005
     every: int = 1
-    """Runs when the tick is a multiple of this (and of its stage's interval)."""
+    """Runs when the step is a multiple of this (and of its stage's interval)."""
     start: int = 0
-    """First tick at which it may run."""
+    """First step at which it may run."""
 
 
 class Stage(NamedTuple):
@@ -84,7 +84,7 @@ class Stage(NamedTuple):
     name: str
     updates: tuple[Update, ...] = ()
     every: int = 1
-    """Runs at ticks every, 2 * every, ..."""
+    """Runs at steps every, 2 * every, ..."""
     averages: tuple[Average, ...] = ()
 
 
@@ -150,7 +150,7 @@ class Facts:
     """Names of settings that, as configured, act in the learner's own bootstrap only. Where an adapter replaces the
     bootstrap, the stack warns that they have no effect."""
     constrained_every: int = 1
-    """Ticks between two steps of the constrained group; set by the stack, which knows the stages."""
+    """Training steps between two updates of the constrained group; set by the stack, which knows the stages."""
     replaced: frozenset[str] = frozenset()
     """Seams that another adapter of the stack replaces; set by the stack for `Adapter.check`."""
 
@@ -186,11 +186,11 @@ SEAMS: Mapping[str, Seam] = {
     "constraint_scale": Seam("product", "1"),
     "tradeoff": Seam("single", "the learner's own", may_swallow=True),
 }
-"""Every seam that an adapter may answer, in the order a tick meets them."""
+"""Every seam that an adapter may answer, in the order a step meets them."""
 
 
 class AdapterStage(NamedTuple):
-    """A stage of an adapter's own and where in the tick it runs."""
+    """A stage of an adapter's own and where in the step it runs."""
 
     slot: Slot
     """start: before the learner's stages; critic: after the stage that steps the critic; with: its updates join the
@@ -222,7 +222,7 @@ class MetaLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Columns and models that an adapter makes of the data before tick 1."""
+    """Columns and models that an adapter makes of the data before step 1."""
 
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     """Extra columns [N] or [N, C], the same for every seed; found in ``v.batch`` under '<adapter>.<column>'."""

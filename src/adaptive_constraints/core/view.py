@@ -70,16 +70,16 @@ class StateView:
         self.buffers: Mapping[str, Params] = inputs["buffers"]
         """Adapters' non-gradient state, by adapter name."""
         self.frozen: Mapping[str, Params] = inputs["frozen"]
-        """Models prepared before tick 1, by adapter name."""
+        """Models prepared before step 1, by adapter name."""
         self.batch: Mapping[str, Tensor] = inputs["batch"]
         """Columns of the minibatch, in learner space."""
         clock = inputs["clock"]
-        self.tick: Tensor = clock["tick"]
-        """This tick, from 1; [] int64."""
-        self.phase_tick: Tensor = clock["phase_tick"]
-        """This tick counted from the start of the phase; [] int64."""
+        self.step: Tensor = clock["step"]
+        """This step, from 1; [] int64."""
+        self.phase_step: Tensor = clock["phase_step"]
+        """This step counted from the start of the phase; [] int64."""
         self.horizon: Tensor = clock["horizon"]
-        """The planned number of ticks; [] int64."""
+        """The planned number of steps; [] int64."""
         self.metrics: dict[str, Tensor] = {}
         """Scalars recorded by `log`."""
         self._draw = draw
@@ -120,8 +120,8 @@ class StateView:
     def normal(self, site: str, shape: Sequence[int]) -> Tensor:
         """Standard normal draws of a shape.
 
-        site: name of the place that draws. Draws are a pure function of (seed, site, tick, index), so equal sites draw
-            equal numbers within a tick; an adapter begins its sites with its own name.
+        site: name of the place that draws. Draws are a pure function of (seed, site, step, index), so equal sites draw
+            equal numbers within a step; an adapter begins its sites with its own name.
         shape: shape of the result, without the axis over seeds.
         """
         return self._draw(Draw("normal", site, tuple(shape)))
@@ -131,7 +131,7 @@ class StateView:
         return self._draw(Draw("uniform", site, tuple(shape)))
 
     def log(self, name: str, value: Tensor) -> None:
-        """Record a scalar under ``name``, averaged over the ticks between two log points; losses need no call."""
+        """Record a scalar under ``name``, averaged over the steps between two log points; losses need no call."""
         if value.dim():
             raise StackError(f"what is logged under {name!r} must be one number, not of the shape {list(value.shape)}")
         self.metrics[name] = value.detach()

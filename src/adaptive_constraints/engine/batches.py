@@ -76,7 +76,7 @@ def room(device: torch.device) -> int | None:
 
 
 class Batches:
-    """Uniform minibatches with replacement; the rows of a tick are a pure function of (seed, tick)."""
+    """Uniform minibatches with replacement; the rows of a step are a pure function of (seed, step)."""
 
     def __init__(
         self,
@@ -104,13 +104,13 @@ class Batches:
         """Rows that each seed has added so far."""
         return 0
 
-    def at(self, tick: int) -> Columns:
-        """Columns [S, B, ...] of this tick's minibatches."""
-        index = self._noise.at(tick, "index", "batch", (self._size,), self.rows)
+    def at(self, step: int) -> Columns:
+        """Columns [S, B, ...] of this step's minibatches."""
+        index = self._noise.at(step, "index", "batch", (self._size,), self.rows)
         return self._gather(index, index)
 
-    def refill(self, tick: int) -> None:
-        """Make sure that what `at` reads of this tick is on the device."""
+    def refill(self, step: int) -> None:
+        """Make sure that what `at` reads of this step is on the device."""
 
     def select(self, rows: Tensor) -> tuple[Columns, Columns]:
         """Some rows, by number, of the shared columns and of each seed's."""
@@ -132,7 +132,7 @@ class Batches:
 
 
 class Streamed(Batches):
-    """The same minibatches from a table that stays on the host: those of the next ticks are sent together."""
+    """The same minibatches from a table that stays on the host: those of the next steps are sent together."""
 
     def __init__(
         self,
@@ -148,23 +148,23 @@ class Streamed(Batches):
         self._number: int | None = None
         self._window: Columns = {}
         """[length, S, B, ...]"""
-        per_tick = sum(each.numel() * each.element_size() for each in super().at(0).values())
-        self._length = max(1, min(256, WINDOW // per_tick))
+        per_step = sum(each.numel() * each.element_size() for each in super().at(0).values())
+        self._length = max(1, min(256, WINDOW // per_step))
         warnings.warn(
             f"the data ({packed.numel() * packed.element_size() / 2**30:.2f} GiB) does not fit in the free memory of "
             f"{device}, so it stays on the host, which gathers minibatches and sends them ahead: "
-            f"{per_tick / 2**20:.2f} MiB a tick, {self._length} ticks at once. Results are the same, training is "
+            f"{per_step / 2**20:.2f} MiB a step, {self._length} steps at once. Results are the same, training is "
             "slower; fewer seeds, smaller minibatches or a part of the data avoid it",
             StreamingWarning,
             stacklevel=2,
         )
 
-    def at(self, tick: int) -> Columns:
-        self.refill(tick)
-        return {name: self._found.of_tick(window, tick) for name, window in self._window.items()}
+    def at(self, step: int) -> Columns:
+        self.refill(step)
+        return {name: self._found.of_step(window, step) for name, window in self._window.items()}
 
-    def refill(self, tick: int) -> None:
-        number = tick // self._length
+    def refill(self, step: int) -> None:
+        number = step // self._length
         if number == self._number:
             return
         gathered = [super(Streamed, self).at(number * self._length + each) for each in range(self._length)]
@@ -193,8 +193,8 @@ class Growth:
 class Replay(Batches):
     """Minibatches from a fixed table and from rows that each seed collects; all seeds add theirs at the same time.
 
-    The fixed table is stored once; the collected rows of seed 0, of seed 1, ... follow it. The rows of a tick are a
-    pure function of (seed, tick, how many rows there are).
+    The fixed table is stored once; the collected rows of seed 0, of seed 1, ... follow it. The rows of a step are a
+    pure function of (seed, step, how many rows there are).
     """
 
     def __init__(
@@ -231,8 +231,8 @@ class Replay(Batches):
         """Collected rows of a seed that may be drawn."""
         return min(self.count, self._growth.capacity)
 
-    def at(self, tick: int) -> Columns:
-        fraction = self._noise.at(tick, "fraction", "batch", (self._size,))
+    def at(self, step: int) -> Columns:
+        fraction = self._noise.at(step, "fraction", "batch", (self._size,))
         if self._growth.symmetric:
             fixed, own = fraction.split_with_sizes([self._size // 2, self._size - self._size // 2], -1)
             index = torch.cat([(fixed * self.rows).long(), self.rows + (own * self._kept).long()], -1)

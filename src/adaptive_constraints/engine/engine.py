@@ -1,11 +1,11 @@
-"""The engine: runs the ticks of a program for several seeds at once.
+"""The engine: runs the steps of a program for several seeds at once.
 
 It owns the state tree, whose tensors have a leading axis over seeds, and says what is due and what changes the state:
 stepping, averaging, advancing buffers. What it steps by is computed in `gradients`.
 
 The gradients of a stage are one pure function of the state. It is traced once into a straight list of tensor
-operations (`functions`) and replayed, so that a tick pays neither for the learner's Python nor for autograd's
-bookkeeping. On CUDA the whole tick around it is recorded as well (`recording`). ``traced=False`` runs everything as
+operations (`functions`) and replayed, so that a step pays neither for the learner's Python nor for autograd's
+bookkeeping. On CUDA the whole step around it is recorded as well (`recording`). ``traced=False`` runs everything as
 it is written.
 """
 
@@ -38,10 +38,10 @@ from adaptive_constraints.networks import Precision, product_precision
 
 
 class Execution(NamedTuple):
-    """How ticks are executed."""
+    """How steps are executed."""
 
     traced: bool = True
-    """Stages as straight lists of operations, on CUDA whole ticks as graphs; otherwise all as it is written."""
+    """Stages as straight lists of operations, on CUDA whole steps as graphs; otherwise all as it is written."""
     precision: Precision = "float32"
     """Of matrix products."""
     compiled: bool = False
@@ -52,7 +52,7 @@ class _Running:
     """A stage and its pure functions."""
 
     def __init__(self, stage: Stage, number: int, losses: Losses, execution: Execution) -> None:
-        """``number`` is its place in the tick; names of stages need not differ."""
+        """``number`` is its place in the step; names of stages need not differ."""
         self.stage, self.number = stage, number
         traced, compiled = execution.traced, execution.compiled
         self.gradients: Repeated[Inputs, StageGradients] = Repeated(
@@ -65,10 +65,10 @@ class _Running:
 
 
 class Due(NamedTuple):
-    """The work due in a tick; ticks of which this is the same do the same operations."""
+    """The work due in a step; steps of which this is the same do the same operations."""
 
     stages: tuple[int, ...]
-    """Places of the stages in the tick."""
+    """Places of the stages in the step."""
     averages: tuple[tuple[int, int], ...]
     """(place of the stage, number of the average)."""
     outer: bool
@@ -76,7 +76,7 @@ class Due(NamedTuple):
     advancing: tuple[str, ...]
     """Adapters whose buffers advance."""
     rare: bool
-    """Something in it runs too seldom for the tick to be recorded."""
+    """Something in it runs too seldom for the step to be recorded."""
 
 
 class Engine:
@@ -99,16 +99,16 @@ class Engine:
     ) -> None:
         """``table`` holds the data's columns [N, ...] in learner space; without one it can act but not train.
 
-        ``horizon`` is the planned number of ticks. ``namespace`` stands before every site of noise, so that two
-        engines of one seed draw apart. ``phase_start`` is the tick after which this phase begins. ``growth`` lets the
-        table grow by rows added to ``batches``. ``graphs`` makes the graphs that ticks are recorded in; by default
+        ``horizon`` is the planned number of steps. ``namespace`` stands before every site of noise, so that two
+        engines of one seed draw apart. ``phase_start`` is the step after which this phase begins. ``growth`` lets the
+        table grow by rows added to ``batches``. ``graphs`` makes the graphs that steps are recorded in; by default
         CUDA's, on CUDA, if traced.
         """
         device = torch.device(device)
         self.program, self.seeds, self.horizon = program, initial.seeds, horizon
         self.spec, self.phase_start = initial.spec, phase_start
         self.execution = execution = execution or Execution()
-        self.tick = 0
+        self.step = 0
 
         def place(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None, copy=True)
@@ -121,8 +121,8 @@ class Engine:
         self.targets |= targets
         self.metrics = Metrics(len(self.seeds), device)
         self._clock = {
-            "tick": torch.zeros((), dtype=torch.int64, device=device),
-            "phase_tick": torch.zeros((), dtype=torch.int64, device=device),
+            "step": torch.zeros((), dtype=torch.int64, device=device),
+            "phase_step": torch.zeros((), dtype=torch.int64, device=device),
             "horizon": torch.full((), horizon, dtype=torch.int64, device=device),
         }
         self._losses = Losses(program, len(self.seeds))
@@ -137,7 +137,7 @@ class Engine:
                 program.outer, self._losses, self.params, self.optimizers, derivative, execution.traced
             )
         recorded = new_graph is not None
-        self._noise = NoiseTables(self.seeds, device, dtype, namespace, self._clock["tick"] if recorded else None)
+        self._noise = NoiseTables(self.seeds, device, dtype, namespace, self._clock["step"] if recorded else None)
         self._acting_noise = NoiseTables(self.seeds, device, dtype, namespace)
         self._recorder = Recorder(new_graph, self._noise, self._changing) if new_graph is not None else None
         self._batches: Batches | None = None
@@ -154,7 +154,7 @@ class Engine:
 
     @property
     def draws(self) -> frozenset[Draw]:
-        """Every draw of noise that the ticks so far were found to make."""
+        """Every draw of noise that the steps so far were found to make."""
         repeated = [each for running in self._stages for each in (running.gradients, running.outer_gradients)]
         found = [*self._draws.values(), *(each.draws for each in repeated)]
         if self._outer is not None:
@@ -174,7 +174,7 @@ class Engine:
 
     @property
     def recorded(self) -> Mapping[Hashable, Recorded]:
-        """The ticks that were recorded so far, by what was due."""
+        """The steps that were recorded so far, by what was due."""
         return {} if self._recorder is None else self._recorder.recorded
 
     @property
@@ -183,34 +183,34 @@ class Engine:
         assert self._batches is not None
         return self._batches
 
-    # -- ticks ----------------------------------------------------------------------------------------------------
+    # -- steps ----------------------------------------------------------------------------------------------------
 
-    def run(self, ticks: int) -> None:
-        """Run this many ticks; on CUDA, it does not wait for the device."""
+    def run(self, steps: int) -> None:
+        """Run this many steps; on CUDA, it does not wait for the device."""
         with product_precision(self.execution.precision):
-            for _ in range(ticks):
-                self.tick += 1
+            for _ in range(steps):
+                self.step += 1
                 due = self._due()
                 self._set_rates(due)
                 if self._recorder is None or due.rare:
-                    self._run_tick(due)
+                    self._run_step(due)
                 else:
-                    run = lambda due=due: self._run_tick(due)  # noqa: E731
-                    self.batch = self._recorder.replay(due, self.tick, self.batches, run)
+                    run = lambda due=due: self._run_step(due)  # noqa: E731
+                    self.batch = self._recorder.replay(due, self.step, self.batches, run)
                 for number in due.stages:
                     self.metrics.count(self._metric_group(self._stages[number - 1], due))
 
     def _due(self) -> Due:
-        tick, period = self.tick, self._outer_period()
-        stages = [running for running in self._stages if tick % running.stage.every == 0]
+        step, period = self.step, self._outer_period()
+        stages = [running for running in self._stages if step % running.stage.every == 0]
         averages = [
             (running.number, number, average)
             for running in stages
             for number, average in enumerate(running.stage.averages)
-            if tick % average.every == 0 and tick >= average.start
+            if step % average.every == 0 and step >= average.start
         ]
-        advancing = {name: each.every for name, each in self.program.advancing.items() if tick % each.every == 0}
-        outer_due = period is not None and tick % period == 0
+        advancing = {name: each.every for name, each in self.program.advancing.items() if step % each.every == 0}
+        outer_due = period is not None and step % period == 0
         intervals = [*(s.stage.every for s in stages), *(a.every for *_, a in averages), *advancing.values()]
         return Due(
             stages=tuple(running.number for running in stages),
@@ -221,7 +221,7 @@ class Engine:
         )
 
     def _outer_period(self) -> int | None:
-        """Ticks between two outer steps, if there are any."""
+        """Training steps between two outer steps, if there are any."""
         if self.program.outer is None:
             return None
         constrained = next(s.stage for s in self._stages if self._is_constrained(s.stage))
@@ -230,10 +230,10 @@ class Engine:
     def _is_constrained(self, stage: Stage) -> bool:
         return any(update.group == self.program.constrained for update in stage.updates)
 
-    def _run_tick(self, due: Due) -> dict[str, Tensor]:
-        """Everything that the device does in a tick; its minibatch."""
-        self._clock["tick"].add_(1)
-        self._clock["phase_tick"].add_(1)
+    def _run_step(self, due: Due) -> dict[str, Tensor]:
+        """Everything that the device does in a step; its minibatch."""
+        self._clock["step"].add_(1)
+        self._clock["phase_step"].add_(1)
         self._gather()
         for number in due.stages:
             self._run_stage(self._stages[number - 1], due)
@@ -243,7 +243,7 @@ class Engine:
 
     def _gather(self) -> None:
         if self._batches:  # and there is a row
-            self.batch = self._batches.at(self.tick)
+            self.batch = self._batches.at(self.step)
 
     def _run_stage(self, running: _Running, due: Due) -> None:
         stage, constrained = running.stage, self.program.constrained
@@ -261,7 +261,7 @@ class Engine:
             else:
                 self.optimizers.step(update.group, own)
         self._average([stage.averages[number] for place, number in due.averages if place == running.number])
-        self.metrics.add(self._metric_group(running, due), found.scalars, self._clock["tick"])
+        self.metrics.add(self._metric_group(running, due), found.scalars, self._clock["step"])
 
     def _metric_group(self, running: _Running, due: Due) -> str:
         """A word without a slash: what a stage logs differs with whether the trade-off steps."""
@@ -269,25 +269,25 @@ class Engine:
         return f"{running.number}{'+meta' if outer else ''}"
 
     def synchronize(self) -> None:
-        """Wait until the device has done all ticks."""
-        if self._clock["tick"].is_cuda:
-            torch.cuda.synchronize(self._clock["tick"].device)
+        """Wait until the device has done all steps."""
+        if self._clock["step"].is_cuda:
+            torch.cuda.synchronize(self._clock["step"].device)
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
     def _set_rates(self, due: Due) -> None:
-        """The learning rates of this tick's steps."""
+        """The learning rates of this step's updates."""
         for number in due.stages:
             for update in self._stages[number - 1].stage.updates:
                 self.optimizers.set_rate(update.group, self._rate(update.learning_rate))
         period = self._outer_period()
         if due.outer and self.program.outer is not None and period is not None:
             step = self.program.outer.step
-            rate = step.learning_rate(self.tick // period - 1, max(1, self.horizon // period))
+            rate = step.learning_rate(self.step // period - 1, max(1, self.horizon // period))
             self.optimizers.set_rate(step.group, rate)
 
     def _rate(self, schedule: Schedule) -> float:
-        return schedule(self.tick, self.horizon) if callable(schedule) else schedule
+        return schedule(self.step, self.horizon) if callable(schedule) else schedule
 
     @torch.no_grad()
     def _average(self, averages: Sequence[Average]) -> None:
@@ -303,7 +303,7 @@ class Engine:
     # -- asking and acting ----------------------------------------------------------------------------------------
 
     def diagnose(self) -> Scalars:
-        """What the adapters want logged at this tick, by 'adapter/quantity'; each [S]."""
+        """What the adapters want logged at this step, by 'adapter/quantity'; each [S]."""
         found = {
             f"{adapter}/{name}": value
             for adapter, diagnostics in self.program.diagnostics.items()
@@ -346,7 +346,7 @@ class Engine:
             "buffers": self.buffers,
             "frozen": self.frozen,
             "batch": self.batch,
-            "noise": {draw: self._noise.at(self.tick, *draw) for draw in draws},
+            "noise": {draw: self._noise.at(self.step, *draw) for draw in draws},
             "clock": self._clock,
         }
 
@@ -358,7 +358,7 @@ class Engine:
         return self._entries() | prefixed("metrics", self.metrics.state()) | prefixed("replay", rows)
 
     @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor], tick: int) -> None:
+    def load(self, state: Mapping[str, Tensor], step: int) -> None:
         """Take over a saved state of the same program, seeds and data.
 
         Raises `ValueError`, with everything as it was, where one of its arrays is missing, or has another shape or
@@ -373,17 +373,17 @@ class Engine:
             tensor.copy_(state[name])
         if self._recorder is not None:
             self._recorder.forget()  # the sums of metrics are new tensors
-        self.set_tick(tick)
+        self.set_step(step)
 
-    def set_tick(self, tick: int) -> None:
-        """Stand at this tick, with its minibatch, without running any."""
-        self.tick = tick
-        self._clock["tick"].fill_(tick)
-        self._clock["phase_tick"].fill_(tick - self.phase_start)
+    def set_step(self, step: int) -> None:
+        """Stand at this step, with its minibatch, without running any."""
+        self.step = step
+        self._clock["step"].fill_(step)
+        self._clock["phase_step"].fill_(step - self.phase_start)
         self._gather()
 
     def _changing(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything that a tick changes, by name."""
+        """Everything that a step changes, by name."""
         yield from self.state().items()
         yield from self._clock.items()
 

@@ -15,7 +15,7 @@ from adaptive_constraints.engine.state import grouped, prefixed, under
 class Failure(NamedTuple):
     """Where a seed was lost."""
 
-    tick: int
+    step: int
     term: str
     """The first logged quantity that was not finite, such as ``critic/loss``."""
 
@@ -44,8 +44,8 @@ class Metrics:
         self._seeds, self._device = seeds, device
         self._groups: dict[str, _Group] = {}
 
-    def add(self, group: str, values: Mapping[str, Tensor], tick: Tensor) -> None:
-        """Add one value [S] per name at this tick []; ``group``, a word without a slash, always brings the same names.
+    def add(self, group: str, values: Mapping[str, Tensor], step: Tensor) -> None:
+        """Add one value [S] per name at this step []; ``group``, a word without a slash, always brings the same names.
 
         Done on the device, so that a graph can record it; `count` is its other half.
         """
@@ -54,7 +54,7 @@ class Metrics:
         held = self._groups[group]
         stacked = torch.stack([values[name] for name in held.names]).to(torch.float64)
         bad = ~stacked.isfinite() & (held.first_bad == 0)
-        held.first_bad.copy_(torch.where(bad, tick, held.first_bad))
+        held.first_bad.copy_(torch.where(bad, step, held.first_bad))
         held.sums.add_(stacked)
 
     def count(self, group: str) -> None:
@@ -76,10 +76,10 @@ class Metrics:
         """The first non-finite term of each lost seed, by position."""
         found: dict[int, Failure] = {}
         for held in self._groups.values():
-            for row, ticks in enumerate(held.first_bad.tolist()):
-                for seed, tick in enumerate(ticks):
-                    if tick and (seed not in found or tick < found[seed].tick):
-                        found[seed] = Failure(tick, held.names[row])
+            for row, steps in enumerate(held.first_bad.tolist()):
+                for seed, step in enumerate(steps):
+                    if step and (seed not in found or step < found[seed].step):
+                        found[seed] = Failure(step, held.names[row])
         return found
 
     def state(self) -> dict[str, Tensor]:

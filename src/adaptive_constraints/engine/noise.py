@@ -1,8 +1,8 @@
-"""Noise as a pure function of (seed, site, tick, index): no generator state to save, shift or share.
+"""Noise as a pure function of (seed, site, step, index): no generator state to save, shift or share.
 
 A counter hash (the finaliser of SplitMix64) on int64 tensors gives 64 random bits per index; Box-Muller makes them
 normal. Everything is computed in float64 and then rounded, so a draw is the same in every precision, on every
-device, alone or beside other seeds, and drawing many ticks ahead changes nothing.
+device, alone or beside other seeds, and drawing many steps ahead changes nothing.
 """
 
 from __future__ import annotations
@@ -44,51 +44,51 @@ def mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def bits(seeds: Tensor, site: str, ticks: Tensor, count: int) -> Tensor:
-    """Random int64 [T, S, count] for seeds [S] at ticks [T]."""
+def bits(seeds: Tensor, site: str, steps: Tensor, count: int) -> Tensor:
+    """Random int64 [T, S, count] for seeds [S] at steps [T]."""
     key = mix(mix(seeds * _GOLDEN + 1) ^ zlib.crc32(site.encode()))
-    state = mix(key[None, :] ^ mix(ticks[:, None] * _GOLDEN + 2))
+    state = mix(key[None, :] ^ mix(steps[:, None] * _GOLDEN + 2))
     index = torch.arange(count, device=seeds.device) * _GOLDEN
     return mix(state[..., None] + index)
 
 
-def uniform(seeds: Tensor, site: str, ticks: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def uniform(seeds: Tensor, site: str, steps: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Uniform draws in [0, 1) with 24 bits (exact in float32); [T, S, *shape]."""
-    raw = bits(seeds, f"uniform/{site}", ticks, prod(shape))
+    raw = bits(seeds, f"uniform/{site}", steps, prod(shape))
     return (_shift(raw, 40).to(torch.float64) * 2.0**-24).to(dtype).view(*raw.shape[:2], *shape)
 
 
-def normal(seeds: Tensor, site: str, ticks: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def normal(seeds: Tensor, site: str, steps: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Standard normal draws; [T, S, *shape]."""
-    raw = bits(seeds, f"normal/{site}", ticks, 2 * prod(shape))
+    raw = bits(seeds, f"normal/{site}", steps, 2 * prod(shape))
     unit = (_shift(raw, 11).to(torch.float64) + 0.5) * 2.0**-53
     radius = torch.sqrt(-2 * torch.log(unit[..., 0::2]))
     draws = radius * torch.cos(2 * torch.pi * unit[..., 1::2])
     return draws.to(dtype).view(*raw.shape[:2], *shape)
 
 
-def fractions(seeds: Tensor, site: str, ticks: Tensor, count: int) -> Tensor:
+def fractions(seeds: Tensor, site: str, steps: Tensor, count: int) -> Tensor:
     """What row numbers are made of: uniform draws in [0, 1) with 53 bits; float64 [T, S, count]."""
-    return _shift(bits(seeds, f"index/{site}", ticks, count), 11).to(torch.float64) * 2.0**-53
+    return _shift(bits(seeds, f"index/{site}", steps, count), 11).to(torch.float64) * 2.0**-53
 
 
-def indices(seeds: Tensor, site: str, ticks: Tensor, count: int, rows: int) -> Tensor:
+def indices(seeds: Tensor, site: str, steps: Tensor, count: int, rows: int) -> Tensor:
     """Row numbers uniform in [0, rows); int64 [T, S, count]."""
-    return (fractions(seeds, site, ticks, count) * rows).long()
+    return (fractions(seeds, site, steps, count) * rows).long()
 
 
 @dataclass
 class _Chunk:
-    """Draws of some ticks in a row."""
+    """Draws of some steps in a row."""
 
     number: int
-    """Which: the one of ticks ``number * length`` and up."""
+    """Which: the one of steps ``number * length`` and up."""
     values: Tensor
     """[length, S, *shape]"""
 
 
 class NoiseTables:
-    """Draws ahead of time for all seeds, a chunk of ticks at once."""
+    """Draws ahead of time for all seeds, a chunk of steps at once."""
 
     def __init__(
         self,
@@ -100,8 +100,8 @@ class NoiseTables:
     ) -> None:
         """``namespace`` stands before every site.
 
-        ``clock`` [] int64 is the tick on the device: draws are then found by it and not by the host's number, so that
-        a recorded graph reads those of the tick in which it is replayed (see `refill`).
+        ``clock`` [] int64 is the step on the device: draws are then found by it and not by the host's number, so that
+        a recorded graph reads those of the step in which it is replayed (see `refill`).
         """
         self.seeds = len(seeds)
         self._seeds = torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device)
@@ -111,37 +111,37 @@ class NoiseTables:
         self.read: set[Draw] = set()
         """What was read since somebody cleared this."""
 
-    def at(self, tick: int, kind: str, site: str, shape: tuple[int, ...], rows: int = 0) -> Tensor:
-        """The draw [S, *shape] of this tick.
+    def at(self, step: int, kind: str, site: str, shape: tuple[int, ...], rows: int = 0) -> Tensor:
+        """The draw [S, *shape] of this step.
 
         ``kind`` is normal, uniform, index (row numbers below ``rows``), or fraction (what row numbers are made of, for
-        tables whose number of rows changes from tick to tick).
+        tables whose number of rows changes from step to step).
         """
         draw = Draw(kind, site, shape, rows)
         self.read.add(draw)
-        self._fill(tick, draw)
-        return self.of_tick(self._chunks[draw].values, tick)
+        self._fill(step, draw)
+        return self.of_step(self._chunks[draw].values, step)
 
-    def of_tick(self, ahead: Tensor, tick: int) -> Tensor:
-        """Select this tick's entry from a prefetched chunk [length, ...], by the device clock if there is one."""
+    def of_step(self, ahead: Tensor, step: int) -> Tensor:
+        """Select this step's entry from a prefetched chunk [length, ...], by the device clock if there is one."""
         if self._clock is None:
-            return ahead[tick % len(ahead)]
+            return ahead[step % len(ahead)]
         return ahead.index_select(0, (self._clock % len(ahead)).view(1))[0]
 
     def on(self, device: torch.device) -> NoiseTables:
-        """The same draws made on another device, found by the host's number of the tick."""
+        """The same draws made on another device, found by the host's number of the step."""
         twin = NoiseTables((), device, self._dtype, self._namespace)
         twin.seeds, twin._seeds = self.seeds, self._seeds.to(device)
         return twin
 
-    def refill(self, tick: int, draws: Iterable[Draw]) -> None:
-        """Make sure that these draws of this tick stand where `at` has read them before."""
+    def refill(self, step: int, draws: Iterable[Draw]) -> None:
+        """Make sure that these draws of this step stand where `at` has read them before."""
         for draw in draws:
-            self._fill(tick, draw)
+            self._fill(step, draw)
 
-    def _fill(self, tick: int, draw: Draw) -> None:
+    def _fill(self, step: int, draw: Draw) -> None:
         length = self._length(draw.shape)
-        number, chunk = tick // length, self._chunks.get(draw)
+        number, chunk = step // length, self._chunks.get(draw)
         if chunk is None:
             self._chunks[draw] = _Chunk(number, self._draw(draw, number * length, length))
         elif chunk.number != number:
@@ -149,16 +149,16 @@ class NoiseTables:
             chunk.values.copy_(self._draw(draw, number * length, length))  # in place: graphs read it there
 
     def _length(self, shape: tuple[int, ...]) -> int:
-        """Ticks in a chunk."""
+        """Steps in a chunk."""
         return max(1, min(256, self._ahead // max(1, prod(shape) * len(self._seeds))))
 
     def _draw(self, draw: Draw, first: int, length: int) -> Tensor:
         kind, site, shape, rows = draw
-        ticks = torch.arange(first, first + length, device=self._seeds.device)
+        steps = torch.arange(first, first + length, device=self._seeds.device)
         site = self._namespace + site
         if kind == "index":
-            return indices(self._seeds, site, ticks, prod(shape), rows).view(length, len(self._seeds), *shape)
+            return indices(self._seeds, site, steps, prod(shape), rows).view(length, len(self._seeds), *shape)
         if kind == "fraction":
-            return fractions(self._seeds, site, ticks, prod(shape)).view(length, len(self._seeds), *shape)
+            return fractions(self._seeds, site, steps, prod(shape)).view(length, len(self._seeds), *shape)
         draws = normal if kind == "normal" else uniform
-        return draws(self._seeds, site, ticks, shape, self._dtype)
+        return draws(self._seeds, site, steps, shape, self._dtype)

@@ -1,9 +1,9 @@
-"""Graphs of whole ticks: what the device does in a tick, recorded once and replayed without Python.
+"""Graphs of whole steps: what the device does in a step, recorded once and replayed without Python.
 
-A tick of small networks is some hundred short kernels, and launching them from Python takes longer than running them.
+A step of small networks is some hundred short kernels, and launching them from Python takes longer than running them.
 A CUDA graph launches all of them at once. What is recorded has fixed addresses and fixed numbers, so everything that
-differs from tick to tick (the clock, noise, row numbers, learning rates) is read from tensors that the engine keeps up
-to date, and ticks that run different operations have different graphs.
+differs from step to step (the clock, noise, row numbers, learning rates) is read from tensors that the engine keeps up
+to date, and steps that run different operations have different graphs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from adaptive_constraints.engine.batches import Batches, Columns
 from adaptive_constraints.engine.noise import NoiseTables
 
 RARE = 100
-"""Ticks with something that runs less often than once in this many are not recorded: a graph holds memory, and they
+"""Steps with something that runs less often than once in this many are not recorded: a graph holds memory, and they
 hardly count."""
 
 
@@ -56,7 +56,7 @@ class CudaGraph:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The graph of a tick and what else there is to know of it."""
+    """The graph of a step and what else there is to know of it."""
 
     graph: Graph
     draws: frozenset[Draw]
@@ -66,7 +66,7 @@ class Recorded:
 
 
 def graphs_for(device: torch.device) -> Callable[[], Graph] | None:
-    """What makes a graph on this device; None where ticks are not recorded."""
+    """What makes a graph on this device; None where steps are not recorded."""
     return CudaGraph if device.type == "cuda" else None
 
 
@@ -76,18 +76,18 @@ class Recorder:
     def __init__(
         self, new_graph: Callable[[], Graph], noise: NoiseTables, changing: Callable[[], Iterable[tuple[str, Tensor]]]
     ) -> None:
-        """``changing`` gives every tensor that a tick changes, by name."""
+        """``changing`` gives every tensor that a step changes, by name."""
         self._new_graph, self._noise, self._changing = new_graph, noise, changing
         self.recorded: dict[Hashable, Recorded] = {}
         """By what was due."""
 
-    def replay(self, due: Hashable, tick: int, batches: Batches, run: Callable[[], dict[str, Tensor]]) -> Columns:
+    def replay(self, due: Hashable, step: int, batches: Batches, run: Callable[[], dict[str, Tensor]]) -> Columns:
         """Do what ``run`` does, which is the same for equal ``due``; its minibatch."""
         if due not in self.recorded:
             self.recorded[due] = self._record(run)
         recorded = self.recorded[due]
-        self._noise.refill(tick, recorded.draws)
-        batches.refill(tick)
+        self._noise.refill(step, recorded.draws)
+        batches.refill(step)
         recorded.graph.replay()
         return recorded.batch
 
@@ -96,7 +96,7 @@ class Recorder:
         self.recorded.clear()
 
     def _record(self, run: Callable[[], dict[str, Tensor]]) -> Recorded:
-        """Record a tick, leaving the state as it is."""
+        """Record a step, leaving the state as it is."""
         saved = {name: tensor.clone() for name, tensor in self._changing()}
         graph = self._new_graph()
         batch: dict[str, Tensor] = {}

@@ -1,6 +1,6 @@
 """The state of all seeds: how it begins, and how its arrays are named.
 
-Before tick 1 each seed is made alone, from generators of its own, then stacked. Wherever a state is held in one flat
+Before step 1 each seed is made alone, from generators of its own, then stacked. Wherever a state is held in one flat
 mapping, a name is a path that begins with the kind of the array: "params/actor/weight0", "adam/actor/weight0/step",
 "replay/reward".
 """

@@ -18,13 +18,13 @@ LAST = 10
 
 @dataclass(frozen=True)
 class Evaluation:
-    """P policies evaluated at one tick.
+    """P policies evaluated at one step.
 
     returns: [P, E] undiscounted returns of E episodes each, in the environment's units of reward.
     reference: the reference returns that scores are measured against; None where the task has none.
     """
 
-    tick: int
+    step: int
     returns: NDArray[np.float64]
     reference: ReferenceScore | None = None
 
@@ -57,7 +57,7 @@ class Summary:
 
 
 def summary(evaluations: Sequence[Evaluation]) -> Summary:
-    """Summarise a run's evaluations, given in order of ticks.
+    """Summarise a run's evaluations, given in order of steps.
 
     A policy whose last evaluations are not finite has NaN for ``last`` and ``last_ten``; ``best`` ignores those.
     """

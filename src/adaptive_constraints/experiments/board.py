@@ -31,7 +31,7 @@ class Board:
         """Stacks in the order in which something happened to them."""
         self._began = self._last_line = time.monotonic()
         self._last_look = 0.0
-        self._ticks_before = self._ticks_done()
+        self._steps_before = self._steps_done()
         self._live: Any = live_table() if shown else None
 
     def __enter__(self) -> Self:
@@ -47,8 +47,8 @@ class Board:
         """A worker has this cell now."""
         self._running[cell.id] = cell
         self._recent.append(cell.stack)
-        if (tick := self._status[cell.id].tick) > 0:
-            self._say(f"{cell.id}: going on, it was at tick {tick} of {cell.ticks}")
+        if (step := self._status[cell.id].step) > 0:
+            self._say(f"{cell.id}: going on, it was at step {step} of {cell.steps}")
 
     def ended(self, cell: Cell) -> None:
         """The cell has its rows, or has failed."""
@@ -84,10 +84,10 @@ class Board:
         return ", ".join([*numbers, *([f"about {words} left"] if (words := self._time_left()) else [])])
 
     def _time_left(self) -> str:
-        """At the rate of ticks so far."""
-        done = self._ticks_done()
-        rate = (done - self._ticks_before) / (time.monotonic() - self._began)
-        total = sum(cell.ticks for cell in self._cells if self._status[cell.id].state != "failed")
+        """At the rate of steps so far."""
+        done = self._steps_done()
+        rate = (done - self._steps_before) / (time.monotonic() - self._began)
+        total = sum(cell.steps for cell in self._cells if self._status[cell.id].state != "failed")
         if rate <= 0 or total == done:
             return ""
         seconds = (total - done) / rate
@@ -99,11 +99,11 @@ class Board:
             else f"{seconds / 3600:.1f} h"
         )
 
-    def _ticks_done(self) -> int:
-        return sum(status.tick for status in self._status.values() if status.state != "failed")
+    def _steps_done(self) -> int:
+        return sum(status.step for status in self._status.values() if status.state != "failed")
 
     def _share(self, cell: Cell) -> str:
-        return f"{100 * self._status[cell.id].tick // cell.ticks} %"
+        return f"{100 * self._status[cell.id].step // cell.steps} %"
 
     def _say(self, text: str) -> None:
         if self._live is not None:

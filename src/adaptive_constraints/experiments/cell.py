@@ -39,7 +39,7 @@ CELL, SESSION, LOG = "cell.json", "session.json", "log.txt"
 FINISHED_EXIT, FAILED_EXIT = 0, 3
 """How a cell's process ends once its rows, or the reason of its failure, are written; anything else is a lost one."""
 _TRACED_FROM = 1_000
-"""Ticks from which tracing the stages, which takes seconds, pays for itself."""
+"""Steps from which tracing the stages, which takes seconds, pays for itself."""
 POINTS = 200
 """Of a row's series, and of the metrics that they are made from."""
 _REGENERATED = re.compile(r"bundled:|scripted:|minari:(regenerated|mujoco)/")
@@ -63,7 +63,7 @@ class Cell:
     """As `Stack.from_spec` reads it."""
     data: str
     seeds: tuple[int, ...]
-    ticks: int
+    steps: int
     eval_every: int
     eval_episodes: int
     eval_env: str
@@ -79,7 +79,7 @@ class Cell:
             [
                 *("adaptive-constraints", "train", "--data", self.data, "--learner", *self.learner_words),
                 *(["--adapters", *self.adapter_words] if self.adapter_words else []),
-                *("--steps", str(self.ticks), *seeds),
+                *("--steps", str(self.steps), *seeds),
                 *("--eval-every", str(self.eval_every), "--eval-episodes", str(self.eval_episodes)),
                 *([] if self.eval_env == "auto" else ["--eval-env", self.eval_env]),
                 *([] if self.eval_max_steps is None else ["--eval-max-steps", str(self.eval_max_steps)]),
@@ -134,11 +134,11 @@ def _train(cell: Cell, folder: Path, device: str | None) -> Agent:
     for module in cell.imports:
         importlib.import_module(module)
     agent = Agent(Stack.from_spec(cell.spec))
-    logging = {"log_every": -(-cell.ticks // POINTS), "checkpoint_every": cell.eval_every}
+    logging = {"log_every": -(-cell.steps // POINTS), "checkpoint_every": cell.eval_every}
     settings = RunSettings.of(vars(cell), out=folder, **logging)
-    traced = cell.ticks > _TRACED_FROM
+    traced = cell.steps > _TRACED_FROM
     agent.fit(
-        load_dataset(cell.data), steps=cell.ticks, seeds=cell.seeds, device=device, traced=traced, **vars(settings)
+        load_dataset(cell.data), steps=cell.steps, seeds=cell.seeds, device=device, traced=traced, **vars(settings)
     )
     return agent
 
@@ -174,13 +174,13 @@ def _rows(cell: Cell, agent: Agent, folder: Path, wall_seconds: float, threads: 
     history = agent.history
     reference = history.evaluations[-1].reference
     common = {
-        **{name: getattr(cell, name) for name in ("suite", "stack", "learner", "adapters", "spec", "ticks")},
+        **{name: getattr(cell, name) for name in ("suite", "stack", "learner", "adapters", "spec", "steps")},
         "cell": cell.id,
         "data": {"reference": cell.data, **config["data"], "regenerated": bool(_REGENERATED.match(cell.data))},
         "reference": reference and {name: getattr(reference, name) for name in ("random", "expert", "source")},
-        "tick": agent.tick,
+        "step": agent.step,
         "measure": history.summary().measure,
-        "ticks_per_second": history.ticks_per_second,
+        "steps_per_second": history.steps_per_second,
         "seconds": history.seconds,
         "wall_seconds": wall_seconds,
         "peak_memory": _peak_memory(),
@@ -196,24 +196,24 @@ def _of_seed(history: History, seeds: Sequence[int], position: int) -> dict[str,
     seed, found = seeds[position], history.summary()
     lost = history.failures.get(seed)
     numbers = {name: getattr(found, name)[position] for name in ("last", "best", "last_ten")}
-    ticks, values = history.scores()
+    steps, values = history.scores()
     return {
         "seed": seed,
         "lost": lost and lost._asdict(),
         **(dict.fromkeys(numbers) if lost else numbers),
         "evaluations": [
-            {"tick": tick, "value": value, "returns": evaluation.returns[position]}
-            for tick, value, evaluation in zip(ticks, values[:, position], history.evaluations, strict=True)
+            {"step": step, "value": value, "returns": evaluation.returns[position]}
+            for step, value, evaluation in zip(steps, values[:, position], history.evaluations, strict=True)
         ],
         "series": {name: thinned_series(history, name, position) for name in history.adaptive},
     }
 
 
 def thinned_series(history: History, name: str, position: int) -> list[Any]:
-    """[ticks, values] of one seed, evenly thinned to `POINTS`, the last among them."""
-    ticks, values = history.series(name)
-    kept = np.unique(np.linspace(0, len(ticks) - 1, min(POINTS, len(ticks))).round().astype(int))
-    return [ticks[kept], values[kept, position]]
+    """[steps, values] of one seed, evenly thinned to `POINTS`, the last among them."""
+    steps, values = history.series(name)
+    kept = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
+    return [steps[kept], values[kept, position]]
 
 
 def _peak_memory() -> int:

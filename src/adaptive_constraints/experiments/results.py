@@ -32,11 +32,11 @@ class Status(NamedTuple):
     """How far a cell is."""
 
     state: Literal["waiting", "begun", "finished", "failed"]
-    tick: int = 0
+    step: int = 0
     measure: str = ""
     values: tuple[float, ...] = ()
     """Latest score or return of each seed that is not lost."""
-    ticks_per_second: float = float("nan")
+    steps_per_second: float = float("nan")
     reason: str = ""
     """Of a failure."""
 
@@ -118,7 +118,7 @@ def _planned(cell: Cell) -> PlannedCell:
         "adapters": list(cell.adapters),
         "data": cell.data,
         "seeds": list(cell.seeds),
-        "ticks": cell.ticks,
+        "steps": cell.steps,
     }
 
 
@@ -135,13 +135,13 @@ def _short(value: Any) -> str:
 
 def _finished(rows: Sequence[ResultRow]) -> Status:
     values = tuple(row["last"] for row in rows if row["last"] is not None)
-    return Status("finished", rows[0]["tick"], rows[0]["measure"], values, rows[0]["ticks_per_second"])
+    return Status("finished", rows[0]["step"], rows[0]["measure"], values, rows[0]["steps_per_second"])
 
 
 def _begun(folder: Path) -> Status:
     found = Status("begun")
     for row in read_metrics(folder / "metrics.jsonl"):
-        found = found._replace(tick=row["tick"], ticks_per_second=row.get("ticks_per_second", found.ticks_per_second))
+        found = found._replace(step=row["step"], steps_per_second=row.get("steps_per_second", found.steps_per_second))
         for measure in ("score", "return"):
             if (values := row.get(f"eval/{measure}")) is not None:
                 known = tuple(value for value in values if value is not None and np.isfinite(value))

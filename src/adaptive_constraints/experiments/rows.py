@@ -44,14 +44,14 @@ class Reference(TypedDict):
 class Lost(TypedDict):
     """Where a seed's losses ceased to be finite."""
 
-    tick: int
+    step: int
     term: str
 
 
 class RowEvaluation(TypedDict):
     """One evaluation of one seed."""
 
-    tick: int
+    step: int
     value: float | None
     """Normalised score, or mean return, as the row's ``measure`` says."""
     returns: list[float | None]
@@ -62,9 +62,9 @@ class HowItRan(TypedDict, total=False):
     """How a run computed, as far as its row says it."""
 
     evaluation: dict[str, Any]
-    """Environment, interval in ticks, episodes and seed; rows of `bench` say it in their command."""
+    """Environment, interval in steps, episodes and seed; rows of `bench` say it in their command."""
     online: dict[str, Any] | None
-    """The fine-tuning phase: after which tick, environment, environment steps, buffer."""
+    """The fine-tuning phase: after which step, environment, environment steps, buffer."""
     precision: str
     compiled: bool
     products: str
@@ -89,9 +89,9 @@ class ResultRow(HowItRan):
     reference: Reference | None
     """None where no reference returns are known: there is no score then."""
     seed: int
-    ticks: int
+    steps: int
     """Planned."""
-    tick: int
+    step: int
     """Reached."""
     lost: Lost | None
     measure: Literal["score", "return"]
@@ -103,11 +103,11 @@ class ResultRow(HowItRan):
     """Mean of the last ten evaluations; None if the seed is lost."""
     evaluations: list[RowEvaluation]
     series: dict[str, list[list[float | None]]]
-    """By name, such as ``aspc/scale``: [ticks, values] of this seed's adaptive quantities, at most 200 points."""
-    ticks_per_second: float
+    """By name, such as ``aspc/scale``: [steps, values] of this seed's adaptive quantities, at most 200 points."""
+    steps_per_second: float
     """Of the cell, all its seeds together."""
     seconds: float
-    """Spent in ticks, by the whole cell."""
+    """Spent in steps, by the whole cell."""
     wall_seconds: float
     """From the beginning of the cell to its end, preparation and evaluation included."""
     peak_memory: int
@@ -141,7 +141,7 @@ class PlannedCell(TypedDict):
     adapters: list[str]
     data: str
     seeds: list[int]
-    ticks: int
+    steps: int
 
 
 class SuiteRecord(TypedDict):
@@ -239,7 +239,7 @@ def _parsed(path: Path, place: tuple[int, int], line: bytes) -> ResultRow:
         check(row, ResultRow)
         for name, pair in row["series"].items():
             if len(pair) != 2 or len(pair[0]) != len(pair[1]):
-                raise ValueError(f"series.{name} must be ticks and as many values")
+                raise ValueError(f"series.{name} must be steps and as many values")
         found: ResultRow = row
     return found
 

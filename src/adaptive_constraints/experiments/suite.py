@@ -1,4 +1,4 @@
-"""Suites: grids of stacks x data sets x seeds x ticks in small TOML files. docs/benchmarks.md describes the format."""
+"""Suites: grids of stacks x data sets x seeds x steps in small TOML files. docs/benchmarks.md describes the format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from adaptive_constraints.experiments.stacks import BARE, NamedStack, joined, re
 from adaptive_constraints.support.typed import damage, read_text
 
 _FOLDER = Path("benchmarks", "suites")
-_GRID = ("stacks", "learners", "adapters", "every_subset_of", "data", "family", "seeds", "ticks", "evaluation")
+_GRID = ("stacks", "learners", "adapters", "every_subset_of", "data", "family", "seeds", "steps", "evaluation")
 _EVALUATION = {"every": 5_000, "episodes": 10, "env": "auto", "max_steps": None}
 _PUBLISHED = ("source", "data", "scores", "spreads")
 _LONGEST_ID = 150
@@ -85,11 +85,11 @@ def narrow(
     where: Sequence[str] = (),
     only: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
-    ticks: int | None = None,
+    steps: int | None = None,
     eval_env: str | None = None,
     eval_max_steps: int | None = None,
 ) -> tuple[Cell, ...]:
-    """Those cells that are asked for, with other seeds, ticks or environments to evaluate in if those are given.
+    """Those cells that are asked for, with other seeds, steps or environments to evaluate in if those are given.
 
     where: ``key=pattern``, key one of learner, adapter, data, stack; patterns as in file names, in any case. Values
         of one key are alternatives, keys must all hold; ``adapter=none`` is the bare learner.
@@ -110,7 +110,7 @@ def narrow(
         raise SuiteError(_nothing_left(cells, wanted, only))
     wishes = {
         "seeds": None if seeds is None else tuple(seeds),
-        "ticks": ticks,
+        "steps": steps,
         "eval_env": eval_env,
         "eval_max_steps": eval_max_steps,
     }
@@ -199,7 +199,7 @@ class _Reader:
         lines, data = self._lines(grid, place), self._data(grid.get("data"), place)
         family = self._text(grid.get("family", ""), f"{place}, family")
         evaluation = {**_EVALUATION, **grid["evaluation"]}
-        seeds, ticks = self._seeds(grid.get("seeds"), place), self._count(grid.get("ticks"), f"{place}, ticks")
+        seeds, steps = self._seeds(grid.get("seeds"), place), self._count(grid.get("steps"), f"{place}, steps")
         stack_of, limit = cache(partial(self._stack, place)), evaluation["max_steps"]
         for name, reference in data.items():
             for line in lines:
@@ -216,7 +216,7 @@ class _Reader:
                     spec=stack.stack.to_spec(),
                     data=reference,
                     seeds=seeds,
-                    ticks=ticks,
+                    steps=steps,
                     eval_every=self._count(evaluation["every"], f"{place}, evaluation.every"),
                     eval_episodes=self._count(evaluation["episodes"], f"{place}, evaluation.episodes"),
                     eval_env=self._environment(evaluation["env"], f"{place}, evaluation.env"),

@@ -67,9 +67,9 @@ class EngineFit(ModelFit):
         return self._engine.targets
 
     @property
-    def tick(self) -> int:
+    def step(self) -> int:
         """Minibatches done."""
-        return self._engine.tick
+        return self._engine.step
 
     @property
     def steps(self) -> int:
@@ -81,21 +81,21 @@ class EngineFit(ModelFit):
         """Where its minibatches come from."""
         return self._engine.batches
 
-    def run(self, ticks: int) -> dict[str, list[float]]:
+    def run(self, steps: int) -> dict[str, list[float]]:
         """Run this many minibatches; the mean of each logged quantity over them, one number per seed."""
-        self._engine.run(ticks)
+        self._engine.run(steps)
         return self._engine.metrics.flush()
 
     def state(self) -> dict[str, Tensor]:
         """All that goes on from here depends on, by name, such as "params/actor/weight0"; the live tensors."""
         return self._engine.state()
 
-    def load(self, state: Mapping[str, Tensor], tick: int) -> None:
+    def load(self, state: Mapping[str, Tensor], step: int) -> None:
         """Take over a state of the same model, seeds and table after this many minibatches.
 
         Raises `ValueError`, with everything as it was, where it is of another model.
         """
-        self._engine.load(state, tick)
+        self._engine.load(state, step)
 
     def ask(self, name: str, answer: Callable[[StateView], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """What ``answer`` of one seed's view says, for all seeds: tensors [S, ...], without gradient."""

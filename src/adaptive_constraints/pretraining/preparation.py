@@ -1,4 +1,4 @@
-"""What adapters do with the data before tick 1: columns, and models trained on the learners' own engine and kept."""
+"""What adapters do with the data before step 1: columns, and models trained on the learners' own engine and kept."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class BoundPreparation(Preparation):
                 print(f"{text}: waiting, it trains the same model", file=sys.stderr, flush=True)
                 said.append(text)
             if asked():
-                stop("stopped before tick 1: another process trains a model; the same call or command goes on")
+                stop("stopped before step 1: another process trains a model; the same call or command goes on")
 
         return wait
 

@@ -1,4 +1,4 @@
-"""Training of a model before tick 1: its bar, and its state on disk, so that an interrupted one goes on."""
+"""Training of a model before step 1: its bar, and its state on disk, so that an interrupted one goes on."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class KeptPretraining(Pretraining):
         Returns the number of minibatches done. `run` calls this itself; call it first where a loop around `run` has to
         know where it goes on.
         """
-        if self._saved and fit.tick == 0:
+        if self._saved and fit.step == 0:
             try:
                 self._load(self._saved[1], fit, beside or {})
             except ValueError:  # of another model, so that it begins anew
                 self.done = 0
             self._saved = None
-        return fit.tick
+        return fit.step
 
     def _load(self, tensors: Mapping[str, Tensor], fit: ModelFit, beside: Mapping[str, Tensor]) -> None:
         saved = under("beside", tensors)
@@ -68,33 +68,33 @@ class KeptPretraining(Pretraining):
         are kept with the state of ``fit`` and must not change during this call.
         """
         self.resume(fit, beside)
-        while fit.tick < until:
-            if asked() and fit.tick:
+        while fit.step < until:
+            if asked() and fit.step:
                 self.save(fit, beside or {})
                 stop(
-                    f"stopped before tick 1, while a model was trained: {self._file} keeps it, and the same call or "
+                    f"stopped before step 1, while a model was trained: {self._file} keeps it, and the same call or "
                     "command goes on from there"
                 )
-            losses = fit.run(min(PORTION, until - fit.tick))
-            self._show(fit.tick, losses)
+            losses = fit.run(min(PORTION, until - fit.step))
+            self._show(fit.step, losses)
             # Not at the end of a call: the caller's tensors are about to change with it.
-            if fit.tick < until and time.monotonic() - self._last_write > SAVE_EVERY:
+            if fit.step < until and time.monotonic() - self._last_write > SAVE_EVERY:
                 self.save(fit, beside or {})
 
     def finish(self) -> None:
         """Remove the half-trained state, once what came of it is kept elsewhere."""
         self._file.unlink(missing_ok=True)
 
-    def _show(self, tick: int, metrics: Mapping[str, list[float]]) -> None:
+    def _show(self, step: int, metrics: Mapping[str, list[float]]) -> None:
         if self.progress is None:
             return
         losses = [sum(each) / len(each) for name, each in metrics.items() if name.endswith("/loss")]
         self.progress.note("loss " + ", ".join(f"{loss:.4g}" for loss in losses))
-        self.progress.update(tick)
+        self.progress.update(step)
 
     def save(self, fit: ModelFit, beside: Mapping[str, Tensor]) -> None:
         tensors = prefixed("fit", fit.state()) | prefixed("beside", beside)
-        checkpoint.write(self._file, {"done": fit.tick, "products": self.products}, tensors)
+        checkpoint.write(self._file, {"done": fit.step, "products": self.products}, tensors)
         self._last_write = time.monotonic()
 
 

@@ -14,7 +14,7 @@ from adaptive_constraints.reports.findings import ALL, Findings, Profile
 from adaptive_constraints.reports.grid import GridCell
 from adaptive_constraints.reports.statistics import Estimate
 from adaptive_constraints.reports.text import title
-from adaptive_constraints.runs.plots import COLOURS, Ticks, Values, blank_figure, learning_curves, save_figure
+from adaptive_constraints.runs.plots import COLOURS, Steps, Values, blank_figure, learning_curves, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,26 +61,26 @@ def _profile(profile: Profile) -> dict[str, Any]:
 
 
 def _curves(cell: GridCell) -> dict[str, Any]:
-    """Evaluations over ticks: mean, range and each seed; and where seeds were lost."""
+    """Evaluations over steps: mean, range and each seed; and where seeds were lost."""
     curves = cell.curves()
-    where = {"scope": cell.data.label, "label": cell.stack.label, "x": _plain(curves.ticks)}
+    where = {"scope": cell.data.label, "label": cell.stack.label, "x": _plain(curves.steps)}
     seeds = [_plain(seed) for seed in curves.scores.T]
     return where | _spread(curves.scores) | {"seeds": seeds}
 
 
 def _quantities(cell: GridCell) -> list[dict[str, Any]]:
-    """Adaptive quantities over ticks: mean and range over seeds.
+    """Adaptive quantities over steps: mean and range over seeds.
 
     Names that end in _10, _50 and _90 are percentiles of one quantity: the median, in a band between the outer two.
     """
     series = cell.curves().series
     drawn = []
-    for name, (ticks, values) in series.items():
+    for name, (steps, values) in series.items():
         stem, _, percentile = name.rpartition("_")
         outer = [series.get(f"{stem}_{each}") for each in (10, 90)]
         if percentile in ("10", "90") and f"{stem}_50" in series:
             continue
-        where = {"scope": cell.data.label, "label": cell.stack.label, "name": name, "x": _plain(ticks)}
+        where = {"scope": cell.data.label, "label": cell.stack.label, "name": name, "x": _plain(steps)}
         if percentile == "50" and outer[0] is not None and outer[1] is not None:
             band = {"low": _plain(_mean(outer[0][1])), "high": _plain(_mean(outer[1][1]))}
             drawn.append(where | {"name": f"{stem}, 10, 50, 90 %", "y": _plain(_mean(values)), **band})
@@ -102,7 +102,7 @@ def _mean(values: Values) -> Values:
     return mean
 
 
-def _plain(values: Values | Ticks) -> list[float | None]:
+def _plain(values: Values | Steps) -> list[float | None]:
     """Four digits are more than a figure shows."""
     return [_short(value) for value in np.asarray(values, np.float64).tolist()]
 

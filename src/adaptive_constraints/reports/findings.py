@@ -169,7 +169,7 @@ def _twins(grid: Grid, score: Score) -> Iterator[tuple[str, str, StackName, dict
 
 
 def _identity(row: ResultRow, adapters: Sequence[str]) -> Twin:
-    return row["data"]["fingerprint"], row["learner"], row["seed"], row["ticks"], tuple(adapters)
+    return row["data"]["fingerprint"], row["learner"], row["seed"], row["steps"], tuple(adapters)
 
 
 def _twin(row: ResultRow, position: int) -> Twin:

@@ -90,9 +90,9 @@ class GridCell:
         return sum(is_lost(row) for row in self.rows)
 
     def curves(self) -> Curves:
-        """Evaluations and adaptive quantities over ticks; NaN from where a seed is lost."""
+        """Evaluations and adaptive quantities over steps; NaN from where a seed is lost."""
         evaluations = [
-            ([each["tick"] for each in row["evaluations"]], [each["value"] for each in row["evaluations"]])
+            ([each["step"] for each in row["evaluations"]], [each["value"] for each in row["evaluations"]])
             for row in self.rows
         ]
         names = list(dict.fromkeys(name for row in self.rows for name in row["series"]))
@@ -197,26 +197,26 @@ def seed_value(row: ResultRow, score: Score) -> float:
 
 
 def _run(row: ResultRow) -> tuple[str, int]:
-    return row["stack"], row["ticks"]
+    return row["stack"], row["steps"]
 
 
 def _refuse_repeated(rows: Sequence[ResultRow]) -> None:
-    counts = Counter((row["stack"], row["data"]["fingerprint"], row["ticks"], row["seed"]) for row in rows)
-    ((stack, _, ticks, seed), most) = counts.most_common(1)[0]
+    counts = Counter((row["stack"], row["data"]["fingerprint"], row["steps"], row["seed"]) for row in rows)
+    ((stack, _, steps, seed), most) = counts.most_common(1)[0]
     if most > 1:
         raise EvaluationError(
-            f"seed {seed} of {stack} for {ticks} ticks is there {most} times on the same data: "
+            f"seed {seed} of {stack} for {steps} steps is there {most} times on the same data: "
             "name only one of the folders that hold it"
         )
 
 
 def _stack_labels(rows: Sequence[ResultRow]) -> dict[tuple[str, int], str]:
-    """The label of (stack, ticks): with its ticks where some stack was run for several lengths on one data set."""
+    """The label of (stack, steps): with its steps where some stack was run for several lengths on one data set."""
     lengths: dict[tuple[str, str], set[int]] = {}
     for row in rows:
-        lengths.setdefault((row["stack"], row["data"]["fingerprint"]), set()).add(row["ticks"])
+        lengths.setdefault((row["stack"], row["data"]["fingerprint"]), set()).add(row["steps"])
     several = any(len(found) > 1 for found in lengths.values())
-    return {(stack, ticks): f"{stack}, {ticks:,} ticks" if several else stack for stack, ticks in map(_run, rows)}
+    return {(stack, steps): f"{stack}, {steps:,} steps" if several else stack for stack, steps in map(_run, rows)}
 
 
 def _data_labels(rows: Sequence[ResultRow]) -> dict[str, str]:
@@ -241,27 +241,27 @@ def _position(order: Sequence[str], label: str) -> int:
 def _missing(
     folders: Sequence[str | Path], suites: Sequence[SuiteRecord], rows: Sequence[ResultRow]
 ) -> tuple[Missing, ...]:
-    done = {(row["stack"], row["data"]["reference"], row["ticks"]) for row in rows}
+    done = {(row["stack"], row["data"]["reference"], row["steps"]) for row in rows}
     return tuple(
         Missing(cell["stack"], cell["data"], read_failure(Path(folder) / CELLS / cell["cell"]))
         for folder, suite in zip(folders, suites, strict=True)
         for cell in suite["cells"]
-        if (cell["stack"], cell["data"], cell["ticks"]) not in done
+        if (cell["stack"], cell["data"], cell["steps"]) not in done
     )
 
 
 def _aligned(
     seeds: Sequence[tuple[Sequence[float | None], ...]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(ticks, values) of each seed -> all ticks [T] and values [T, S], NaN where a seed has none."""
-    ticks = sorted({tick for at, _ in seeds for tick in at if tick is not None})
-    values = np.full((len(ticks), len(seeds)), np.nan)
-    place = {tick: i for i, tick in enumerate(ticks)}
+    """(steps, values) of each seed -> all steps [T] and values [T, S], NaN where a seed has none."""
+    steps = sorted({step for at, _ in seeds for step in at if step is not None})
+    values = np.full((len(steps), len(seeds)), np.nan)
+    place = {step: i for i, step in enumerate(steps)}
     for column, (at, found) in enumerate(seeds):
-        for tick, value in zip(at, found, strict=True):
-            if tick is not None and value is not None:
-                values[place[tick], column] = value
-    return np.array(ticks, np.float64), values
+        for step, value in zip(at, found, strict=True):
+            if step is not None and value is not None:
+                values[place[step], column] = value
+    return np.array(steps, np.float64), values
 
 
 __all__ = ["SCORES", "DataName", "Grid", "GridCell", "Score", "StackName", "is_lost", "kind", "read_grid", "seed_value"]

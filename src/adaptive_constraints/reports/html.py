@@ -159,7 +159,7 @@ def _seed(cell: GridCell, position: int) -> list[Html]:
         return [tag("td", "not evaluated", colspan=3)]
     if is_lost(row):
         where = row["lost"]
-        why = "lost" if where is None else f"lost at tick {where['tick']:,}: {where['term']} was not finite"
+        why = "lost" if where is None else f"lost at step {where['step']:,}: {where['term']} was not finite"
         return [tag("td", why, colspan=3)]
     values = [row["last_ten"], row["last"], row["best"]]
     return [tag("td", text.MISSING if value is None else text.number(value)) for value in values]

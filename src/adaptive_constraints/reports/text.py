@@ -88,7 +88,7 @@ def facts(grid: Grid, score: Score) -> list[tuple[str, str]]:
     found = {
         "Made by": _unique(suite["command"] for suite in grid.suites),
         "Grid": [f"{stacks} on {data}, seeds of each: {seeds}"],
-        "Length": [f"{_range(_unique(row['ticks'] for row in rows))} ticks (minibatches per seed)"],
+        "Length": [f"{_range(_unique(row['steps'] for row in rows))} steps (minibatches per seed)"],
         "Score of a seed": [SCORES[score]],
         "Commit": _unique(commit(row["commit"]) for row in rows),
         "Device": _unique(row["device"] for row in rows),
@@ -167,15 +167,15 @@ def cost(cell: GridCell) -> list[tuple[str, float]]:
     """Speed and memory of a cell, all its seeds together, as (text, number)."""
     row = cell.rows[0]
     return [
-        (f"{row['ticks']:,}", row["ticks"]),
-        (number(row["ticks_per_second"]), row["ticks_per_second"]),
+        (f"{row['steps']:,}", row["steps"]),
+        (number(row["steps_per_second"]), row["steps_per_second"]),
         (duration(row["seconds"]), row["seconds"]),
         (duration(row["wall_seconds"]), row["wall_seconds"]),
         (f"{row['peak_memory'] / 2**20:,.0f}", row["peak_memory"]),
     ]
 
 
-COSTS = ("ticks", "ticks/s", "training", "in all", "peak memory, MiB")
+COSTS = ("steps", "steps/s", "training", "in all", "peak memory, MiB")
 
 
 def duration(seconds: float) -> str:

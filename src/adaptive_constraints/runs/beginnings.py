@@ -1,4 +1,4 @@
-"""Begin runs: at tick 0 with data, again with data, and with an online phase before them."""
+"""Begin runs: at step 0 with data, again with data, and with an online phase before them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def fresh_run(
     progress: bool = False,
     kept: Mapping[str, Prepared] | None = None,
 ) -> Run:
-    """Begin a run at tick 0; ``products`` are by default the fastest here, and what is ``kept`` is not prepared."""
+    """Begin a run at step 0; ``products`` are by default the fastest here, and what is ``kept`` is not prepared."""
     warn_if_slower(execution.precision, device)
     if execution.compiled:
         check_compiler(device)
@@ -77,9 +77,9 @@ def fresh_run(
 
 
 def with_data(run: Run, dataset: Dataset, traced: bool, progress: bool = False) -> Run:
-    """Copy a run, at its tick, with its data at hand, so that it can go on."""
+    """Copy a run, at its step, with its data at hand, so that it can go on."""
     twin = _fresh_twin(run, dataset, traced, progress)
-    twin.engine.load({name: t.clone() for name, t in run.engine.state().items()}, run.engine.tick)
+    twin.engine.load({name: t.clone() for name, t in run.engine.state().items()}, run.engine.step)
     twin.history = run.history
     return twin
 
@@ -92,7 +92,7 @@ def go_online(
     traced: bool,
     progress: bool = False,
 ) -> Run:
-    """Copy a run with its online phase before it or, if it is online already, at its tick of that phase.
+    """Copy a run with its online phase before it or, if it is online already, at its step of that phase.
 
     Everything learned carries over by name; ``run`` stays as it is. ``dataset`` is needed unless the buffer starts
     empty.
@@ -123,7 +123,7 @@ def go_online(
     )
     execution = run.engine.execution._replace(traced=traced)
     engine = online_engine(run.stack, online, initial, columns, run.device, execution, table)
-    engine.load(engine.state() | state, run.engine.tick)
+    engine.load(engine.state() | state, run.engine.step)
     return replace(run, engine=engine, history=history, columns=columns, dataset=dataset, online=online)
 
 
@@ -141,7 +141,7 @@ def online_engine(
         table, own = empty_table(initial.spec, stack.learner, columns, len(initial.seeds))
         initial = replace(initial, seed_columns=own)
     settings, start = online.settings, online.identity.start
-    horizon = start + settings.ticks
+    horizon = start + settings.training_steps
     return Engine(
         program_of(stack.resolve("online"), initial.spec, horizon),
         initial,
@@ -155,7 +155,7 @@ def online_engine(
 
 
 def _fresh_twin(run: Run, dataset: Dataset, traced: bool, progress: bool) -> Run:
-    """The same stack, seeds and data at tick 0."""
+    """The same stack, seeds and data at step 0."""
     return fresh_run(
         run.stack,
         dataset,

@@ -16,8 +16,8 @@ from adaptive_constraints.runs.identity import DataFacts
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.support.stopping import Stopped
 
-ACTING_STEPS_PER_TICK = 1 << 20
-"""Room for the steps of one evaluation between the noise of one tick's policy and of the next."""
+LONGEST_EVALUATION = 1 << 20
+"""Environment steps that one evaluation may take before its noise is that of the next training step's policy."""
 
 
 def evaluator_of(run: Run, source: EnvSource, episodes: int, seed: int = 0, max_steps: int | None = None) -> Evaluator:
@@ -37,7 +37,7 @@ def evaluate(run: Run, evaluator: Evaluator, stopping: Callable[[], bool] = lamb
 
     stopping: asked before each step; once it says so, the evaluation is left by `Stopped`.
     """
-    first = run.engine.tick * ACTING_STEPS_PER_TICK
+    first = run.engine.step * LONGEST_EVALUATION
 
     def policy(observations: NDArray[Any], step: int) -> NDArray[np.float32]:
         if stopping():
@@ -47,7 +47,7 @@ def evaluate(run: Run, evaluator: Evaluator, stopping: Callable[[], bool] = lamb
     rollout = evaluator.run(policy, len(run.engine.seeds))
     doubt = _score_doubt(run.data, evaluator)
     reference = None if doubt is not None and doubt.certain else run.data.reference
-    return Evaluation(run.engine.tick, rollout.returns, reference)
+    return Evaluation(run.engine.step, rollout.returns, reference)
 
 
 def described(evaluator: Evaluator) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class _Header(PlainIdentity):
     format: int
     arrays: dict[str, Any]
     products: Products
-    tick: int
+    step: int
     data: dict[str, Any]
     spec: Spec
     history: dict[str, Any]
@@ -56,7 +56,7 @@ def write_run(run: Run, path: str | Path) -> None:
     collector = None if run.online is None else run.online.collector
     header = run.identity.to_json() | {
         "products": run.products,
-        "tick": run.engine.tick,
+        "step": run.engine.step,
         "data": asdict(run.data),
         "spec": run.spec._asdict(),
         "history": run.history.to_json(),
@@ -86,7 +86,7 @@ def _read(header: Any, tensors: Mapping[str, Tensor], device: torch.device) -> R
     check(header, _Header, "the header", finite=False)
     identity, spec = Identity.from_json(header), Spec(**header["spec"])
     stack = Stack.from_spec(identity.stack)
-    _check_numbers(identity, spec, header["tick"])
+    _check_numbers(identity, spec, header["step"])
     data = DataFacts.from_json(header["data"])
     space = under("preprocessor", tensors)
     _check_space(space, spec)
@@ -99,7 +99,7 @@ def _read(header: Any, tensors: Mapping[str, Tensor], device: torch.device) -> R
         engine = Engine(program, state, None, horizon=identity.steps, execution=execution, device=device)
     else:
         engine = online_engine(stack, online, state, columns, device, execution)
-    engine.load(tensors, header["tick"])
+    engine.load(tensors, header["step"])
     _check_nothing_else(tensors, engine)
     run = Run(
         stack,
@@ -107,7 +107,7 @@ def _read(header: Any, tensors: Mapping[str, Tensor], device: torch.device) -> R
         Preprocessor.from_state(space).to(device),
         data,
         identity.steps,
-        History.from_json(header["history"], identity.seeds, header["tick"]),
+        History.from_json(header["history"], identity.seeds, header["step"]),
         columns=columns,
         products=header["products"],
         online=online,
@@ -148,20 +148,20 @@ def _unfilled_state(stack: Stack, spec: Spec, seeds: tuple[int, ...], frozen: Gr
 # -- checks -------------------------------------------------------------------------------------------------------
 
 
-def _check_numbers(identity: Identity, spec: Spec, tick: int) -> None:
+def _check_numbers(identity: Identity, spec: Spec, step: int) -> None:
     """Raise `ValueError` for numbers that no run has."""
     seeds, steps, first, last = identity.seeds, identity.steps, 0, identity.steps
     if identity.online is not None:
         settings, first = identity.online.settings, identity.online.start
-        last = first + settings.ticks
+        last = first + settings.training_steps
         if not 0 <= settings.warm_up < settings.steps or settings.capacity < 1:
             raise ValueError("its online phase has a length that none has")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError("its seeds must be different numbers, one at least")
     if min(spec) < 1:
         raise ValueError("its dimensions must be at least 1")
-    if not (steps >= max(1, first) and 0 <= first <= tick <= last):
-        raise ValueError(f"tick {tick} does not lie between {first} and {last}")
+    if not (steps >= max(1, first) and 0 <= first <= step <= last):
+        raise ValueError(f"step {step} does not lie between {first} and {last}")
 
 
 def _check_space(space: Mapping[str, Tensor], spec: Spec) -> None:

@@ -75,12 +75,12 @@ def write_results(run: Run, folder: Path) -> None:
     history = run.history
     result: dict[str, Any] = {
         "name": run.stack.name,
-        "tick": run.engine.tick,
+        "step": run.engine.step,
         "steps": run.steps,
         "online_from": history.online_from,
         "seeds": list(run.engine.seeds),
         "failures": {str(seed): failure._asdict() for seed, failure in history.failures.items()},
-        "ticks_per_second": history.ticks_per_second,
+        "steps_per_second": history.steps_per_second,
         "seconds": history.seconds,
     }
     if history.counted:
@@ -94,7 +94,7 @@ def write_results(run: Run, folder: Path) -> None:
 
 
 def picture(runs: Mapping[str, History], path: Path) -> bool:
-    """Draw runs' scores and adaptive quantities over ticks to a PNG; False where matplotlib is not installed."""
+    """Draw runs' scores and adaptive quantities over steps to a PNG; False where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         return False
     from adaptive_constraints.runs.plots import Curves, learning_curves

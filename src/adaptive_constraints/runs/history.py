@@ -20,43 +20,43 @@ class History:
     """Metrics at log points, evaluations, lost seeds, and the time that training took."""
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    """Rows {"tick": t, name: [S] averages since the row before}."""
+    """Rows {"step": t, name: [S] averages since the row before}."""
     rates: list[float] = field(default_factory=list)
-    """Ticks per second, as far as was known at each of these rows."""
+    """Steps per second, as far as was known at each of these rows."""
     evaluations: list[Evaluation] = field(default_factory=list)
     failures: dict[int, Failure] = field(default_factory=dict)
-    """By seed: the tick and the term that was the first not to be finite. Such a seed no longer counts."""
+    """By seed: the step and the term that was the first not to be finite. Such a seed no longer counts."""
     adaptive: list[str] = field(default_factory=list)
     """Names of the metrics that adapters diagnose: their adaptive quantities."""
     seconds: float = 0.0
-    """Spent in ticks, evaluations apart."""
-    ticks: int = 0
+    """Spent in steps, evaluations apart."""
+    steps: int = 0
     online_from: int | None = None
-    """The tick after which the online phase began; None: it did not."""
+    """The step after which the online phase began; None: it did not."""
     unevaluated: int | None = None
-    """The tick at which an evaluation was broken off, to be made up for when the run goes on; None: at none."""
+    """The step at which an evaluation was broken off, to be made up for when the run goes on; None: at none."""
     advice: list[str] = field(default_factory=list)
     """What is doubtful about the data, as it was said when the run began."""
 
     @property
-    def ticks_per_second(self) -> float:
-        """Ticks of all seeds together, per second."""
-        return self.ticks / self.seconds if self.seconds else float("nan")
+    def steps_per_second(self) -> float:
+        """Steps of all seeds together, per second."""
+        return self.steps / self.seconds if self.seconds else float("nan")
 
     def series(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Ticks [T] and values [T, S] of one metric, such as ``aspc/scale``."""
+        """Steps [T] and values [T, S] of one metric, such as ``aspc/scale``."""
         rows = [row for row in self.metrics if name in row]
-        return np.array([row["tick"] for row in rows]), np.array([row[name] for row in rows], dtype=np.float64)
+        return np.array([row["step"] for row in rows]), np.array([row[name] for row in rows], dtype=np.float64)
 
     def scores(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Ticks [T] and normalised scores [T, S] (mean returns where the task has no reference)."""
+        """Steps [T] and normalised scores [T, S] (mean returns where the task has no reference)."""
         values = [e.mean_return if e.score is None else e.score for e in self.evaluations]
-        return np.array([e.tick for e in self.evaluations]), np.array(values, dtype=np.float64)
+        return np.array([e.step for e in self.evaluations]), np.array(values, dtype=np.float64)
 
     @property
     def counted(self) -> list[Evaluation]:
         """The evaluations that say how the run went: once it is online, only those of that phase."""
-        return [each for each in self.evaluations if self.online_from is None or each.tick > self.online_from]
+        return [each for each in self.evaluations if self.online_from is None or each.step > self.online_from]
 
     def summary(self) -> Summary:
         """Last score, best score, mean of the last ten, per seed, of those that count."""
@@ -68,21 +68,21 @@ class History:
             "metrics": self.metrics,
             "rates": self.rates,
             "evaluations": [
-                {"tick": e.tick, "returns": e.returns.tolist(), "reference": e.reference and asdict(e.reference)}
+                {"step": e.step, "returns": e.returns.tolist(), "reference": e.reference and asdict(e.reference)}
                 for e in self.evaluations
             ],
             "failures": {str(seed): list(failure) for seed, failure in self.failures.items()},
             "adaptive": self.adaptive,
             "seconds": self.seconds,
-            "ticks": self.ticks,
+            "steps": self.steps,
             "online_from": self.online_from,
             "unevaluated": self.unevaluated,
             "advice": self.advice,
         }
 
     @staticmethod
-    def from_json(tree: Any, seeds: Sequence[int], tick: int) -> History:
-        """The history that `to_json` described, of a run of these seeds at this tick.
+    def from_json(tree: Any, seeds: Sequence[int], step: int) -> History:
+        """The history that `to_json` described, of a run of these seeds at this step.
 
         Raises `ValueError` where it can be none.
         """
@@ -92,7 +92,7 @@ class History:
             rates=tree["rates"],
             evaluations=[
                 Evaluation(
-                    each["tick"],
+                    each["step"],
                     np.array(each["returns"], dtype=np.float64),
                     ReferenceScore(**each["reference"]) if each["reference"] else None,
                 )
@@ -101,19 +101,19 @@ class History:
             failures={int(seed): Failure(*failure) for seed, failure in tree["failures"].items()},
             adaptive=tree["adaptive"],
             seconds=tree["seconds"],
-            ticks=tree["ticks"],
+            steps=tree["steps"],
             online_from=tree["online_from"],
             unevaluated=tree["unevaluated"],
             advice=tree["advice"],
         )
-        history._check(seeds, tick)
+        history._check(seeds, step)
         return history
 
-    def _check(self, seeds: Sequence[int], tick: int) -> None:
-        ticks = [row.get("tick") for row in self.metrics]
-        ticks += [each.tick for each in self.evaluations] + [failure.tick for failure in self.failures.values()]
-        if not all(type(each) is int and 0 <= each <= tick for each in ticks):
-            raise ValueError(f"its history names ticks that are none between 0 and {tick}")
+    def _check(self, seeds: Sequence[int], step: int) -> None:
+        steps = [row.get("step") for row in self.metrics]
+        steps += [each.step for each in self.evaluations] + [failure.step for failure in self.failures.values()]
+        if not all(type(each) is int and 0 <= each <= step for each in steps):
+            raise ValueError(f"its history names steps that are none between 0 and {step}")
         if len(self.rates) != len(self.metrics):
             raise ValueError("its history has not one rate for each row of metrics")
         lists = [values for row in self.metrics for values in row.values() if isinstance(values, list)]
@@ -126,7 +126,7 @@ class History:
 
 
 class _Evaluation(TypedDict):
-    tick: int
+    step: int
     returns: list[list[float]]
     reference: ReferenceScore | None
 
@@ -140,7 +140,7 @@ class _Plain(TypedDict):
     failures: dict[str, list[int | str]]
     adaptive: list[str]
     seconds: float
-    ticks: int
+    steps: int
     online_from: int | None
     unevaluated: int | None
     advice: list[str]

@@ -63,7 +63,7 @@ class OnlineIdentity:
 
     settings: OnlineSettings
     start: int
-    """The tick after which it began."""
+    """The step after which it began."""
     origin: str
     """Fingerprint of the state in which it began."""
 
@@ -86,7 +86,7 @@ class Identity:
     stack: dict[str, Any]
     """As `Stack.to_spec` has it."""
     steps: int
-    """Ticks planned offline."""
+    """Steps planned offline."""
     seeds: tuple[int, ...]
     fingerprint: str
     """Fingerprint of the data."""

@@ -74,7 +74,7 @@ def fit(run: Run, settings: RunSettings, kept: bool) -> None:
     env, episodes, seed = settings.eval_env, settings.eval_episodes, settings.eval_seed
     with nullcontext() if env is None else evaluator_of(run, env, episodes, seed, settings.eval_max_steps) as evaluator:
         log = None if settings.folder is None else _open_folder(run, settings, settings.folder, evaluator, kept)
-        progress = Progress(run.stack.name, run.engine.horizon, run.engine.tick, settings.progress)
+        progress = Progress(run.stack.name, run.engine.horizon, run.engine.step, settings.progress)
         try:
             with progress, tuned(run.device, run.products), run.environments() as notes:
                 said = [*run.warnings, *(evaluator.notes if evaluator else []), *notes]
@@ -95,13 +95,13 @@ def _open_folder(run: Run, settings: RunSettings, folder: Path, evaluator: Evalu
     if not kept and run.begun:
         write_run(run, folder / CHECKPOINT)
     write_config(run, settings, evaluator, folder)
-    before, tick = _told(run.history), run.engine.tick
-    return MetricsLog(folder, before=before, resumed_tick=tick, tensorboard=settings.tensorboard)
+    before, step = _told(run.history), run.engine.step
+    return MetricsLog(folder, before=before, resumed_step=step, tensorboard=settings.tensorboard)
 
 
 def _stopped(run: Run, folder: Path | None) -> str:
     where = "in this agent" if folder is None else f"in {folder / CHECKPOINT}"
-    at = f"tick {run.engine.tick} of {run.engine.horizon}"
+    at = f"step {run.engine.step} of {run.engine.horizon}"
     return f"stopped at {at}: all of it is kept {where}, and the same call or command goes on from there"
 
 
@@ -131,13 +131,13 @@ class Loop:
         """Take the run on; the loop leaves it saved."""
         engine, settings, history = self._run.engine, self._settings, self._run.history
         self._make_up()
-        while engine.tick < self._last and not asked():
-            before, started = engine.tick, time.perf_counter()
-            self._ticks(self._next_stop(before))
+        while engine.step < self._last and not asked():
+            before, started = engine.step, time.perf_counter()
+            self._steps(self._next_stop(before))
             engine.synchronize()
             history.seconds += time.perf_counter() - started
-            history.ticks = engine.tick
-            if engine.tick == before:  # stopped at once, or while it only collects
+            history.steps = engine.step
+            if engine.step == before:  # stopped at once, or while it only collects
                 self._save()
                 return
             self._note_failures()
@@ -145,7 +145,7 @@ class Loop:
                 self._log_metrics()
             if self._evaluator is not None and self._due(settings.eval_every):
                 self._evaluate(self._evaluator)
-            if self._due(settings.checkpoint_every) or engine.tick == self._last or asked():
+            if self._due(settings.checkpoint_every) or engine.step == self._last or asked():
                 self._save()
 
     def _save(self) -> None:
@@ -155,38 +155,38 @@ class Loop:
     def _make_up(self) -> None:
         """Make up for the evaluation that was broken off where the run stopped."""
         history = self._run.history
-        due, history.unevaluated = history.unevaluated == self._run.engine.tick, None
+        due, history.unevaluated = history.unevaluated == self._run.engine.step, None
         if due and self._evaluator is not None:
             self._evaluate(self._evaluator)
             self._save()
 
-    def _next_stop(self, tick: int) -> int:
-        """The next tick at which something is due; intervals count from the beginning of the phase."""
+    def _next_stop(self, step: int) -> int:
+        """The next step at which something is due; intervals count from the beginning of the phase."""
         first, last = self._run.engine.phase_start, self._run.engine.horizon
         intervals = [self._settings.log_every, self._settings.eval_every, self._settings.checkpoint_every]
-        return min([self._last, last, *(first + ((tick - first) // i + 1) * i for i in intervals)])
+        return min([self._last, last, *(first + ((step - first) // i + 1) * i for i in intervals)])
 
-    def _ticks(self, target: int) -> None:
+    def _steps(self, target: int) -> None:
         """Run up to ``target`` or to where a stop is asked for, in portions small enough for a smooth bar."""
         engine = self._run.engine
-        while engine.tick < target and not asked():
-            self._run.advance(min(100, target - engine.tick), asked)
-            self._progress.update(engine.tick)
+        while engine.step < target and not asked():
+            self._run.advance(min(100, target - engine.step), asked)
+            self._progress.update(engine.step)
 
     def _due(self, interval: int) -> bool:
         engine = self._run.engine
-        return (engine.tick - engine.phase_start) % interval == 0 or engine.tick == engine.horizon
+        return (engine.step - engine.phase_start) % interval == 0 or engine.step == engine.horizon
 
     def _note_failures(self) -> None:
         """Lost seeds: by what was logged first of all, otherwise by the parameters themselves."""
         engine, history = self._run.engine, self._run.history
         broken = self._run.not_finite().items()
-        failures = {place: Failure(engine.tick, name) for name, places in reversed(broken) for place in places}
+        failures = {place: Failure(engine.step, name) for name, places in reversed(broken) for place in places}
         for position, failure in (failures | engine.metrics.failures()).items():
             seed = engine.seeds[position]
             if seed not in history.failures:
                 history.failures[seed] = failure
-                text = f"seed {seed} is lost: {failure.term} was not finite at tick {failure.tick}; it no longer counts"
+                text = f"seed {seed} is lost: {failure.term} was not finite at step {failure.step}; it no longer counts"
                 warnings.warn(text, LostSeedWarning, stacklevel=2)
                 self._progress.say(text)
         if len(history.failures) == len(engine.seeds):
@@ -204,7 +204,7 @@ class Loop:
             else "Try a smaller learning rate, or a larger weight on the constraint"
         )
         return (
-            f"all seeds of {self._run.stack.name} are lost, the first at tick {first.tick}, where {first.term} was "
+            f"all seeds of {self._run.stack.name} are lost, the first at step {first.step}, where {first.term} was "
             f"not finite; {where}. {remedy}"
         )
 
@@ -215,24 +215,24 @@ class Loop:
         row = engine.metrics.flush() | diagnosed
         if self._run.online is not None:
             row |= self._run.online.collector.flush()
-        history.metrics.append({"tick": engine.tick, **row})
-        history.rates.append(history.ticks_per_second)
+        history.metrics.append({"step": engine.step, **row})
+        history.rates.append(history.steps_per_second)
         if self._log is not None:
-            self._log.append(engine.tick, row | {"ticks_per_second": history.ticks_per_second})
+            self._log.append(engine.step, row | {"steps_per_second": history.steps_per_second})
 
     def _evaluate(self, evaluator: Evaluator) -> None:
-        run, tick = self._run, self._run.engine.tick
+        run, step = self._run, self._run.engine.step
         try:
             evaluation = evaluate(run, evaluator, stopping=asked)
         except Stopped:  # it changes nothing, so that it can be made up for
-            run.history.unevaluated = tick
+            run.history.unevaluated = step
             return
         run.history.evaluations.append(evaluation)
         what, values = _measured(evaluation)
         living = [values[i] for i, seed in enumerate(run.engine.seeds) if seed not in run.history.failures]
         self._progress.note(f"{what} {np.mean(living):.1f}")
         if self._log is not None:
-            self._log.append(tick, _row(evaluation))
+            self._log.append(step, _row(evaluation))
 
 
 def _measured(evaluation: Evaluation) -> tuple[str, NDArray[np.float64]]:
@@ -248,9 +248,9 @@ def _row(evaluation: Evaluation) -> dict[str, list[float]]:
 def _told(history: History) -> list[dict[str, Any]]:
     """Rows that were logged before, in their order."""
     rated = zip(history.metrics, history.rates, strict=True)
-    rows = [row | {"ticks_per_second": rate} for row, rate in rated]
-    rows += [{"tick": each.tick, **_row(each)} for each in history.evaluations]
-    return sorted(rows, key=lambda row: row["tick"])
+    rows = [row | {"steps_per_second": rate} for row, rate in rated]
+    rows += [{"step": each.step, **_row(each)} for each in history.evaluations]
+    return sorted(rows, key=lambda row: row["step"])
 
 
 def absurd_numbers(dataset: Dataset) -> list[str]:

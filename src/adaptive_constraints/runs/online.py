@@ -1,4 +1,4 @@
-"""The online phase: every seed collects rows in an environment of its own, one tick per step.
+"""The online phase: every seed collects rows in an environment of its own, one training step per environment step.
 
 Episodes begin at states that are a function of (seed, number of the episode). What an unfinished episode did is kept,
 so that a run that goes on later finds every environment where it was: the episode is played again from its start.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Values: TypeAlias = NDArray[np.floating]
-Ticks: TypeAlias = NDArray[np.integer] | NDArray[np.floating]
+Steps: TypeAlias = NDArray[np.integer] | NDArray[np.floating]
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; yellow is left out because it vanishes on white.
 # Dashes set apart what repeats a colour, and help where there is no colour at all.
@@ -34,20 +34,20 @@ _CHARACTERS_PER_INCH = 11
 class Curves:
     """What one stack did over a run of S seeds.
 
-    ticks: [T] the ticks of the evaluations.
+    steps: [T] the steps of the evaluations.
     scores: [T, S] scores or returns; NaN leaves a seed out from there on.
-    series: by name, an adaptive quantity over its own ticks: (ticks [T'], values [T', S]).
+    series: by name, an adaptive quantity over its own steps: (steps [T'], values [T', S]).
     """
 
-    ticks: Ticks
+    steps: Steps
     scores: Values
-    series: Mapping[str, tuple[Ticks, Values]] = field(default_factory=dict)
+    series: Mapping[str, tuple[Steps, Values]] = field(default_factory=dict)
 
 
 def learning_curves(
     runs: Mapping[str, Curves], path: str | Path, *, title: str | None = None, ylabel: str = "normalised score"
 ) -> Path:
-    """Draw scores over ticks and, in a panel each, every adaptive quantity any run has; write a PNG to ``path``.
+    """Draw scores over steps and, in a panel each, every adaptive quantity any run has; write a PNG to ``path``.
 
     runs: curves by the stack's name. Each is drawn as the mean over its seeds, in a band from the lowest seed to the
         highest, with one thin line per seed.
@@ -58,7 +58,7 @@ def learning_curves(
     names = list(dict.fromkeys(name for curves in runs.values() for name in curves.series))
     figure, panels = _figure(len(names))
     for (stack, curves), style in zip(runs.items(), _styles(len(runs)), strict=True):
-        _draw(panels[0], curves.ticks, curves.scores, style, stack)
+        _draw(panels[0], curves.steps, curves.scores, style, stack)
         for name, panel in zip(names, panels[1:], strict=True):
             if name in curves.series:
                 _draw(panel, *curves.series[name], style, stack)
@@ -109,18 +109,18 @@ def _styles(count: int) -> list[tuple[str, str]]:
     return [styles[i % len(styles)] for i in range(count)]
 
 
-def _draw(panel: Axes, ticks: Ticks, values: Values, style: tuple[str, str], label: str) -> None:
+def _draw(panel: Axes, steps: Steps, values: Values, style: tuple[str, str], label: str) -> None:
     """One run in one panel: thin seeds, a band over them, their mean."""
     colour, dashes = style
     if values.shape[1] > 1:
         low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
-        panel.fill_between(ticks, low, high, color=colour, alpha=0.12, linewidth=0)
-        panel.plot(ticks, values, color=colour, linewidth=0.6, alpha=0.45)
-    panel.plot(ticks, _mean(values), color=colour, linestyle=dashes, linewidth=2.0, label=label)
+        panel.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
+        panel.plot(steps, values, color=colour, linewidth=0.6, alpha=0.45)
+    panel.plot(steps, _mean(values), color=colour, linestyle=dashes, linewidth=2.0, label=label)
 
 
 def _mean(values: Values) -> Values:
-    """[T, S] -> [T], over the seeds that are finite at that tick; NaN where none is."""
+    """[T, S] -> [T], over the seeds that are finite at that step; NaN where none is."""
     finite = np.isfinite(values)
     count = finite.sum(axis=1)
     total = np.where(finite, values, 0.0).sum(axis=1)
@@ -131,7 +131,7 @@ def _finish(panel: Axes, label: str) -> None:
     """Labels, a light grid, and no more frame than is read."""
     from matplotlib.ticker import EngFormatter
 
-    panel.set_xlabel("training ticks (minibatches)")
+    panel.set_xlabel("training steps (minibatches)")
     panel.set_ylabel(label)
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.grid(alpha=0.25, linewidth=0.6)

@@ -28,14 +28,14 @@ from adaptive_constraints.support.cpu import Products
 
 @dataclass
 class Run:
-    """One training of a stack, at whatever tick it stands."""
+    """One training of a stack, at whatever step it stands."""
 
     stack: Stack
     engine: Engine
     preprocessor: Preprocessor
     data: DataFacts
     steps: int
-    """Ticks planned offline."""
+    """Steps planned offline."""
     history: History
     columns: Sequence[PreparedColumn] = ()
     """What the adapters prepared, beside the columns themselves."""
@@ -63,8 +63,8 @@ class Run:
         """Identify the phase of these settings that began where this run went online, or would begin here and now."""
         if self.online is not None:
             return replace(self.online.identity, settings=settings)
-        origin = _fingerprint(self.learned() | {"tick": torch.tensor(self.engine.tick)})
-        return OnlineIdentity(settings, self.engine.tick, origin)
+        origin = _fingerprint(self.learned() | {"step": torch.tensor(self.engine.step)})
+        return OnlineIdentity(settings, self.engine.step, origin)
 
     def learned(self) -> dict[str, Tensor]:
         """The engine's state less the sums of metrics: what an online phase begins with."""
@@ -72,8 +72,8 @@ class Run:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Ticks and steps in environments so far, to be compared with those of the same run elsewhere."""
-        return self.engine.tick, 0 if self.online is None else self.online.collector.steps
+        """Training steps and environment steps so far, to be compared with those of the same run elsewhere."""
+        return self.engine.step, 0 if self.online is None else self.online.collector.steps
 
     @property
     def begun(self) -> bool:
@@ -123,14 +123,14 @@ class Run:
 
     # -- going on -------------------------------------------------------------------------------------------------
 
-    def advance(self, ticks: int, stopping: Callable[[], bool] = lambda: False) -> None:
-        """Run some ticks; online, each after a step in every seed's environment, the first after the warm-up.
+    def advance(self, steps: int, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Run some training steps; online, each after a step in every environment, the first after the warm-up.
 
-        stopping: asked before each tick and step; once it says so, the rest is left out.
+        stopping: asked before each step of either kind; once it says so, the rest is left out.
         """
-        for _ in range(ticks):
+        for _ in range(steps):
             if self.online is not None:
-                target = self.online.settings.warm_up + self.engine.tick + 1 - self.engine.phase_start
+                target = self.online.settings.warm_up + self.engine.step + 1 - self.engine.phase_start
                 while self.online.collector.steps < target and not stopping():
                     self._collect(self.online)
             if stopping():

@@ -23,14 +23,14 @@ PUBLISHED_WARM_UP, PUBLISHED_SHARE = 5_000, 50
 class RunSettings:
     """Options for watching and keeping a run; nothing here changes what is learned.
 
-    Intervals count ticks from the beginning of the phase. Raises `TrainingError` for those below 1, `FileError` for a
+    Intervals count steps from the beginning of the phase. Raises `TrainingError` for those below 1, `FileError` for a
     folder that cannot be written to.
     """
 
     eval_env: EnvSource | None = None
     """The environment to evaluate in; None: never."""
     eval_every: int = 5_000
-    """Ticks between two evaluations; there is one at the end of the phase too."""
+    """Steps between two evaluations; there is one at the end of the phase too."""
     eval_episodes: int = 10
     """Episodes per seed and evaluation."""
     eval_seed: int = 0
@@ -42,9 +42,9 @@ class RunSettings:
     out: str | Path | None = None
     """The run folder; None: nothing is written."""
     log_every: int = 1_000
-    """Ticks between two rows of metrics."""
+    """Steps between two rows of metrics."""
     checkpoint_every: int = 10_000
-    """Ticks between two checkpoints."""
+    """Steps between two checkpoints."""
     tensorboard: bool = False
     """Whether TensorBoard events are written to the run folder."""
     progress: bool = True
@@ -80,7 +80,7 @@ class OnlineSettings:
     steps: int
     """Environment steps of each seed."""
     warm_up: int
-    """How many of them, at the beginning, only collect; each later one is followed by a tick."""
+    """How many of them, at the beginning, only collect; each later one is followed by a training step."""
     buffer: Buffer
     part_episodes: int | None
     """Episodes of the data that buffer "part" keeps; None with any other."""
@@ -90,8 +90,8 @@ class OnlineSettings:
     """Steps after which every episode ends; None: as the environment or the data has it."""
 
     @property
-    def ticks(self) -> int:
-        """Length of the phase in ticks."""
+    def training_steps(self) -> int:
+        """Length of the phase in training steps."""
         return self.steps - self.warm_up
 
 

@@ -20,7 +20,7 @@ from adaptive_constraints.errors import CheckpointError
 from adaptive_constraints.support.files import check_seal, replacing, seal
 from adaptive_constraints.support.typed import damage
 
-FORMAT = 3
+FORMAT = 4
 _HEADER = "header.json"
 _REMEDY = "use an older checkpoint or train again"
 

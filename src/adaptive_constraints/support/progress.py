@@ -12,12 +12,12 @@ _LINE_EVERY = 15.0
 
 
 class Progress:
-    """Ticks done, ticks per second, time left, and the latest scores; silent where ``shown`` is False."""
+    """Steps done, steps per second, time left, and the latest scores; silent where ``shown`` is False."""
 
     def __init__(self, title: str, total: int, done: int, shown: bool) -> None:
         self._title, self._total, self._first, self._shown = title, total, done, shown
         self._started = self._last_line = time.monotonic()
-        self._tick: int | None = None
+        self._step: int | None = None
         self._note = ""
         self._bar: Any = None
         self._task: Any = None
@@ -32,25 +32,25 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._shown and self._tick is not None:
-            self._line(self._tick)
+        elif self._shown and self._step is not None:
+            self._line(self._step)
 
-    def update(self, tick: int) -> None:
-        """The run has reached this tick."""
-        self._tick = tick
+    def update(self, step: int) -> None:
+        """The run has reached this step."""
+        self._step = step
         if self._bar is not None:
-            self._bar.update(self._task, completed=tick, rate=f"{self._rate(tick):.0f} ticks/s", note=self._note)
+            self._bar.update(self._task, completed=step, rate=f"{self._rate(step):.0f} steps/s", note=self._note)
         elif self._shown and time.monotonic() - self._last_line > _LINE_EVERY:
-            self._line(tick)
+            self._line(step)
 
-    def _rate(self, tick: int) -> float:
-        return (tick - self._first) / max(time.monotonic() - self._started, 1e-9)
+    def _rate(self, step: int) -> float:
+        return (step - self._first) / max(time.monotonic() - self._started, 1e-9)
 
-    def _line(self, tick: int) -> None:
+    def _line(self, step: int) -> None:
         self._last_line = time.monotonic()
-        rate = self._rate(tick)
-        left = "" if tick == self._total else f", {(self._total - tick) / max(rate, 1e-9):.0f} s left"
-        print(f"{self._title}: tick {tick}/{self._total}, {rate:.0f} ticks/s{left}{self._note}", flush=True)
+        rate = self._rate(step)
+        left = "" if step == self._total else f", {(self._total - step) / max(rate, 1e-9):.0f} s left"
+        print(f"{self._title}: step {step}/{self._total}, {rate:.0f} steps/s{left}{self._note}", flush=True)
 
     def note(self, text: str) -> None:
         """Show this beside the bar from now on."""

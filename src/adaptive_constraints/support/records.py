@@ -1,4 +1,4 @@
-"""What a run folder keeps: settings, metrics over ticks, and what the run was made with. Standard library only.
+"""What a run folder keeps: settings, metrics over steps, and what the run was made with. Standard library only.
 
 Files are readable by anything: JSON (not-a-number and infinities become null), one JSON object per line for metrics,
 and the same metrics as CSV once the run closes.
@@ -92,7 +92,7 @@ def read_record(path: Path, kind: Any, error: type[AdaptiveConstraintsError], wh
 
 
 class MetricsLog:
-    """Metrics over ticks: rows appended to ``metrics.jsonl`` as they come, and ``metrics.csv`` written on close.
+    """Metrics over steps: rows appended to ``metrics.jsonl`` as they come, and ``metrics.csv`` written on close.
 
     Each row is in the file before ``append`` returns, so a crash costs at most a torn last line. A value is a number,
     a string, or a flat list with one entry per seed; in the CSV and in TensorBoard such a list ``name`` is spread over
@@ -100,7 +100,7 @@ class MetricsLog:
 
     folder: made if missing.
     before: rows that the file begins with, those of the run so far; whatever else it held is gone.
-    resumed_tick: the tick up to which TensorBoard's events of an earlier part count; None: there was none.
+    resumed_step: the step up to which TensorBoard's events of an earlier part count; None: there was none.
     tensorboard: also write TensorBoard events to the folder (extra ``logging``).
     """
 
@@ -109,27 +109,27 @@ class MetricsLog:
         folder: str | Path,
         *,
         before: Iterable[Row] = (),
-        resumed_tick: int | None = None,
+        resumed_step: int | None = None,
         tensorboard: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "metrics.jsonl"
         self._rows: list[Row] = [plain(row) for row in before]
-        self._writer = _tensorboard_writer(self.folder, resumed_tick) if tensorboard else None
+        self._writer = _tensorboard_writer(self.folder, resumed_step) if tensorboard else None
         with replacing(self.path) as file:
             file.writelines(map(_line, self._rows))
 
-    def append(self, tick: int, values: Mapping[str, Any]) -> None:
-        """Record ``values`` by name at ``tick``."""
-        row = plain({"tick": tick, **values})
+    def append(self, step: int, values: Mapping[str, Any]) -> None:
+        """Record ``values`` by name at ``step``."""
+        row = plain({"step": step, **values})
         self._rows.append(row)
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_line(row))
         if self._writer is not None:
             for name, value in _columns(row).items():
-                if name != "tick" and isinstance(value, (int, float)):
-                    self._writer.add_scalar(name, value, tick)
+                if name != "step" and isinstance(value, (int, float)):
+                    self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Write ``metrics.csv`` anew from all rows, and the last TensorBoard events."""
@@ -137,7 +137,7 @@ class MetricsLog:
             self._writer.close()
         rows = [_columns(row) for row in self._rows]
         with replacing(self.folder / "metrics.csv") as file:
-            names = list(dict.fromkeys(["tick", *(name for row in rows for name in row)]))
+            names = list(dict.fromkeys(["step", *(name for row in rows for name in row)]))
             writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
@@ -217,8 +217,8 @@ def _parsed(path: Path, number: int, line: bytes) -> Row:
     with damage(TrainingError, what, "remove that line, or go on with the run, which writes the file anew"):
         row: Row = parse_json(line.decode("utf-8"))
         check(row, dict[str, _Value])
-        if type(row.get("tick")) is not int or row["tick"] < 0:
-            raise ValueError("it has no tick")
+        if type(row.get("step")) is not int or row["step"] < 0:
+            raise ValueError("it has no step")
     return row
 
 
@@ -231,8 +231,8 @@ def _columns(row: Row) -> Row:
     return flat
 
 
-def _tensorboard_writer(folder: Path, resumed_tick: int | None) -> SummaryWriter:
-    """A writer of TensorBoard events that hides what an earlier run logged after the resumed tick, if any."""
+def _tensorboard_writer(folder: Path, resumed_step: int | None) -> SummaryWriter:
+    """A writer of TensorBoard events that hides what an earlier run logged after the resumed step, if any."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -240,7 +240,7 @@ def _tensorboard_writer(folder: Path, resumed_tick: int | None) -> SummaryWriter
             "TensorBoard logging was asked for, but tensorboard is not installed: "
             "pip install 'adaptive-constraints[logging]'."
         ) from error
-    return SummaryWriter(str(folder), purge_step=0 if resumed_tick is None else resumed_tick + 1)
+    return SummaryWriter(str(folder), purge_step=0 if resumed_step is None else resumed_step + 1)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -245,14 +245,14 @@ function draw() {
     if (curves.length) addLines(places.profiles, scope, curves, labels);
   }
   for (const scope of drawnData()) {
-    const labels = { xlabel: "ticks (minibatches)", ylabel: data.units[scope] };
+    const labels = { xlabel: "steps (minibatches)", ylabel: data.units[scope] };
     const curves = among(data.curves, scope).filter((each) => each.x.length);
     if (curves.length) addLines(places.curves, scope, curves, labels);
     const quantities = among(data.quantities, scope);
     if (quantities.length) places.quantities.append(html("h3", "", scope));
     for (const name of new Set(quantities.map((each) => each.name))) {
       const of = quantities.filter((each) => each.name === name);
-      addLines(places.quantities, name, of, { xlabel: "ticks", ylabel: "", height: 190 });
+      addLines(places.quantities, name, of, { xlabel: "steps", ylabel: "", height: 190 });
     }
   }
   for (const make of pending) make();
