@@ -291,3 +291,60 @@ def test_recordings_that_were_joined_have_returns_of_their_own_after_splitting(l
     split = split_at_joins(joined)
     assert split.episode_lengths().tolist() == [length] * 6
     np.testing.assert_allclose(split.episode_returns(), more["rewards"].reshape(6, -1).sum(1), rtol=1e-4)
+
+
+# Goals that are held
+
+
+HEAVY = {
+    "normal": lambda draw, size: draw.normal(size=size) * 0.1,
+    "heavy": lambda draw, size: draw.standard_t(2, size=size) * 0.05,
+    "heavier": lambda draw, size: draw.standard_t(1.5, size=size) * 0.03,
+    "contacts": lambda draw, size: draw.normal(size=size) * 0.05 + (draw.random() < 0.05) * draw.normal(size=size),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("given", ["next", "timeouts", "both"])
+@pytest.mark.parametrize(("kind", "dimensions", "offset"), [(k, d, o) for k in HEAVY for d, o in ((3, 0.0), (7, 1e4))])
+def test_a_held_goal_is_one_recording_whatever_the_steps(kind, dimensions, offset, given, seed):
+    """Single steps out of the ordinary do not end a recording that its next observations or its neighbours continue."""
+    if (kind, given) == ("contacts", "timeouts") and dimensions == 3:
+        pytest.skip("steps there are no shorter than those between recordings")
+    draw = np.random.default_rng(seed)
+    columns: dict[str, list[Any]] = {"observations": [], "next_observations": [], "terminals": [], "timeouts": []}
+    lengths = draw.integers(40, 60, size=11)
+    for length in lengths:
+        state = offset + draw.normal(size=dimensions) * 3
+        for number in range(length):
+            following = state + HEAVY[kind](draw, dimensions)
+            row = (state, following, number >= 18, number == length - 1)
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+            state = following
+    if given == "next":
+        del columns["timeouts"]
+    if given == "timeouts":
+        del columns["next_observations"]
+    rewards = np.array(columns["terminals"], float)
+    data = Dataset.from_arrays(**columns, rewards=rewards, actions=draw.uniform(-1, 1, (len(rewards), 2)))
+    assert data.recorded.lengths.tolist() == lengths.tolist()
+    assert data.recorded.returns.tolist() == (lengths - 18).tolist()
+    assert not doctor(data).errors
+
+
+def test_recorded_lengths_are_no_shorter_than_the_rows():
+    draw = np.random.default_rng(0)
+    given: dict[str, Any] = {
+        "observations": draw.normal(size=(20, 2)),
+        "next_observations": draw.normal(size=(20, 2)),
+        "actions": draw.uniform(-1, 1, (20, 1)),
+        "rewards": draw.normal(size=20),
+        "terminals": np.arange(20) % 10 == 9,
+        "recorded_returns": [1.0, 2.0],
+        "recorded_success": [True, False],
+    }
+    assert Dataset.from_arrays(**given, recorded_lengths=[10, 15]).recorded.lengths.tolist() == [10, 15]
+    for lengths in ([-4, 10], [10, 9]):
+        with pytest.raises(DatasetError, match="recorded_lengths says .* rows"):
+            Dataset.from_arrays(**given, recorded_lengths=lengths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from adaptive_constraints import (
 from adaptive_constraints.baselines import CQL, IQL, TD3BC
 from adaptive_constraints.engine.batches import Growth, batches_of
 from adaptive_constraints.engine.noise import NoiseTables
+from adaptive_constraints.environments.specs import environment_text
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, TrainingError
 from adaptive_constraints.runs.beginnings import go_online
 from adaptive_constraints.runs.collector import ReplayWarning
@@ -680,19 +682,39 @@ class Halved(gymnasium.RewardWrapper):
         return reward / 2
 
 
+def twice(reach: float) -> gymnasium.Env:
+    """Rescaled and back, so that the outside is the same."""
+    inner = gymnasium.wrappers.RescaleAction(gymnasium.make("Walk-v9"), np.float32(-reach), np.float32(reach))
+    return gymnasium.wrappers.RescaleAction(inner, LOW, HIGH)
+
+
+def unregistered(speed: float) -> gymnasium.Env:
+    """Made by a specification that stands in no registry."""
+    spec = gymnasium.envs.registration.EnvSpec("Nobody-v9", entry_point=Drift, max_episode_steps=9)
+    return gymnasium.make(spec, speed=speed)
+
+
 ENVIRONMENTS = {
     "an id": ("Walk-v9", "Walk-v9"),
     "the same by a function": (lambda: gymnasium.make("Walk-v9"), "Walk-v9"),
     "another id": (lambda: gymnasium.make("Drift-v9"), "Drift-v9"),
-    "a setting": (lambda: gymnasium.make("Drift-v9", speed=2.0), r"Drift-v9 \(speed=2.0\)"),
+    "a setting": (lambda: gymnasium.make("Drift-v9", speed=2.0), r"Drift-v9 \(speed=2\)"),
     "a time limit": (lambda: gymnasium.make("Drift-v9", max_episode_steps=5), r"\(max_episode_steps=5\)"),
     "a limit of another": (lambda: gymnasium.make("DriftLong-v9"), "DriftLong-v9"),
-    "a wrapper": (lambda: Halved(gymnasium.make("Walk-v9")), r"Walk-v9 \(Halved"),
+    "a wrapper": (lambda: Halved(gymnasium.make("Walk-v9")), r"Walk-v9 \(.*Halved"),
     "a wrapper with settings": (
         lambda: gymnasium.wrappers.StickyAction(gymnasium.make("Walk-v9"), 0.5),
         "StickyAction",
     ),
     "other settings": (lambda: gymnasium.wrappers.StickyAction(gymnasium.make("Walk-v9"), 0.4), "StickyAction"),
+    "an array": (lambda: gymnasium.make("Drift-v9", speed=np.ones(2)), r"speed=\[1, 1\]"),
+    "another array": (lambda: gymnasium.make("Drift-v9", speed=np.array([1, 3.0])), r"speed=\[1, 3\]"),
+    "twice wrapped": (lambda: twice(0.1), "RescaleAction.*-0.1.*RescaleAction"),
+    "twice wrapped otherwise": (lambda: twice(0.9), "RescaleAction.*-0.89.*RescaleAction"),
+    "an id of nobody": (lambda: unregistered(1.5), r"Nobody-v9 \(max_episode_steps=9, speed=1.5\)"),
+    "an id of nobody otherwise": (lambda: unregistered(-3), "speed=-3"),
+    "a limit by a wrapper": (lambda: gymnasium.wrappers.TimeLimit(Walk(), 5), "max_episode_steps=5"),
+    "another limit by a wrapper": (lambda: gymnasium.wrappers.TimeLimit(Walk(), 6), "max_episode_steps=6"),
     "a class": (Walk, "a function that makes .*Walk"),
     "another class": (Drift, "a function that makes .*Drift"),
     "a wrapped class": (lambda: Halved(Walk()), "a function that makes .*Walk in .*Halved"),
@@ -700,22 +722,36 @@ ENVIRONMENTS = {
 
 
 @pytest.mark.usefixtures("registered")
+def test_an_environment_that_a_function_makes_has_a_name_of_its_own():
+    names = {what: environment_text(env) for what, (env, _) in ENVIRONMENTS.items()}
+    for what, (_, text) in ENVIRONMENTS.items():
+        assert re.search(text, names[what]), (what, names[what])
+    assert names["an id"] == names["the same by a function"]
+    assert len(set(names.values())) == len(names) - 1
+    watched = gymnasium.wrappers.RecordEpisodeStatistics
+    assert environment_text(lambda: watched(Walk())) == names["a class"]
+    assert environment_text(lambda: watched(gymnasium.make("Walk-v9"))) == names["an id"]
+    assert environment_text(lambda: unregistered(1.0)) == environment_text(lambda: unregistered(1))
+
+
+@pytest.mark.usefixtures("registered")
 def test_an_online_phase_goes_on_in_its_own_environment_only(tmp_path):
     agent = offline(seeds=1)
     agent.save(tmp_path / "offline.npz")
-    for name, (env, _) in ENVIRONMENTS.items():
-        finetune(
-            load_agent(tmp_path / "offline.npz", "cpu"), env, dataset=make_data(), stop_after=20, out=tmp_path / name
-        )
-    same = {("an id", "the same by a function"), ("the same by a function", "an id")}
-    for there in ENVIRONMENTS:
-        for here, (env, text) in ENVIRONMENTS.items():
-            options: dict[str, Any] = {"dataset": make_data(), "stop_after": 20, "out": tmp_path / there}
-            if there == here or (there, here) in same:
-                finetune(load_agent(tmp_path / "offline.npz", "cpu"), env, **options)
+
+    def go_on(what: str, place: str) -> None:
+        again = load_agent(tmp_path / "offline.npz", "cpu")
+        finetune(again, ENVIRONMENTS[what][0], dataset=make_data(), stop_after=20, out=tmp_path / place)
+
+    for there in ("an id", "a setting", "a class"):
+        go_on(there, there)
+        go_on(there, there)
+        for here, (_, text) in ENVIRONMENTS.items():
+            if {there, here} <= {"an id", "the same by a function"} or here == there:
+                go_on(here, there)
                 continue
             with pytest.raises(CheckpointError, match=f"online env .* there, .*{text}.* here.*another folder"):
-                finetune(load_agent(tmp_path / "offline.npz", "cpu"), env, **options)
+                go_on(here, there)
 
 
 def test_a_fine_tuned_agent_is_saved_and_loaded_whole(tmp_path):

@@ -287,7 +287,7 @@ def test_negative_bounds_can_be_typed(joined: str, tmp_path: Path) -> None:
 def test_a_healthy_set_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "plain.npz", **recordings())
     assert main(["repair", f"npz:{tmp_path / 'plain.npz'}", str(tmp_path / "out.npz")]) == 0
-    assert "no repair was asked for: the rows stay as they are" in capsys.readouterr().out
+    assert "no repair was asked for: the rows stay as they were read" in capsys.readouterr().out
     assert load_dataset(f"npz:{tmp_path / 'out.npz'}").fingerprint == made(recordings()).fingerprint
 
 

@@ -34,7 +34,7 @@ class Repair(Command):
         """Read, mend, diagnose and write."""
         self._check_out()
         mended, lines = self.repairs.apply(load_dataset(self.data, download=self.download, ignore=self.ignore))
-        print("\n".join(lines) or "no repair was asked for: the rows stay as they are")
+        print("\n".join(lines) or "no repair was asked for: the rows stay as they were read")
         diagnosis = doctor(mended)
         print(repr(mended))
         print(diagnosis)

@@ -123,9 +123,10 @@ class Dataset:
         if episode_ids is None:
             columns["episode_ids"] = ids_from_marks(columns)
         facts = _given_facts(recorded_returns, recorded_lengths, recorded_success)
+        if facts is not None:
+            _check_facts(facts, columns["episode_ids"])
         if next_observations is None:
             whole = facts or facts_of(columns["rewards"], columns["terminals"], columns["episode_ids"])
-            _check_length(whole, len(starts_of(columns["episode_ids"])))
             keep = derive_next_observations(columns)
             facts = whole.of(_surviving(columns["episode_ids"], keep))
             if not keep.all():
@@ -149,7 +150,7 @@ class Dataset:
     def with_recorded(self, facts: Facts | None) -> Dataset:
         """The same rows, with what is known of their recordings where the rows do not say it."""
         if facts is not None:
-            _check_length(facts, self.episodes)
+            _check_count(facts, self.episodes)
         if facts is None or facts.equal(facts_of(self.rewards, self.terminals, self.episode_ids)):
             facts = None
         kept: dict[str, Any] = {f"recorded_{name}": None for name in Facts._fields}
@@ -342,11 +343,23 @@ def _given_facts(returns: ArrayLike | None, lengths: ArrayLike | None, success: 
     return facts
 
 
-def _check_length(facts: Facts, episodes: int) -> None:
+def _check_facts(facts: Facts, ids: Array) -> None:
+    """Raise `DatasetError` unless there is one entry per episode, and no episode has more rows than its recording."""
+    starts = starts_of(ids)
+    _check_count(facts, len(starts))
+    rows = np.diff(np.append(starts, len(ids)))
+    if (short := np.flatnonzero(facts.lengths < rows)).size:
+        raise DatasetError(
+            f"recorded_lengths says {facts.lengths[short[0]]} steps of episode {short[0]}, which has "
+            f"{rows[short[0]]} rows: a recording has at least as many steps as rows"
+        )
+
+
+def _check_count(facts: Facts, episodes: int) -> None:
     if len(facts.returns) != episodes:
         raise DatasetError(
             f"recorded_returns and its like need one entry for each of the {episodes} episodes, but have "
-            f"{len(facts.returns)}"
+            f"{len(facts.returns)}: they go with the episode_ids that they were written with; leave them out with those"
         )
 
 

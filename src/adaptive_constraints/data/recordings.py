@@ -78,9 +78,9 @@ def _goes_on(columns: Mapping[str, Array]) -> Array:
     """[N] bool: terminal rows (a goal reached, say) after which the same recording goes on, by positive evidence.
 
     Next observations that are the following row's observation say so, unless they are so at every end, as in a column
-    that was merely shifted; the step must be an ordinary one too, where steps can tell. Without such next observations,
-    ordinary steps alone say so of terminal rows that follow each other, and then of the others as well, or where the
-    steps at timeouts show that resets stand out.
+    that was merely shifted; most of the steps must be ordinary ones too, where steps can tell. Without such next
+    observations, steps alone say so of terminal rows that follow each other, and then of the others as well, or where
+    the steps at timeouts show that resets stand out.
     """
     terminals, timeouts = columns["terminals"], columns["timeouts"]
     goes_on = np.zeros(len(terminals), bool)
@@ -91,21 +91,34 @@ def _goes_on(columns: Mapping[str, Array]) -> Array:
     tells = steps is not None and steps.tell
     if "next_observations" in columns and _are_witnessed(columns):
         follows = ~differ(columns["next_observations"], columns["observations"], candidates, candidates + 1)
-        goes_on[candidates] = follows & (ordinary if tells else True)
-    elif tells:
+        if tells:
+            repeated = terminals[candidates + 1]
+            follows &= _mostly(ordinary, follows & repeated, follows) | _mostly(ordinary, follows & ~repeated, follows)
+        goes_on[candidates] = follows
+    elif steps is not None and tells:
         repeated = terminals[candidates + 1]
         lone = _accepted(ordinary, ~repeated)
-        runs = _accepted(ordinary, repeated)
-        if runs.any() or (steps is not None and _resets_stand_out(columns, steps)):
+        # A step into another recording is as long as random rows are apart, where its end is not marked as a timeout;
+        # one of a heavy tail is not.
+        marked = _resets_stand_out(columns, steps)
+        near = steps.are_near(columns["observations"][candidates], columns["observations"][candidates + 1])
+        runs = _mostly(ordinary, repeated, near | marked)
+        if runs.any() or marked:
             runs |= lone
         goes_on[candidates[runs]] = True
     return goes_on
 
 
+def _mostly(ordinary: Array, group: Array, others: Array) -> Array:
+    """Rows of a group that are followed by an ordinary step; if most of the group are, those in ``others`` too."""
+    followed = ordinary & group
+    return group & (ordinary | others) if followed.sum() > _MOSTLY * group.sum() else followed
+
+
 def _accepted(ordinary: Array, group: Array) -> Array:
     """Rows of a group that are followed by an ordinary step, if most of the group are."""
-    found = ordinary & group
-    return found if found.sum() > _MOSTLY * group.sum() else np.zeros_like(found)
+    followed = ordinary & group
+    return followed if followed.sum() > _MOSTLY * group.sum() else np.zeros_like(followed)
 
 
 def _ordinary(columns: Mapping[str, Array], rows: Array) -> tuple[Array, Steps | None]:
@@ -133,8 +146,10 @@ def _are_witnessed(columns: Mapping[str, Array]) -> bool:
 def _resets_stand_out(columns: Mapping[str, Array], steps: Steps) -> bool:
     """The steps at timeouts, into the next recording, are no ordinary ones."""
     cuts = np.flatnonzero(columns["timeouts"][:-1])
+    if len(cuts) < _WITNESSES:
+        return False
     near = steps.are_ordinary(columns["observations"][cuts], columns["observations"][cuts + 1])
-    return len(cuts) >= _WITNESSES and bool(near.mean() <= _SELDOM)
+    return bool(near.mean() <= _SELDOM)
 
 
 def differ(following: Array, observations: Array, here: Array, there: Array) -> Array:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
@@ -53,14 +56,21 @@ def with_draws(
     """
     with said_plainly():
         while True:
+            before = _generators() if first else None
             try:
                 result = function(inputs(draws))
-                break
             except MissingDraw as missing:
                 draws[missing.draw] = None
-        if first and not _same(result, function(inputs(draws))):
-            raise NotPureError(CHANGES)
-    return result
+                continue
+            if first and (before != _generators() or not _same(result, function(inputs(draws)))):
+                raise NotPureError(CHANGES)
+            return result
+
+
+def _generators() -> list[bytes]:
+    """The states of the generators that are common to a process: a pure function leaves them as they are."""
+    states = [random.getstate(), np.random.get_state(legacy=False)]
+    return [pickle.dumps(state) for state in states] + [torch.get_rng_state().numpy().tobytes()]
 
 
 @contextmanager
@@ -77,11 +87,15 @@ def said_plainly() -> Iterator[None]:
 
 def _same(one: Any, two: Any) -> bool:
     """Whether two trees hold the same numbers; on CUDA, where sums may be taken in any order, nearly the same."""
-    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(two), strict=True)
-    return all(_equal(mine, theirs) for mine, theirs in pairs if isinstance(mine, torch.Tensor))
+    (mine, shape), (theirs, other) = pytree.tree_flatten(one), pytree.tree_flatten(two)
+    return shape == other and all(
+        _equal(*pair) for pair in zip(mine, theirs, strict=True) if isinstance(pair[0], torch.Tensor)
+    )
 
 
 def _equal(one: torch.Tensor, two: torch.Tensor) -> bool:
+    if (one.shape, one.dtype) != (two.shape, two.dtype):
+        return False
     size = one.detach().abs().nan_to_num(0.0, 0.0, 0.0).max().item() if one.is_cuda and one.numel() else 0.0
     return torch.allclose(one, two, rtol=0.0, atol=1e-3 * size, equal_nan=True)
 
@@ -116,6 +130,9 @@ class Repeated(Generic[Arguments, Result]):
                     return found
             with said_plainly():
                 graph = trace(self._function, inputs(self.draws))
+            with torch.no_grad():
+                if not _same(graph(inputs(self.draws)), self._function(inputs(self.draws))):
+                    raise NotPureError(CHANGES)
             self._graph = torch.compile(graph, fullgraph=True, dynamic=False) if self._compiled else graph
         with torch.no_grad():
             result: Result = self._graph(inputs(self.draws))

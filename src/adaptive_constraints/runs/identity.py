@@ -27,7 +27,7 @@ class DataFacts:
     env_spec: dict[str, Any] | None = None
     """How the environment is made (`plain_env_spec`); None: as it is registered."""
     longest: int | None = None
-    """Steps of the longest episode; None where rows stand alone."""
+    """Steps of the longest recording, dropped rows included; None where rows stand alone."""
 
     @staticmethod
     def of(dataset: Dataset) -> DataFacts:
@@ -40,7 +40,7 @@ class DataFacts:
             env_id=dataset.env_id,
             reference=reference_of(dataset),
             env_spec=None if dataset.env_spec is None else dict(dataset.env_spec),
-            longest=longest if (longest := int(dataset.episode_lengths().max())) > 1 else None,
+            longest=longest if (longest := int(dataset.recorded.lengths.max())) > 1 else None,
         )
 
     @staticmethod

@@ -27,8 +27,9 @@ _TIME_LIMIT = 100
 
 _SPLIT = remedy("split_at_joins(dataset)", "--split-at-joins")
 _RENUMBER = (
-    f"let episodes follow the marks: {remedy('load_dataset(..., renumber_episodes=True)', '--renumber-episodes')} or "
-    f"{remedy('leave episode_ids out', '--ignore episode_ids')}"
+    "let episodes follow the marks: leave episode_ids out (and recorded_*, which are facts of those episodes), "
+    f"{remedy('load_dataset(..., ignore=[...])', '--ignore episode_ids')}; where next observations are given, "
+    f"{remedy('load_dataset(..., renumber_episodes=True)', '--renumber-episodes')} does so too"
 )
 _MARK = remedy("load_dataset(..., mark_ends=True)", "--mark-ends")
 _BOUNDS = remedy("load_dataset(..., action_low=, action_high=)", "--action-low .. --action-high ..")

@@ -40,6 +40,8 @@ _GAPS, _BETWEEN, _SHORTEST_TAIL, _SKIPPED = (1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 30.0
 _LONG, _MOSTLY_LONG = 0.1, 0.4
 #: ... and most slow dimensions take part in a third of them, some in each; or most in each.
 _DIMENSIONS, _OFTEN, _SOME = 0.75, 1 / 3, 0.5
+#: A step shorter than this share of the distance of random rows does not lead into another recording.
+_NEAR = 0.5
 #: At most this share of all steps can be outlying.
 _FEW = 0.2
 
@@ -71,6 +73,10 @@ class Steps:
         """[M] bool: steps that are ordinary, or ``factor`` times as long, in nearly all slow dimensions."""
         moves = _moves(before[:, self.dimensions], after[:, self.dimensions])
         return (moves <= factor * self.times * self.upper).mean(axis=1) >= _NEARLY_ALL
+
+    def are_near(self, before: Array, after: Array) -> Array:
+        """[M] bool: steps that are clearly shorter than random rows are apart, however long for a step."""
+        return self.sizes(before, after) < _NEAR * self.distance
 
     def jumped(self, before: Array, after: Array) -> Array:
         """[M, K] bool: a slow dimension moves more than by ordinary steps, and does not just wrap around.
