@@ -16,11 +16,11 @@ from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.errors import StackError
 
+from .agents import make_data
 from .helpers import build, deviation, different, largest_difference, learned, meta_gradients, random_data, trained
 from .reference.a2pr import PlainA2PR
 from .reference.vae import plain_vae
 from .sketches import TinyCQL, TinyFQL, TinyIQL
-from .test_agent import make_data
 
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 PROPOSALS = ("policy", "prior")

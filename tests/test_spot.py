@@ -22,6 +22,7 @@ from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_action_vae
 from adaptive_constraints.pretraining.preparation import BoundPreparation
 
+from .agents import make_data
 from .helpers import (
     build,
     deviation,
@@ -37,7 +38,6 @@ from .reference.common import draw, minibatch, update
 from .reference.spot import PlainSPOT
 from .reference.vae import PlainVAE, plain_vae
 from .sketches import TinyCQL, TinyFQL, TinyIQL
-from .test_agent import make_data
 
 TINY: dict[str, Any] = {"hidden": 16, "steps": 20, "batch_size": 32}
 """A model that is trained in no time."""
