@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -11,6 +12,22 @@ def cache(tmp_path_factory, request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(common / "cache"))
         yield
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """Where the models of one test are kept, apart from the others'."""
+    monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Networks this small gain nothing from more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_addoption(parser):

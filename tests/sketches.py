@@ -9,12 +9,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Normal
 from torch.nn.functional import softplus
 
 from adaptive_constraints import Average, Facts, Gaussian, Learner, Params, Phase, Spec, Stage, Terms, Update, View
+from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.networks import init_mlp, mlp
 
 WIDTH = 8
@@ -288,3 +290,13 @@ def mlp_outputs(p: Params) -> int:
     """The width of a perceptron's last layer."""
     last = sum(name.startswith("bias") for name in p) - 1
     return p[f"bias{last}"].shape[-1]
+
+
+LEARNERS = {
+    "TD3BC": TD3BC(hidden=8, batch_size=16, policy_every=1),
+    "CQL": TinyCQL(),
+    "IQL": TinyIQL(),
+    "FQL": TinyFQL(),
+}
+"""A trade-off in each of its places: the three, and a small TD3+BC."""
+each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)

@@ -27,10 +27,7 @@ NOISE = torch.tensor([0.1, 0.4, 0.2])
 TINY = DynamicsFit(members=3, hidden=8, epochs=3)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def linear_data(rows: int = 600, rewards: float | None = None, **changes) -> Dataset:
@@ -231,16 +228,16 @@ def test_training_stops_early(monkeypatch):
     assert len(ran) == 2
 
 
-def test_seeds_together_are_seeds_alone_and_are_kept(cache, monkeypatch):
+def test_seeds_together_are_seeds_alone_and_are_kept(own_cache, monkeypatch):
     together = TINY.run(preparation(linear_data(), (0, 5)), "t.dynamics")
     assert not torch.equal(together["weight0"][0], together["weight0"][1])
-    first = {file.name: file.read_bytes() for file in cache.iterdir()}
+    first = {file.name: file.read_bytes() for file in own_cache.iterdir()}
     assert len(first) == 2
-    for file in cache.iterdir():
+    for file in own_cache.iterdir():
         file.unlink()
     again = TINY.run(preparation(linear_data(), (0, 5)), "t.dynamics")
     assert all(torch.equal(tensor, again[name]) for name, tensor in together.items()), "retraining gives the same bits"
-    for file in cache.iterdir():
+    for file in own_cache.iterdir():
         file.unlink()
     alone = TINY.run(preparation(linear_data(), (5,)), "t.dynamics")
     for name, tensor in alone.items():

@@ -42,15 +42,8 @@ from adaptive_constraints.testing import made_data
 
 from .helpers import build, different, largest_difference, learned, random_data, resolved_of, trained
 from .reference.ilq import ILQOnSAC, ILQOnTD3BC, PlainTargets
-from .sketches import TinyCQL, TinyFQL, TinyIQL
+from .sketches import LEARNERS, TinyCQL, TinyFQL, TinyIQL, each_learner
 
-LEARNERS = {
-    "TD3BC": TD3BC(hidden=8, batch_size=16, policy_every=1),
-    "CQL": TinyCQL(),
-    "IQL": TinyIQL(),
-    "FQL": TinyFQL(),
-}
-each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 TINY: dict[str, Any] = {
     "model_hidden": 8,
     "model_members": 3,
@@ -62,10 +55,7 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @dataclass(frozen=True)
@@ -435,39 +425,39 @@ def test_rows_are_split_among_the_policy_and_those_who_read_q():
 # -- models -----------------------------------------------------------------------------------------------------------
 
 
-def test_models_are_trained_once_per_seed_and_go_on_bit_for_bit(cache, tmp_path):
+def test_models_are_trained_once_per_seed_and_go_on_bit_for_bit(own_cache, tmp_path):
     stack, data = (TD3BC(hidden=8, batch_size=16), ILQ(termination="learned", **TINY)), made_data()
     options: dict[str, Any] = {"steps": 8, "seeds": 2, "progress": False, "traced": False, "device": "cpu"}
     whole, half = wrap(*stack), wrap(*stack)
     whole.fit(data, **options)
-    files = {file.name: checkpoint.read(file)[1] for file in cache.iterdir()}
+    files = {file.name: checkpoint.read(file)[1] for file in own_cache.iterdir()}
     kinds = {"ilq.behavior", "ilq.dynamics", "ilq.termination"}
     assert len(files) == 6 and {name.split("-")[0] for name in files} == kinds
     half.fit(data, stop_after=4, **options)
     half.save(tmp_path / "half.npz")
     for present in (True, False):
         if not present:
-            for file in cache.iterdir():
+            for file in own_cache.iterdir():
                 file.unlink()
         resumed = load_agent(tmp_path / "half.npz", device="cpu")
         resumed.fit(data, **options)
         one, two = (each.run.engine.state() for each in (whole, resumed))
         assert one.keys() == two.keys() and not different(one, two)
-    assert not list(cache.iterdir()), "the checkpoint has the models"
+    assert not list(own_cache.iterdir()), "the checkpoint has the models"
     wrap(*stack).fit(data, **options)
-    made_anew = {file.name: checkpoint.read(file)[1] for file in cache.iterdir()}
+    made_anew = {file.name: checkpoint.read(file)[1] for file in own_cache.iterdir()}
     assert made_anew.keys() == files.keys()
     assert not [name for name in files if different(files[name], made_anew[name])], "trained anew, the same bits"
 
 
-def test_a_termination_that_is_not_known_is_refused_before_anything_is_trained(cache):
+def test_a_termination_that_is_not_known_is_refused_before_anything_is_trained(own_cache):
     agent = wrap(TD3BC(hidden=8, batch_size=16), ILQ(**(TINY | {"termination": "hoper"})))
     with pytest.raises(StackError, match="hoper"):
         agent.fit(made_data(), steps=8, progress=False, device="cpu")
-    assert not cache.exists()
+    assert not own_cache.exists()
 
 
-def test_only_what_is_needed_is_trained(cache):
+def test_only_what_is_needed_is_trained(own_cache):
     cases = [
         ({"imagination": False}, False, {"ilq.behavior"}),
         ({"limit": False}, False, {"ilq.dynamics"}),
@@ -475,10 +465,10 @@ def test_only_what_is_needed_is_trained(cache):
         ({"termination": "learned"}, True, {"ilq.dynamics", "ilq.termination"}),
     ]
     for settings, owns_behavior, expected in cases:
-        for file in cache.glob("*"):
+        for file in own_cache.glob("*"):
             file.unlink()
         ILQ(**(TINY | {"termination": "none"} | settings)).prepare(preparation(random_data(), (0,), owns_behavior))
-        assert {file.name.split("-")[0] for file in cache.iterdir()} == expected
+        assert {file.name.split("-")[0] for file in own_cache.iterdir()} == expected
 
 
 def test_shared_models_are_the_same_for_all_seeds():

@@ -20,10 +20,7 @@ from .helpers import random_data
 FACTS = Facts(constrained="actor", seams=frozenset(), tradeoff=None)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def preparation(seeds=(0, 1), data=None):
@@ -93,10 +90,10 @@ def test_other_data_and_other_settings_are_trained_apart():
     assert counts == [(0,), (0,), "other"]
 
 
-def test_a_damaged_file_is_made_anew(cache):
+def test_a_damaged_file_is_made_anew(own_cache):
     counts = []
     first = trained(preparation((0,)), counts)
-    (file,) = cache.glob("*.npz")
+    (file,) = own_cache.glob("*.npz")
     file.write_bytes(file.read_bytes()[:100])
     again = trained(preparation((0,)), counts)
     assert counts == [(0,), (0,)] and all(torch.equal(again[name], tensor) for name, tensor in first.items())
@@ -126,54 +123,54 @@ def interrupted(monkeypatch):
     return run
 
 
-def test_an_interrupted_training_goes_on_to_the_same_bits(cache, interrupted):
+def test_an_interrupted_training_goes_on_to_the_same_bits(own_cache, interrupted):
     whole = trained(preparation())
-    for file in cache.iterdir():
+    for file in own_cache.iterdir():
         file.unlink()
     counts = []
     for _ in range(2):
         interrupted(3, lambda: trained(preparation(), counts))
-        assert len(list(cache.iterdir())) == 1, "only the half-trained model"
+        assert len(list(own_cache.iterdir())) == 1, "only the half-trained model"
     found = trained(preparation(), counts)
     assert counts == [(0, 1), "from 21", "from 42"]
     assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
-    assert len(list(cache.iterdir())) == 2 and not list(cache.glob("*half*")), "one file per seed, nothing else"
+    assert len(list(own_cache.iterdir())) == 2 and not list(own_cache.glob("*half*")), "one file per seed, nothing else"
 
 
-def test_a_damaged_half_is_trained_from_the_start(cache, interrupted):
+def test_a_damaged_half_is_trained_from_the_start(own_cache, interrupted):
     whole = trained(preparation((0,)))
-    for file in cache.iterdir():
+    for file in own_cache.iterdir():
         file.unlink()
     interrupted(1, lambda: trained(preparation((0,))))
-    (half,) = cache.iterdir()
+    (half,) = own_cache.iterdir()
     half.write_bytes(half.read_bytes()[:100])
     counts = []
     found = trained(preparation((0,)), counts)
     assert counts == [(0,)] and all(torch.equal(found[name], tensor) for name, tensor in whole.items())
 
 
-def test_an_interrupted_ensemble_goes_on_with_the_best_members_so_far(cache, interrupted, monkeypatch):
+def test_an_interrupted_ensemble_goes_on_with_the_best_members_so_far(own_cache, interrupted, monkeypatch):
     """Three minibatches an epoch, of which it is killed after the second."""
     monkeypatch.setattr(pretraining, "PORTION", 2)
     one, ensemble = preparation(data=random_data(rows=800)), DynamicsFit(members=3, hidden=8, epochs=6)
     whole = ensemble.run(one, "t.dynamics")
-    for file in cache.iterdir():
+    for file in own_cache.iterdir():
         file.unlink()
     for writes in (1, 3):
         interrupted(writes, lambda: ensemble.run(one, "t.dynamics"))
-    (half,) = cache.iterdir()
+    (half,) = own_cache.iterdir()
     assert checkpoint.read(half)[0]["done"] == 3 * 3 + 2
     found = ensemble.run(one, "t.dynamics")
     assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
 
 
-def test_fit_goes_on_with_the_selection_that_it_was_killed_in(cache, interrupted, tmp_path):
+def test_fit_goes_on_with_the_selection_that_it_was_killed_in(own_cache, interrupted, tmp_path):
     def fit(out):
         stack = wrap(TD3BC(hidden=8), SSAR(select="advantage", selection_steps=40, hidden=8))
         stack.fit(made_data(), steps=3, seeds=(0, 1), progress=False, out=tmp_path / out)
 
     fit("whole")
-    for file in cache.iterdir():
+    for file in own_cache.iterdir():
         file.unlink()
     interrupted(2, lambda: fit("killed"))
     fit("killed")

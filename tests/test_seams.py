@@ -31,15 +31,8 @@ from adaptive_constraints.networks import mlp
 from adaptive_constraints.testing import Probe
 
 from .helpers import build, different, largest_difference, learned, resolved_of, seen, trained
-from .sketches import TinyCQL, TinyFQL, TinyIQL
+from .sketches import LEARNERS, TinyCQL, TinyIQL, each_learner
 
-LEARNERS = {
-    "TD3BC": TD3BC(hidden=8, batch_size=16, policy_every=1),
-    "CQL": TinyCQL(),
-    "IQL": TinyIQL(),
-    "FQL": TinyFQL(),
-}
-each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 ASKED = [(name, seam) for name, learner in LEARNERS.items() for seam in sorted(learner.facts().seams)]
 each_seam = pytest.mark.parametrize(("name", "seam"), ASKED)
 

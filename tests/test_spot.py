@@ -44,9 +44,7 @@ TINY: dict[str, Any] = {"hidden": 16, "steps": 20, "batch_size": 32}
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def a_model(latent: int = 4, width: int = 8, scale: float = 3.0) -> dict[str, Tensor]:

@@ -33,27 +33,13 @@ from adaptive_constraints.testing import check_adapter, made_data
 from .helpers import build, different, largest_difference, learned, random_data, trained
 from .reference.common import NAMES, Scalar, adam, average, beside, minibatch, take, update_together
 from .reference.ssar import THRESHOLD, Coefficient, OnCQL, OnTD3BC, squashed_margin
-from .sketches import TinyCQL, TinyFQL, TinyIQL
+from .sketches import LEARNERS, TinyCQL, TinyFQL, TinyIQL, each_learner
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
-LEARNERS = {"TD3BC": TD3BC(**SMALL, policy_every=1), "CQL": TinyCQL(), "IQL": TinyIQL(), "FQL": TinyFQL()}
-each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small gain nothing from more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 
 
 # -- plain loops ------------------------------------------------------------------------------------------------------
@@ -585,7 +571,7 @@ def bandit(rows: int = 300) -> Dataset:
     )
 
 
-def test_trusted_by_advantage_is_the_better_half_of_a_bandit(cache):
+def test_trusted_by_advantage_is_the_better_half_of_a_bandit(own_cache):
     data, ssar = bandit(), SSAR(select="advantage", selection_steps=80)
     found = prepared(ssar, data, (3, 5))
     flags = found.seed_columns["trusted"]
@@ -594,10 +580,10 @@ def test_trusted_by_advantage_is_the_better_half_of_a_bandit(cache):
     assert (agreement > 0.8).all() and not torch.equal(*flags)
     torch.testing.assert_close(found.models["trusted_share"], flags.mean(1))
     # Kept: a second run reads, seeds alone or in another order.
-    files = {file: file.stat().st_mtime_ns for file in cache.glob("*.npz")}
+    files = {file: file.stat().st_mtime_ns for file in own_cache.glob("*.npz")}
     again = prepared(ssar, data, (5, 3)).seed_columns["trusted"]
     assert torch.equal(again, flags.flip(0))
-    assert {file: file.stat().st_mtime_ns for file in cache.glob("*.npz")} == files and len(files) == 2
+    assert {file: file.stat().st_mtime_ns for file in own_cache.glob("*.npz")} == files and len(files) == 2
 
 
 def test_the_selecting_critics_are_those_of_implicit_q_learning():
