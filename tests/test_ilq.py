@@ -1,116 +1,28 @@
-"""ILQ against plain loops written from the paper, its operator on small tables, and where it is neutral."""
+"""ILQ against plain loops written from the paper, where it is neutral, its target, its rows, what it says."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from adaptive_constraints import (
-    ASPC,
-    ILQ,
-    Adapter,
-    Dataset,
-    Facts,
-    Preparation,
-    Prepared,
-    Spec,
-    load_agent,
-    load_dataset,
-    register_termination,
-    wrap,
-)
-from adaptive_constraints.adapters import termination
-from adaptive_constraints.adapters.ilq import Imagined
+from adaptive_constraints import ASPC, ILQ, Dataset, Prepared, register_termination, wrap
 from adaptive_constraints.baselines import CQL, TD3BC
 from adaptive_constraints.composition.stack import Stack
-from adaptive_constraints.core.preparation import generator
-from adaptive_constraints.core.types import chosen
-from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.errors import StackError
-from adaptive_constraints.networks import init_dynamics, init_noise_network
+from adaptive_constraints.networks import init_dynamics
 from adaptive_constraints.pretraining.preparation import BoundPreparation
-from adaptive_constraints.support import checkpoint
-from adaptive_constraints.testing import made_data
 
-from .helpers import build, different, largest_difference, learned, random_data, resolved_of, trained
+from .helpers import build, different, largest_difference, learned, random_data, trained
+from .imagining import SMALL, Queries, Untrained, ask, preparation
 from .reference.ilq import ILQOnSAC, ILQOnTD3BC, PlainTargets
 from .sketches import LEARNERS, TinyCQL, TinyFQL, TinyIQL, each_learner
 
-TINY: dict[str, Any] = {
-    "model_hidden": 8,
-    "model_members": 3,
-    "model_elites": 2,
-    "model_epochs": 1,
-    "behavior_steps": 3,
-    "behavior_hidden": 8,
-    "termination_steps": 3,
-}
-
-
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-@dataclass(frozen=True)
-class Untrained(ILQ):
-    """ILQ whose models are as they were initialised, but larger, so that what they say varies."""
-
-    name: str = "ilq"
-    rule: str = "none"
-
-    def prepare(self, preparation):
-        if self.off:
-            return None
-        spec, models = preparation.spec, []
-        for seed in preparation.seeds:
-            random = generator(seed, "models")
-            dynamics = init_dynamics(*spec, random, self.model_members, self.model_hidden)
-            dynamics |= {"input_mean": torch.randn(sum(spec), generator=random), "input_std": torch.full((5,), 2.0)}
-            dynamics |= {"holdout_error": torch.arange(1.0, 1.0 + self.model_members)}
-            behavior = init_noise_network(*spec, random, self.behavior_hidden)
-            models.append(
-                {f"dynamics.{name}": 1.3 * tensor for name, tensor in dynamics.items()}
-                | {f"behavior.{name}": tensor for name, tensor in behavior.items()}
-                | {"delta": torch.tensor(self.delta)}
-                | {"observation_mean": torch.zeros(spec.observation_dim)}
-                | {"observation_std": torch.ones(spec.observation_dim)}
-            )
-        stacked = {name: torch.stack([each[name] for each in models]) for name in models[0]}
-        return Prepared(models=stacked, choices={"termination": self.rule})
-
-
-SMALL: dict[str, Any] = {"model_hidden": 16, "model_members": 4, "model_elites": 3, "behavior_hidden": 16, "samples": 4}
-
-
-@dataclass(frozen=True)
-class Queries(Adapter):
-    """Reads Q at two made-up actions."""
-
-    def query_action(self, v):
-        return [v.a / 2, -v.a]
-
-
-def ask(engine, answer):
-    """What ``answer(view)`` says at the engine's last step; a tensor [S, ...] or several."""
-    found = engine.ask("test", lambda v: {str(i): t for i, t in enumerate(_several(answer(v)))})
-    return next(iter(found.values())) if len(found) == 1 else tuple(found.values())
-
-
-def _several(answer):
-    return (answer,) if isinstance(answer, Tensor) else tuple(answer)
-
-
-def preparation(data: Dataset, seeds=(0,), owns_behavior=False, **settings) -> Preparation:
-    facts = Facts(constrained="actor", seams=frozenset(), tradeoff=None, owns_behavior=owns_behavior)
-    spec = Spec(data.observation_dim, data.action_dim)
-    return BoundPreparation(data, Preprocessor.fit(data, **settings), facts, spec, tuple(seeds), discount=0.99)
 
 
 # -- plain loops ------------------------------------------------------------------------------------------------------
@@ -141,92 +53,6 @@ def compare(engine, loop, steps: int) -> np.ndarray:
         assert float(engine.metrics.flush()["ilq/limited"][0]) == pytest.approx(shares[-1][0], abs=0.07)
     assert loop.largest_deviation(engine) < 1e-5
     return np.array(shares)
-
-
-# -- the operator on tables -------------------------------------------------------------------------------------------
-
-STATES, ACTIONS, GAMMA = 5, 4, 0.9
-
-
-class Table:
-    """A random deterministic decision process, and ILQ's own target on tables of Q."""
-
-    def __init__(self, seed: int, reward_error: float = 0.0) -> None:
-        draw = np.random.default_rng(seed)
-        self.reward = torch.tensor(draw.normal(size=(STATES, ACTIONS)))
-        self.next = torch.tensor(draw.integers(STATES, size=(STATES, ACTIONS)))
-        self.support = torch.tensor([sorted(draw.choice(ACTIONS, size=2, replace=False)) for _ in range(STATES)])
-        imagined = self.reward + reward_error
-
-        class OnTables(ILQ):
-            def imagine(_, v, s, a):
-                at = (s[:, 0].long(), a[:, 0].long())
-                return Imagined(self.next[at].double()[:, None], imagined[at], torch.zeros(len(s)))
-
-            def behavior(_, v, s):
-                return self.support[s[:, 0].long()].T[..., None].double()
-
-        self.ilq = OnTables(delta=0.25, name="ilq")
-
-    def view(self, q: Tensor) -> SimpleNamespace:
-        services = SimpleNamespace(discount=GAMMA, q=lambda p, s, a: p[s[:, 0].long(), a[:, 0].long()][None])
-        return SimpleNamespace(
-            frozen={"ilq": {"delta": torch.tensor(0.25)}},
-            target={"critic": q},
-            services=services,
-            bootstrap=lambda s, site: q.max(1).values[s[:, 0].long()],
-            log=lambda name, value: None,
-        )
-
-    def backup(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """T Q [STATES, ACTIONS], and where the limit decided."""
-        s, a = (each.reshape(-1, 1).double() for each in torch.meshgrid(*map(torch.arange, q.shape), indexing="ij"))
-        v = self.view(q)
-        off = self.ilq.target(v, s, a).view_as(q)
-        capped = (self.ilq.y_lmt(v, s) < self.ilq.y_img(v, s, a)).view_as(q)
-        inside = torch.zeros_like(q, dtype=torch.bool).scatter(1, self.support, True)
-        on = self.reward + GAMMA * q.max(1).values[self.next]
-        return torch.where(inside, on, off), capped & ~inside
-
-
-def distance(one: Tensor, two: Tensor) -> float:
-    return float((one - two).abs().max())
-
-
-def test_applied_twice_the_operator_contracts_and_once_it_need_not():
-    draw, once, twice = torch.Generator().manual_seed(0), [], []
-    for seed in range(20):
-        table = Table(seed)
-        for size in (0.1, 1.0, 10.0):
-            q1 = size * torch.randn(STATES, ACTIONS, generator=draw, dtype=torch.float64)
-            q2 = q1 + torch.randn(STATES, ACTIONS, generator=draw, dtype=torch.float64)
-            (a1, capped1), (a2, capped2) = table.backup(q1), table.backup(q2)
-            once.append(distance(a1, a2) / distance(q1, q2))
-            twice.append(distance(table.backup(a1)[0], table.backup(a2)[0]) / distance(q1, q2))
-            free = ~(capped1 | capped2)
-            assert distance(a1[free], a2[free]) <= GAMMA * distance(q1, q2) + 1e-12
-    assert max(twice) <= GAMMA + 1e-12
-    assert GAMMA + 0.01 < max(once) <= 1 + 1e-12
-
-
-def test_an_error_of_the_model_is_limited():
-    """A model that promises 1000 per step raises no value above the best of the behaviour, plus delta."""
-    for seed in range(3):
-        wrong, right = Table(seed, reward_error=1000.0), Table(seed)
-        found = []
-        for table in (wrong, right):
-            q = torch.zeros(STATES, ACTIONS, dtype=torch.float64)
-            for _ in range(250):
-                q = table.backup(q)[0]
-            assert distance(q, table.backup(q)[0]) < 1e-5, "it has a fixed point"
-            best = q.gather(1, table.support).max(1).values
-            assert (q <= best[:, None] + 0.25 + 1e-5).all()
-            found.append(q)
-        values = [q.max(1).values for q in found]
-        assert (found[0] >= found[1] - 1e-4).all() and distance(*values) <= 0.25 / (1 - GAMMA) + 1e-4
-        unlimited = replace(wrong.ilq, limit=False)
-        v, s = wrong.view(found[0]), torch.zeros(1, 1, dtype=torch.float64)
-        assert unlimited.target(v, s, s) > 900
 
 
 # -- neutral ----------------------------------------------------------------------------------------------------------
@@ -420,165 +246,6 @@ def test_rows_are_split_among_the_policy_and_those_who_read_q():
         assert a.shape == (2, total, 2) and torch.equal(s, states[:, :total])
     (row,) = engine.ask("row", lambda v: {"w": v.r.new_tensor(v.critic_rows()[0].weight)}).values()
     assert row.tolist() == [pytest.approx(0.1)] * 2
-
-
-# -- models -----------------------------------------------------------------------------------------------------------
-
-
-def test_models_are_trained_once_per_seed_and_go_on_bit_for_bit(own_cache, tmp_path):
-    stack, data = (TD3BC(hidden=8, batch_size=16), ILQ(termination="learned", **TINY)), made_data()
-    options: dict[str, Any] = {"steps": 8, "seeds": 2, "progress": False, "traced": False, "device": "cpu"}
-    whole, half = wrap(*stack), wrap(*stack)
-    whole.fit(data, **options)
-    files = {file.name: checkpoint.read(file)[1] for file in own_cache.iterdir()}
-    kinds = {"ilq.behavior", "ilq.dynamics", "ilq.termination"}
-    assert len(files) == 6 and {name.split("-")[0] for name in files} == kinds
-    half.fit(data, stop_after=4, **options)
-    half.save(tmp_path / "half.npz")
-    for present in (True, False):
-        if not present:
-            for file in own_cache.iterdir():
-                file.unlink()
-        resumed = load_agent(tmp_path / "half.npz", device="cpu")
-        resumed.fit(data, **options)
-        one, two = (each.run.engine.state() for each in (whole, resumed))
-        assert one.keys() == two.keys() and not different(one, two)
-    assert not list(own_cache.iterdir()), "the checkpoint has the models"
-    wrap(*stack).fit(data, **options)
-    made_anew = {file.name: checkpoint.read(file)[1] for file in own_cache.iterdir()}
-    assert made_anew.keys() == files.keys()
-    assert not [name for name in files if different(files[name], made_anew[name])], "trained anew, the same bits"
-
-
-def test_a_termination_that_is_not_known_is_refused_before_anything_is_trained(own_cache):
-    agent = wrap(TD3BC(hidden=8, batch_size=16), ILQ(**(TINY | {"termination": "hoper"})))
-    with pytest.raises(StackError, match="hoper"):
-        agent.fit(made_data(), steps=8, progress=False, device="cpu")
-    assert not own_cache.exists()
-
-
-def test_only_what_is_needed_is_trained(own_cache):
-    cases = [
-        ({"imagination": False}, False, {"ilq.behavior"}),
-        ({"limit": False}, False, {"ilq.dynamics"}),
-        ({}, True, {"ilq.dynamics"}),
-        ({"termination": "learned"}, True, {"ilq.dynamics", "ilq.termination"}),
-    ]
-    for settings, owns_behavior, expected in cases:
-        for file in own_cache.glob("*"):
-            file.unlink()
-        ILQ(**(TINY | {"termination": "none"} | settings)).prepare(preparation(random_data(), (0,), owns_behavior))
-        assert {file.name.split("-")[0] for file in own_cache.iterdir()} == expected
-
-
-def test_shared_models_are_the_same_for_all_seeds():
-    one = preparation(random_data(), (3, 4))
-    models = ILQ(shared_models=True, termination="learned", **TINY).prepare(one).models
-    assert all(torch.equal(tensor[0], tensor[1]) for tensor in models.values()) and "behavior.weight0" in models
-    assert not torch.equal(*ILQ(**TINY).prepare(one).models["behavior.weight0"])
-
-
-def test_the_behaviour_model_imitates():
-    data = random_data(400)
-    taken = 0.5 * np.sign(data.observations[:, :1]) * np.array([1.0, -1.0])
-    engine = build(
-        LEARNERS["TD3BC"],
-        ILQ(imagination=False, behavior_steps=450, behavior_hidden=64),
-        data=replace(data, actions=taken.astype(np.float32)),
-    )
-    engine.run(1)
-    (ilq,) = resolved_of(engine).adapters
-    drawn, wanted = ask(engine, lambda v: (ilq.behavior(v, v.s), v.a))
-    assert drawn.shape == (1, 10, 16, 2)
-    assert (drawn * wanted[:, None] > 0).float().mean() > 0.65, "half of them by chance"
-
-
-def test_small_data_of_one_dimension_and_one_episode():
-    data = random_data(10, observation=1, action=1)
-    data = replace(data, terminals=np.zeros(10, bool), timeouts=np.arange(10) == 9)
-    engine = trained(LEARNERS["TD3BC"], ILQ(**TINY), data=data, steps=2)
-    assert not engine.metrics.failures() and chosen(engine.frozen["ilq"], "termination") == "none"
-
-
-# -- where episodes end -----------------------------------------------------------------------------------------------
-
-
-def test_the_known_rules_say_what_the_simulators_say():
-    hopper = torch.zeros(6, 11)
-    hopper[:, 0] = torch.tensor([1.2, 0.69, 1.2, 1.2, 1.2, float("nan")])
-    hopper[2, 1], hopper[3, 7], hopper[4, 1] = -0.21, 101.0, 0.19
-    assert termination.hopper(hopper).tolist() == [False, True, True, True, False, True]
-    walker = torch.zeros(5, 17)
-    walker[:, 0], walker[4, 1] = torch.tensor([1.2, 0.79, 2.01, 1.9, 1.2]), 1.1
-    assert termination.walker2d(walker).tolist() == [False, True, True, False, True]
-    ant = torch.full((4, 27), 0.5)
-    ant[:, 0], ant[3, 20] = torch.tensor([0.5, 0.1, 1.1, 0.5]), math.inf
-    assert termination.ant(ant).tolist() == [False, True, True, True]
-    assert not termination.never(ant).any()
-
-
-def test_the_rule_agrees_with_the_bundled_data():
-    data = load_dataset("bundled:hopper")
-    assert termination.choose_termination("auto", data) == "hopper"
-    found = termination.hopper(torch.tensor(data.next_observations)).numpy()
-    assert data.terminals.sum() > 100 and (found == data.terminals).all()
-
-
-def made(env_id=None, task=None, ends=False, dims=3):
-    data = random_data(60, observation=dims)
-    return replace(data, env_id=env_id, task=task, terminals=data.terminals & ends)
-
-
-@pytest.mark.parametrize(
-    ("data", "auto", "known"),
-    [
-        (made("Hopper-v5", dims=11), "hopper", "hopper"),
-        (made(task="walker2d", dims=17), "walker2d", "walker2d"),
-        (made("Hopper-v4", dims=12, ends=True), "learned", None),
-        (made("HalfCheetah-v5", "halfcheetah"), "none", "none"),
-        (made("PointMaze_UMaze-v3"), "none", "none"),
-        (made("PointMaze_UMaze-v3", ends=True), "learned", "none"),
-        (made(task="maze2d-large"), "none", "none"),
-        (made("AdroitHandPen-v1", "pen"), "none", "none"),
-        (made(task="antmaze", ends=True), "learned", None),
-        (made(ends=True), "learned", None),
-        (made(), "none", "none"),
-    ],
-)
-def test_which_rule_holds(data, auto, known):
-    assert termination.choose_termination("auto", data) == auto
-    if known is not None:
-        assert termination.choose_termination("known", data) == known
-        return
-    with pytest.raises(StackError, match=r"no termination rule is known.*hopper, walker2d.*register_termination"):
-        termination.choose_termination("known", data)
-
-
-def test_rules_are_registered_by_name_or_by_place():
-    register_termination("Mine-v3", lambda x: x[:, 0] > 3)
-    assert termination.choose_termination("auto", made("Mine-v3", "hopper", dims=11)) == "Mine-v3"
-    assert termination.choose_termination("Mine-v3", made()) == "Mine-v3"
-    with pytest.raises(StackError, match="'learned' is taken"):
-        register_termination("learned", termination.never)
-    with pytest.raises(StackError, match=r"named 'hoper': did you mean 'hopper'\?"):
-        termination.choose_termination("hoper", made())
-    with pytest.raises(StackError, match="has none: use 'none'"):
-        termination.choose_termination("learned", made())
-
-
-def test_a_learned_end_is_a_calibrated_probability():
-    """Rows end with probability 0.8 beyond 1, and never elsewhere."""
-    draw = np.random.default_rng(0)
-    after = draw.normal(size=(2000, 3)) * 5
-    ends = (after[:, 0] > 5) & (draw.random(2000) < 0.8)
-    data = replace(
-        random_data(2000), next_observations=after.astype(np.float32), terminals=ends, timeouts=np.zeros(2000, bool)
-    )
-    ilq = ILQ(limit=False, **(TINY | {"termination_steps": 150}))
-    models = {name: tensor[0] for name, tensor in ilq.prepare(preparation(data)).models.items()}
-    found = ilq.terminal("learned", models, torch.tensor(data.next_observations))
-    assert found[after[:, 0] > 6].mean() == pytest.approx(0.8, abs=0.12)
-    assert found[after[:, 0] < 3].mean() < 0.05
 
 
 # -- what it says -----------------------------------------------------------------------------------------------------
