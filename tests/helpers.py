@@ -104,6 +104,11 @@ def different(one: dict[str, Tensor], two: dict[str, Tensor]) -> list[str]:
     return [name for name in one | two if name not in one or name not in two or not torch.equal(one[name], two[name])]
 
 
+def groups(names: list[str]) -> set[str]:
+    """The groups of parameters among tensors' names."""
+    return {name.split("/")[1] for name in names if name.startswith("params")}
+
+
 def largest_difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
     """Over all tensors of two trees of the same names."""
     assert one.keys() == two.keys()

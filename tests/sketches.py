@@ -300,3 +300,5 @@ LEARNERS = {
 }
 """A trade-off in each of its places: the three, and a small TD3+BC."""
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
+ASKED = [(name, seam) for name, learner in LEARNERS.items() for seam in sorted(learner.facts().seams)]
+"""Which seams each learner asks."""

@@ -19,6 +19,7 @@ from .helpers import (
     build,
     deviation,
     different,
+    groups,
     largest_difference,
     learned,
     meta_gradients,
@@ -29,7 +30,6 @@ from .helpers import (
 )
 from .reference.common import beside
 from .reference.rebrac import PlainReBRAC
-from .test_seams import groups
 
 SMALL = ReBRAC(hidden=8, batch_size=16, policy_every=1)
 
