@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -121,7 +122,7 @@ L = TypeVar("L", bound="Loop")
 NAMES = ("observation", "action", "reward", "next_observation", "terminal")
 
 
-class Loop:
+class Loop(ABC):
     """The networks of one seed, stepped as the method's authors do it, on rows of the data set itself."""
 
     def __init__(self, engine: Engine, data: Dataset, seed: int | None = None) -> None:
@@ -133,9 +134,9 @@ class Loop:
         self.columns = {name: torch.tensor(array).to(self.dtype) for name, array in zip(NAMES, arrays, strict=True)}
         self.states, self.dims = data.observation_dim, data.action_dim
 
+    @abstractmethod
     def networks(self) -> dict[str, nn.Module | list[Any]]:
         """By group in the engine, with ``/target`` for its average; of several critics all."""
-        raise NotImplementedError
 
     def pairs(self, engine: Engine) -> list[tuple[Tensor, Tensor]]:
         """Our networks' tensors beside the engine's."""
@@ -177,8 +178,9 @@ class Loop:
             self.now += 1
             self.step()
 
+    @abstractmethod
     def step(self) -> None:
-        raise NotImplementedError
+        """On one minibatch."""
 
 
 def beside(
