@@ -110,9 +110,20 @@ def groups(names: list[str]) -> set[str]:
 
 
 def largest_difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
-    """Over all tensors of two trees of the same names."""
+    """Over all tensors of two trees of the same names; not a number if any is."""
     assert one.keys() == two.keys()
-    return max(float((one[name] - two[name]).abs().max()) for name in one)
+    return float(torch.stack([(one[name] - two[name]).abs().max().double() for name in one]).max())
+
+
+def apart_from_alone(
+    learner: Learner, *adapters: Adapter, seeds: Sequence[int] = (5, 0), traced: bool = False, **options
+) -> float:
+    """How far what seeds learn together, perhaps traced, is from what each learns alone and eager, in float64."""
+    options["dtype"] = torch.float64
+    together = trained(learner, *adapters, seeds=seeds, traced=traced, **options)
+    alone = [learned(trained(learner, *adapters, seeds=(seed,), **options), 0) for seed in seeds]
+    every = {name: torch.stack([state[name] for state in alone]) for name in alone[0]}
+    return largest_difference(learned(together), every)
 
 
 def outer_step(engine: Engine, key: str = "aspc/gradient") -> Tensor:

@@ -1,4 +1,4 @@
-"""Adapters that several tests set beside others: one that answers nothing, one that reads the state value."""
+"""Adapters that several tests set beside others: who answer nothing, read the state value, or hold the trade-off."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adaptive_constraints import Adapter, AdapterStage, Prepared, Stage, Update
+from adaptive_constraints import Adapter, AdapterStage, MetaStep, Prepared, Stage, Update
 
 SLOTS = ("start", "critic", "with", "end")
 
@@ -45,3 +45,17 @@ class Reader(Adapter):
 
     def td_weight(self, v):
         return 1 + 0.1 * torch.tanh(v.value(v.s).mean())
+
+
+@dataclass(frozen=True)
+class Held(Adapter):
+    """Sets the trade-off to a parameter that stays, by a meta step of rate 0; the outer loss is the subclass's."""
+
+    def init(self, spec, facts, generator):
+        return {"scale": {"k": torch.tensor(facts.tradeoff)}}
+
+    def tradeoff(self, v, default):
+        return v.p[self.group("scale")]["k"]
+
+    def meta(self, facts):
+        return MetaStep(self.group("scale"), lambda done, total: 0.0, 1)

@@ -235,7 +235,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
 
 def test_explain_shows_it_at_its_seams():
     text = wrap(TD3BC(), A2PR()).explain()
-    for expected in ("behavior_action    a2pr", "sample_weight      a2pr", "query_action       a2pr", "update a2pr.vae"):
+    for expected in (
+        "behavior_action    a2pr",
+        "sample_weight      a2pr",
+        "query_action       a2pr",
+        "update a2pr.vae",
+    ):
         assert expected in text
     assert "tested by its paper (arXiv 2405.19909)" in text and "Warnings" not in text
     assert "weighs imitation by exp(advantage) already" in wrap(TinyIQL(), A2PR()).explain()

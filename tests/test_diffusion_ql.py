@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptive_constraints import ASPC, Adapter, Dataset, MetaLoss, MetaStep
+from adaptive_constraints import ASPC, Dataset, MetaLoss
 from adaptive_constraints.baselines import DiffusionQL
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.engine import noise
@@ -18,9 +18,10 @@ from adaptive_constraints.errors import DatasetError, StackError
 from adaptive_constraints.networks import VariancePreserving, denoise, init_noise_network, noise_error
 from adaptive_constraints.testing import Probe, check_learner
 
-from .helpers import build, different, learned, meta_gradients, random_data, resolved_of, trained
+from .helpers import apart_from_alone, build, different, learned, meta_gradients, random_data, resolved_of, trained
 from .reference.common import beside
 from .reference.diffusion_ql import PlainDiffusionQL
+from .small_adapters import Held
 
 SMALL = DiffusionQL(hidden=8, batch_size=16, diffusion_steps=2, candidates=5, backup_actions=3)
 
@@ -126,12 +127,7 @@ def test_it_keeps_the_laws_of_a_learner():
 
 def test_seeds_together_are_seeds_alone():
     learner = replace(SMALL, max_q_backup=True, critic="robust", gradient_clip=0.5, actor_average_start=3)
-    options: dict[str, Any] = {"steps": 20, "dtype": torch.float64}
-    together = trained(learner, ASPC(interval=2), seeds=(5, 0), **options)
-    for position, seed in enumerate(together.seeds):
-        alone = learned(trained(learner, ASPC(interval=2), seeds=(seed,), **options), 0)
-        for name, tensor in learned(together, position).items():
-            torch.testing.assert_close(tensor, alone[name], rtol=0, atol=1e-12, msg=name)
+    assert apart_from_alone(learner, ASPC(interval=2), steps=20) <= 1e-12
 
 
 CRITIC_SEAMS = ("bootstrap", "td_weight", "critic_rows")
@@ -234,20 +230,11 @@ def test_the_closed_form_agrees_with_automatic_differentiation(seeds):
 
 
 @dataclass(frozen=True)
-class Noting(Adapter):
+class Noting(Held):
     """Notes how far the terms moved by a step."""
-
-    def init(self, spec, facts, generator):
-        return {"scale": {"k": torch.tensor(facts.tradeoff)}}
 
     def buffers(self, spec, facts):
         return {"moved": torch.zeros(3)}
-
-    def tradeoff(self, v, default):
-        return v.p[self.group("scale")]["k"]
-
-    def meta(self, facts):
-        return MetaStep(self.group("scale"), lambda done, total: 0.0, 1)
 
     def meta_loss(self, v, k, before, after):
         moved = torch.stack([(new - old).abs().max() for old, new in zip(before, after, strict=True)])

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptive_constraints import ASPC, Adapter, MetaLoss, MetaStep
+from adaptive_constraints import ASPC, MetaLoss
 from adaptive_constraints.baselines import TD3BC
 
 from .helpers import build, deviation, outer_step, put, resolved_of
 from .sketches import TinyCQL, TinyFQL, TinyIQL
+from .small_adapters import Held
 
 LEARNERS = {
     "on the improvement": TD3BC(hidden=8, batch_size=16, policy_every=1),
@@ -71,17 +72,8 @@ def test_the_clipped_learners_are_clipped(learner):
 
 
 @dataclass(frozen=True)
-class Smooth(Adapter):
-    """Sets the trade-off to a parameter that stays, under an outer loss with nothing detached in it."""
-
-    def init(self, spec, facts, generator):
-        return {"scale": {"k": torch.tensor(facts.tradeoff)}}
-
-    def tradeoff(self, v, default):
-        return v.p[self.group("scale")]["k"]
-
-    def meta(self, facts):
-        return MetaStep(self.group("scale"), lambda done, total: 0.0, 1)
+class Smooth(Held):
+    """An outer loss with nothing detached in it."""
 
     def meta_loss(self, v, k, before, after):
         change = after.constraint - before.constraint
