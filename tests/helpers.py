@@ -139,9 +139,9 @@ def put(engine: Engine, other: Engine) -> Engine:
     return engine
 
 
-def deviation(found: list[Tensor], expected: list[Tensor]) -> float:
+def deviation(computed: list[Tensor], expected: list[Tensor]) -> float:
     """The largest, relative to the largest expected."""
-    one, two = torch.stack(found), torch.stack(expected)
+    one, two = torch.stack(computed), torch.stack(expected)
     return float((one - two).abs().max() / two.abs().max())
 
 
@@ -154,8 +154,8 @@ def meta_gradients(
         for name in META_STEPS
     )
     outer_step(closed)
-    found, expected = [], []
+    in_closed_form, expected = [], []
     for _ in range(rounds):
         expected.append(outer_step(put(autograd, closed)))
-        found.append(outer_step(closed))
-    return found, expected
+        in_closed_form.append(outer_step(closed))
+    return in_closed_form, expected

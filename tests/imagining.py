@@ -50,7 +50,7 @@ class Untrained(ILQ):
                 | {"observation_mean": torch.zeros(spec.observation_dim)}
                 | {"observation_std": torch.ones(spec.observation_dim)}
             )
-        stacked = {name: torch.stack([each[name] for each in models]) for name in models[0]}
+        stacked = {name: torch.stack([model[name] for model in models]) for name in models[0]}
         return Prepared(models=stacked, choices={"termination": self.rule})
 
 
@@ -64,8 +64,8 @@ class Queries(Adapter):
 
 def ask(engine, answer):
     """What ``answer(view)`` says at the engine's last step; a tensor [S, ...] or several."""
-    found = engine.ask("test", lambda v: {str(i): t for i, t in enumerate(_several(answer(v)))})
-    return next(iter(found.values())) if len(found) == 1 else tuple(found.values())
+    answers = engine.ask("test", lambda v: {str(i): t for i, t in enumerate(_several(answer(v)))})
+    return next(iter(answers.values())) if len(answers) == 1 else tuple(answers.values())
 
 
 def _several(answer):

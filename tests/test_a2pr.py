@@ -48,11 +48,11 @@ def ask(engine: Engine, answer) -> dict[str, Tensor]:
 def test_it_imitates_whichever_action_has_the_greater_advantage(proposal):
     a2pr = A2PR(proposal=proposal, hidden=8)
     engine = build(Peak(**SMALL), a2pr, dtype=torch.float64)
-    found = ask(engine, lambda v: {"chosen": v.behavior_action(), "decoded": a2pr.decoded(v), "data": v.a})
-    data, decoded = found["data"], found["decoded"]
+    actions = ask(engine, lambda v: {"chosen": v.behavior_action(), "decoded": a2pr.decoded(v), "data": v.a})
+    data, decoded = actions["data"], actions["decoded"]
     better = (decoded - 0.3).square().sum(-1) < (data - 0.3).square().sum(-1)
     assert 0 < int(better.sum()) < len(better), "there must be rows of both kinds"
-    for row, chosen in enumerate(found["chosen"]):
+    for row, chosen in enumerate(actions["chosen"]):
         assert torch.equal(chosen, decoded[row] if better[row] else data[row])
 
 
@@ -66,13 +66,13 @@ def test_what_is_decoded():
         action = v.resolved.learner.policy(v.p["actor"], v.s)
         return {"policy": policy.decoded(v), "prior": prior.decoded(v), "s": v.s, "a": action, "draw": draw}
 
-    found = ask(engine, answer)
+    shown = ask(engine, answer)
     model = plain_vae({name: tensor[0] for name, tensor in engine.params["a2pr.vae"].items()})
     with torch.no_grad():
-        expected, _ = model(found["s"], found["a"], found["draw"])
-        near = model.decoder(torch.cat([found["s"], found["draw"].clamp(-0.5, 0.5)], 1))
-    torch.testing.assert_close(found["policy"], expected)
-    torch.testing.assert_close(found["prior"], near)
+        expected, _ = model(shown["s"], shown["a"], shown["draw"])
+        near = model.decoder(torch.cat([shown["s"], shown["draw"].clamp(-0.5, 0.5)], 1))
+    torch.testing.assert_close(shown["policy"], expected)
+    torch.testing.assert_close(shown["prior"], near)
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Better(Adapter):
 
 def test_it_composes_with_what_others_say_and_never_leaves_a_better_action():
     engine = build(Peak(**SMALL), Better(), A2PR(hidden=8), dtype=torch.float64)
-    found = ask(engine, lambda v: {"chosen": v.behavior_action()})["chosen"]
-    assert torch.equal(found, torch.full_like(found, 0.3))
+    chosen = ask(engine, lambda v: {"chosen": v.behavior_action()})["chosen"]
+    assert torch.equal(chosen, torch.full_like(chosen, 0.3))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.15])
@@ -95,11 +95,11 @@ def test_rows_are_imitated_where_the_advantage_exceeds_the_threshold(threshold):
     engine = build(Peak(**SMALL), a2pr, dtype=torch.float64)
     for name, tensor in engine.params["value"].items():
         tensor.zero_() if name != "bias2" else tensor.fill_(-0.3)  # V = -0.3 everywhere
-    found = ask(engine, lambda v: {"weight": v.sample_weight(), "chosen": v.behavior_action()})
-    advantage = 0.3 - (found["chosen"] - 0.3).square().sum(-1)
+    shown = ask(engine, lambda v: {"weight": v.sample_weight(), "chosen": v.behavior_action()})
+    advantage = 0.3 - (shown["chosen"] - 0.3).square().sum(-1)
     expected = 0.4 * (advantage > threshold).double()
     assert 0 < float(expected.mean()) < 0.4, "there must be rows of both kinds"
-    assert torch.equal(found["weight"], expected)
+    assert torch.equal(shown["weight"], expected)
     shares = engine.diagnose()
     assert float(shares["a2pr/imitated"]) == pytest.approx(float(expected.mean()) / 0.4)
     assert 0 < float(shares["a2pr/replaced"]) < 1
@@ -119,13 +119,13 @@ def test_the_autoencoders_loss(threshold):
         draw = v.normal("a2pr/reconstruct", (16, 3))
         return {"loss": a2pr.vae_loss(v.p["a2pr.vae"], v), "s": v.s, "a": v.a, "draw": draw}
 
-    found = ask(engine, answer)
+    shown = ask(engine, answer)
     model = plain_vae({name: tensor[0] for name, tensor in engine.params["a2pr.vae"].items()})
-    u, divergence = model(found["s"], found["a"], found["draw"])
-    good = (0.5 - (found["a"] - 0.3).square().sum(1) > threshold).double()
+    u, divergence = model(shown["s"], shown["a"], shown["draw"])
+    good = (0.5 - (shown["a"] - 0.3).square().sum(1) > threshold).double()
     assert 0 < float(good.mean()) < 1
-    expected = (1.5 * good[:, None] * (u - found["a"]) ** 2).mean() + 0.3 * divergence.mean()
-    torch.testing.assert_close(found["loss"], expected.detach())
+    expected = (1.5 * good[:, None] * (u - shown["a"]) ** 2).mean() + 0.3 * divergence.mean()
+    torch.testing.assert_close(shown["loss"], expected.detach())
 
 
 # -- a bandit ---------------------------------------------------------------------------------------------------------
@@ -151,9 +151,9 @@ def test_on_a_bandit_the_worse_arm_is_imitated_no_more():
         hidden=32, batch_size=64, critic_learning_rate=3e-3, actor_learning_rate=3e-3, polyak=0.1, alpha=0.1
     )
     engine = trained(learner, A2PR(hidden=32, learning_rate=3e-3), data=bandit(), steps=150, traced=True)
-    found = ask(engine, lambda v: {"chosen": v.behavior_action(), "weight": v.sample_weight(), "data": v.a})
-    bad = found["data"][:, 0] < 0
-    chosen, imitated = found["chosen"][:, 0], found["weight"] > 0
+    shown = ask(engine, lambda v: {"chosen": v.behavior_action(), "weight": v.sample_weight(), "data": v.a})
+    bad = shown["data"][:, 0] < 0
+    chosen, imitated = shown["chosen"][:, 0], shown["weight"] > 0
     assert (chosen[bad] > 0.3).all(), "where the data took the worse arm, the better one is imitated"
     assert (chosen[~bad] > 0.3).all() and imitated[~bad].float().mean() > 0.9
     decoded = ask(engine, lambda v: {"a": A2PR(proposal="prior", hidden=32).decoded(v)})["a"]
@@ -197,15 +197,15 @@ def test_every_learner_that_imitates_runs_under_it(learner, proposal):
     assert all(tensor.isfinite().all() for tensor in learned(engine).values())
     without = learned(trained(LEARNERS[learner], **options))
     group = {"FQL": "teacher", "CQL": "critic"}.get(learner, "actor")
-    found = {name: t for name, t in learned(engine).items() if name.startswith(f"params/{group}/")}
-    assert found and different(found, {name: without[name] for name in found})
+    params = {name: t for name, t in learned(engine).items() if name.startswith(f"params/{group}/")}
+    assert params and different(params, {name: without[name] for name in params})
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_aspcs_gradient_beside_it(learner):
-    found, expected = meta_gradients(LEARNERS[learner], A2PR(hidden=8), rounds=2, horizon=10)
-    assert torch.stack(found).isfinite().all() and torch.stack(found).abs().max() > 0
-    assert deviation(found, expected) < 1e-10
+    closed_form, expected = meta_gradients(LEARNERS[learner], A2PR(hidden=8), rounds=2, horizon=10)
+    assert torch.stack(closed_form).isfinite().all() and torch.stack(closed_form).abs().max() > 0
+    assert deviation(closed_form, expected) < 1e-10
 
 
 def test_seeds_together_and_traced_are_seeds_alone_and_untraced():

@@ -45,7 +45,7 @@ def test_a_run_folder_goes_on_where_it_stood(stack, tmp_path):
     assert_same(whole, parts)
     rows = [Path(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")]
     without_speed = [
-        [{k: v for k, v in json.loads(r).items() if k != "steps_per_second"} for r in each] for each in rows
+        [{k: v for k, v in json.loads(r).items() if k != "steps_per_second"} for r in lines] for lines in rows
     ]
     assert without_speed[0] == without_speed[1]
     fit(parts, out=tmp_path / "elsewhere")

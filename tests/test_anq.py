@@ -124,7 +124,7 @@ def test_what_mu_is_trained_for_trains_nothing_else(learner):
 
 def test_mu_is_trained_by_its_own_loss_alone():
     """Whether the policy imitates refined actions or not, mu goes the same way."""
-    one, two = (trained(TD3BC(**SMALL), ANQ(imitate=each, **WIDE)) for each in ("refined", "data"))
+    one, two = (trained(TD3BC(**SMALL), ANQ(imitate=imitated, **WIDE)) for imitated in ("refined", "data"))
     assert "params/actor/weight0" in different(learned(one), learned(two))
     assert not [name for name in different(learned(one), learned(two)) if "actor" not in name]
 
@@ -200,12 +200,12 @@ def test_the_displacement_is_the_one_in_closed_form(curvature, adaptivity):
         return OFFSET + action @ slope - curvature * (action**2).sum(1)
 
     w = torch.exp(adaptivity * (q(a) - OFFSET - s @ torch.tensor(LEVELS)))[:, None]
-    found = displacement(engine, anq, s, a)
-    kappa = 1 / q(a + found).abs().mean()
+    displaced = displacement(engine, anq, s, a)
+    kappa = 1 / q(a + displaced).abs().mean()
     # 2 lambda W delta / A = kappa (slope - 2 curvature (a + delta))
     expected = kappa * (slope - 2 * curvature * a) / (weight * w + 2 * kappa * curvature)
     assert (w.max() / w.min() > 3) if adaptivity else (w == 1).all(), "rows must differ for this to say anything"
-    assert float((found - expected).abs().max() / expected.abs().max()) < 0.02
+    assert float((displaced - expected).abs().max() / expected.abs().max()) < 0.02
 
 
 def test_the_displacement_falls_as_its_price_rises():
@@ -222,7 +222,7 @@ def test_better_actions_are_kept_nearer():
     engine, anq, s, a = converged(300, states, penalty_weight=3.0)
     advantage = a @ torch.tensor(SLOPE) - s @ torch.tensor(LEVELS)
     size = displacement(engine, anq, s, a).norm(dim=1)
-    ranks = torch.stack([each.argsort().argsort().double() for each in (advantage, size)])
+    ranks = torch.stack([values.argsort().argsort().double() for values in (advantage, size)])
     assert float(torch.corrcoef(ranks)[0, 1]) < -0.9
     order = advantage.argsort()
     batch: dict[str, Any] = {"observation": s, "action": a}
@@ -246,7 +246,7 @@ def test_without_adaptivity_all_neighbourhoods_are_of_one_size():
 def test_factors_and_weights_stay_within_their_bounds():
     anq = ANQ(adaptivity=1e4, largest_factor=7.0, inverse_temperature=1e4, largest_weight=2.0, **WIDE)
     engine = trained(TD3BC(**SMALL), anq)
-    factor, weight = (seen(engine, each) for each in (anq.penalty_factor, anq.sample_weight))
+    factor, weight = (seen(engine, what) for what in (anq.penalty_factor, anq.sample_weight))
     assert float(factor.min()) == pytest.approx(0.01) and float(factor.max()) == pytest.approx(7.0)
     assert float(weight.min()) == 0 and float(weight.max()) == pytest.approx(2.0)
     shares = {"penalty_factor": (factor < 0.0101) | (factor > 6.999), "weight": weight > 1.999}
@@ -299,15 +299,15 @@ def test_a_displacement_beyond_the_bounds_is_still_pulled_back():
 
 def test_the_value_regresses_at_the_averaged_mu():
     anq = ANQ(polyak=0.5, **WIDE)
-    engine, without = (trained(TD3BC(**SMALL), each) for each in (anq, replace(anq, target_mu=False)))
+    engine, without = (trained(TD3BC(**SMALL), adapter) for adapter in (anq, replace(anq, target_mu=False)))
     assert "anq.mu" in engine.targets and "anq.mu" not in without.targets
     assert "params/value/weight0" in different(learned(engine), learned(without))
     networks = {True: engine.targets["anq.mu"], False: engine.params["anq.mu"]}
     for averaged, seam in ((True, "value_action"), (False, "behavior_action"), (False, "query_action")):
-        found = seen(engine, lambda v, seam=seam: getattr(v, seam)()[0] if "query" in seam else getattr(v, seam)())
+        answer = seen(engine, lambda v, seam=seam: getattr(v, seam)()[0] if "query" in seam else getattr(v, seam)())
         expected = anq.refined(one(networks[averaged]), engine.batch["observation"][0], engine.batch["action"][0])
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
-        assert (found - seen(engine, lambda v: v.a)).abs().max() > 1e-3
+        torch.testing.assert_close(answer, expected, rtol=0, atol=1e-7)
+        assert (answer - seen(engine, lambda v: v.a)).abs().max() > 1e-3
 
 
 def test_it_refines_what_adapters_before_it_say():
@@ -324,8 +324,8 @@ def test_it_refines_what_adapters_before_it_say():
     for seam, networks in (("value_action", engine.targets), ("behavior_action", engine.params)):
         halves = engine.batch["action"][0] / 2
         expected = anq.refined(one(networks["anq.mu"]), engine.batch["observation"][0], halves)
-        found = seen(engine, lambda v, seam=seam: getattr(v, seam)())
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+        answer = seen(engine, lambda v, seam=seam: getattr(v, seam)())
+        torch.testing.assert_close(answer, expected, rtol=0, atol=1e-7)
 
 
 def test_the_target_follows_the_value_and_ends_where_episodes_end():
@@ -443,7 +443,7 @@ def test_seeds_together_are_seeds_alone(learner):
 
 def test_traced_is_eager():
     one, two = (
-        trained(LEARNERS["IQL"], ANQ(penalty="norm", **WIDE), seeds=(0, 1), traced=each) for each in (True, False)
+        trained(LEARNERS["IQL"], ANQ(penalty="norm", **WIDE), seeds=(0, 1), traced=traced) for traced in (True, False)
     )
     assert not different(learned(one), learned(two))
 
@@ -453,19 +453,19 @@ def test_beside_a_learned_trade_off(learner):
     """Finite, and the meta-gradient through the weighted imitation agrees with autograd's."""
     settings: dict[str, Any] = {"seeds": (0, 1), "dtype": torch.float64, "horizon": 10}
     closed, oracle = (
-        build(learner, ANQ(**WIDE), ASPC(interval=1, meta_step=each), **settings)
-        for each in ("closed_form", "autograd")
+        build(learner, ANQ(**WIDE), ASPC(interval=1, meta_step=meta_step), **settings)
+        for meta_step in ("closed_form", "autograd")
     )
     closed.run(1)
     for _ in range(2):
         closed.metrics.flush()
         oracle.load({name: tensor.clone() for name, tensor in closed.state().items()}, closed.step)
-        found = []
+        gradients = []
         for engine in (closed, oracle):
             engine.run(1)
-            found.append(torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64))
-        assert found[1].abs().min() > 0
-        torch.testing.assert_close(*found, rtol=1e-8, atol=0)
+            gradients.append(torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64))
+        assert gradients[1].abs().min() > 0
+        torch.testing.assert_close(*gradients, rtol=1e-8, atol=0)
     assert all(tensor.isfinite().all() for tensor in closed.state().values())
 
 

@@ -106,8 +106,8 @@ def test_the_soft_maximum_estimates_an_integral():
     engine.params["actor"]["weight3"] *= 100  # policies that differ between states,
     engine.params["actor"]["log_std_offset"] += 1  # and reach the ends of the box
     engine.run(1)
-    found = engine.ask("look", lambda v: {"gap": learner.gap(v.p["critic"], v), "s": v.s, "a": v.a})
-    gap, s, a = (found[name][0] for name in ("gap", "s", "a"))
+    shown = engine.ask("look", lambda v: {"gap": learner.gap(v.p["critic"], v), "s": v.s, "a": v.a})
+    gap, s, a = (shown[name][0] for name in ("gap", "s", "a"))
     critic = {name: tensor[0] for name, tensor in engine.params["critic"].items()}
     grid = torch.linspace(-1, 1, 2001, dtype=torch.float64)
     q = learner.q(critic, s.repeat_interleave(len(grid), 0), grid.repeat(rows)[:, None]).view(2, rows, -1)
@@ -168,11 +168,11 @@ def test_the_temperature_leads_the_entropy_to_its_target(offset, sign):
     assert sign * float(engine.params["temperature"]["log"]) == pytest.approx(2e-2, rel=1e-3)
     assert sign * (-2 - start) > 3
     engine.run(100)
-    found = []  # of one minibatch and one draw each, so that single ones lie far off now and then
+    entropies = []  # of one minibatch and one draw each, so that single ones lie far off now and then
     for _ in range(10):
         engine.run(5)
-        found.append(float(engine.diagnose()["entropy/found"]))
-    assert abs(sum(found) / len(found) + 2) < 0.5
+        entropies.append(float(engine.diagnose()["entropy/found"]))
+    assert abs(sum(entropies) / len(entropies) + 2) < 0.5
 
 
 @pytest.mark.parametrize(("target", "sign"), [(-10.0, 1), (100.0, -1)])
@@ -242,8 +242,8 @@ def test_the_density_is_finite_at_the_ends_of_the_box(dtype):
     gaussian = learner.distribution(None, p, torch.ones(7, 3, dtype=dtype))
     log_density = gaussian.log_density(action)
     assert log_density.shape == gaussian.mean.shape == gaussian.std.shape == (7, 2)
-    found = torch.autograd.grad(log_density.sum(), [action, *p.values()])
-    assert log_density.isfinite().all() and all(each.isfinite().all() for each in found)
+    gradients = torch.autograd.grad(log_density.sum(), [action, *p.values()])
+    assert log_density.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients)
     inner = action.detach()[2:5]
     expected = TransformedDistribution(Normal(gaussian.mean[2:5], gaussian.std[2:5]), TanhTransform()).log_prob(inner)
     torch.testing.assert_close(log_density[2:5], expected, rtol=1e-3, atol=0)
@@ -397,8 +397,8 @@ def test_seeds_together_and_traced_equal_seeds_alone(settings, adapters):
 
 @pytest.mark.parametrize("critic", ["plain", "robust"])
 def test_back_ends_of_the_meta_step_agree(critic):
-    found = meta_gradients(CQL(critic=critic, **SMALL), rounds=2, horizon=10)
-    for closed, autograd in zip(*found, strict=True):
+    gradients = meta_gradients(CQL(critic=critic, **SMALL), rounds=2, horizon=10)
+    for closed, autograd in zip(*gradients, strict=True):
         assert (closed != 0).all()
         torch.testing.assert_close(closed, autograd, rtol=1e-9, atol=1e-13)
 

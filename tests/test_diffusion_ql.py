@@ -79,9 +79,9 @@ def test_samples_broadcast_over_observations():
     alone = [denoise(networks[0], schedule, observation, start[i], noises[:, i]) for i in range(6)]
     torch.testing.assert_close(together, torch.stack(alone))
     both = {name: torch.stack([p[name] for p in networks]) for name in networks[0]}
-    found = denoise(both, schedule, observation, start[0], noises[:, 0])
+    actions = denoise(both, schedule, observation, start[0], noises[:, 0])
     expected = [denoise(p, schedule, observation, start[0], noises[:, 0]) for p in networks]
-    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(actions, torch.stack(expected))
     t = schedule.step_at(torch.rand(7, generator=draw))
     errors = noise_error(both, schedule, start[0], observation, t, start[1])
     assert errors.shape == (2, 7)
@@ -107,10 +107,10 @@ def test_a_model_learns_both_modes_where_there_are_two():
         optimizer.step(), decay.step()
     z = torch.randn(10, 2000, 2, 1, generator=draw)
     with torch.no_grad():
-        found = denoise(p, schedule, torch.tensor([[0.0], [1.0]]), z[0], z[1:])
+        actions = denoise(p, schedule, torch.tensor([[0.0], [1.0]]), z[0], z[1:])
 
     def share(s: int, at: float) -> float:
-        return float(((found[:, s, 0] - at).abs() < 0.3).float().mean())
+        return float(((actions[:, s, 0] - at).abs() < 0.3).float().mean())
 
     assert share(0, -0.7) > 0.3 and share(0, 0.7) > 0.3
     assert share(0, 0.0) < 0.15
@@ -187,9 +187,9 @@ def test_acting_takes_a_candidate_by_softmax_or_the_best():
     )
     assert soft.shape == best.shape == (2, rows, 2)
     torch.testing.assert_close(best, torch.full_like(best, 0.1))
-    found = torch.stack([((soft[..., 0] - i / 10).abs() < 1e-6).float().mean(1) for i in range(4)], 1)
+    shares = torch.stack([((soft[..., 0] - i / 10).abs() < 1e-6).float().mean(1) for i in range(4)], 1)
     expected = torch.tensor([1.0, 3.0, 2.0, -4.0]).softmax(0)
-    torch.testing.assert_close(found, expected.expand(2, 4), rtol=0, atol=0.012)
+    torch.testing.assert_close(shares, expected.expand(2, 4), rtol=0, atol=0.012)
     assert not torch.equal(*soft)
 
 
@@ -214,7 +214,7 @@ def test_candidates_come_from_the_policy_and_scores_from_the_target_critics():
     for count, taken in acts.items():
         z = noise.normal(site="act/candidates", shape=(2, count, 6, 2), dtype=torch.float32, **key)[0, 0]
         candidates = denoise(p, VariancePreserving(2), observation[0], z[0], z[1:])
-        score = torch.stack([SMALL.q(target, observation[0], each).min(0).values for each in candidates])
+        score = torch.stack([SMALL.q(target, observation[0], candidate).min(0).values for candidate in candidates])
         torch.testing.assert_close(taken, candidates[score.argmax(0), torch.arange(6)])
 
 

@@ -137,8 +137,8 @@ def test_evaluations_are_in_environments_of_their_own():
     assert [e.step for e in history.evaluations] == [13, 20, 27, 34, 36]
     by_starts = [env.resets for env in walks()]
     assert all(resets in by_starts for resets in collecting) and len(by_starts) == 2 + 4
-    assert not {seed for each in collecting for seed in each} & {
-        seed for each in by_starts if each not in collecting for seed in each
+    assert not {seed for resets in collecting for seed in resets} & {
+        seed for resets in by_starts if resets not in collecting for seed in resets
     }
     assert history.summary().last.tolist() == history.evaluations[-1].mean_return.tolist()
 

@@ -37,8 +37,8 @@ def test_an_environment_that_breaks_leaves_the_agent_where_it_was():
     assert len(closed) == len(Walk.made)
     untouched = offline()
     Broken.broken = False
-    for each in (agent, untouched):
-        finetune(each, Broken, stop_after=5)
+    for stopped in (agent, untouched):
+        finetune(stopped, Broken, stop_after=5)
     Broken.broken = True
     with pytest.raises(EvaluationError, match="its step raised RuntimeError: out of order"):
         finetune(agent, Broken)

@@ -151,18 +151,18 @@ def test_the_flow_learns_both_modes_where_there_are_two():
         learner.flow_matching(p, v).backward()
         optimizer.step(), decay.step()
     with torch.no_grad():
-        found = learner.sample_behavior(v, torch.tensor([[0.0], [1.0]]), "test", 4000)[..., 0]
-    share = {at: float(((found[:, 0] - at).abs() < 0.3).float().mean()) for at in (-0.7, 0.0, 0.7)}
+        drawn = learner.sample_behavior(v, torch.tensor([[0.0], [1.0]]), "test", 4000)[..., 0]
+    share = {at: float(((drawn[:, 0] - at).abs() < 0.3).float().mean()) for at in (-0.7, 0.0, 0.7)}
     assert share == pytest.approx({-0.7: 0.3, 0.0: 0.0, 0.7: 0.7}, abs=0.1)
-    assert ((found[:, 1] - 0.2).abs() < 0.3).float().mean() > 0.95
+    assert ((drawn[:, 1] - 0.2).abs() < 0.3).float().mean() > 0.95
 
 
 def test_actions_of_the_data_stay_off_the_bounds():
     settings = FQL()
     fitted = Preprocessor.fit(random_data(), action_margin=settings.action_margin)
-    found = fitted.actions(torch.tensor([[-1.0, 0.5]], dtype=torch.float64))
-    assert found[0].tolist() == pytest.approx([-1 + 1e-5, 0.5], abs=1e-7)
-    assert found[0, 0] > -1
+    actions = fitted.actions(torch.tensor([[-1.0, 0.5]], dtype=torch.float64))
+    assert actions[0].tolist() == pytest.approx([-1 + 1e-5, 0.5], abs=1e-7)
+    assert actions[0, 0] > -1
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------

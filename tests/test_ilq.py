@@ -89,16 +89,16 @@ def test_seeds_together_are_seeds_alone_and_traced_is_eager():
 
 @each_learner
 def test_with_aspc_the_meta_gradient_is_that_of_automatic_differentiation(learner):
-    found = {}
+    gradients = {}
     for backend in ("closed_form", "autograd"):
         aspc = ASPC(interval=1, meta_step=backend)
         engine = build(learner, Untrained(eta=0.8, warm_up=0.0, **SMALL), aspc, dtype=torch.float64)
         engine.run(1)
         engine.metrics.flush()
         engine.run(1)
-        found[backend] = engine.metrics.flush()["aspc/gradient"][0]
-    assert found["closed_form"] == pytest.approx(found["autograd"], rel=1e-6)
-    assert math.isfinite(found["autograd"]) and found["autograd"] != 0
+        gradients[backend] = engine.metrics.flush()["aspc/gradient"][0]
+    assert gradients["closed_form"] == pytest.approx(gradients["autograd"], rel=1e-6)
+    assert math.isfinite(gradients["autograd"]) and gradients["autograd"] != 0
 
 
 def test_it_warms_up_while_the_learner_trains_the_behaviour_model():
@@ -149,8 +149,8 @@ def test_the_ablations_take_one_side():
     img, lmt = ask(engine, lambda v: (ilq.y_img(v, v.s, v.a), ilq.y_lmt(v, v.s)))
     only = {"imagination": lmt, "limit": img}
     for switch, expected in only.items():
-        found = ask(engine, lambda v, switch=switch: replace(ilq, **{switch: False}).target(v, v.s, v.a))
-        torch.testing.assert_close(found, expected + 0.5)
+        target = ask(engine, lambda v, switch=switch: replace(ilq, **{switch: False}).target(v, v.s, v.a))
+        torch.testing.assert_close(target, expected + 0.5)
     with pytest.raises(StackError, match="there is no target"):
         ILQ(imagination=False, limit=False)
 
@@ -212,7 +212,7 @@ def test_the_penalty_is_paid_in_doubt_of_all_members():
     )
     torch.testing.assert_close(s2, s2_paid)
     models = {name: tensor[0] for name, tensor in engine.frozen["ilq"].items()}
-    s, a = (each[0] for each in ask(engine, lambda v: (v.s, v.a)))
+    s, a = (of_seeds[0] for of_seeds in ask(engine, lambda v: (v.s, v.a)))
     loop = PlainTargets(replace(ilq, penalty=2.0), models, 0)
     _, by_hand = loop.imagine(s, a, engine.step)
     torch.testing.assert_close(paid[0], by_hand)

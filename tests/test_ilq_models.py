@@ -39,7 +39,7 @@ def test_models_are_trained_once_per_seed_and_go_on_bit_for_bit(own_cache, tmp_p
                 file.unlink()
         resumed = load_agent(tmp_path / "half.npz", device="cpu")
         resumed.fit(data, **options)
-        one, two = (each.run.engine.state() for each in (whole, resumed))
+        one, two = (agent.run.engine.state() for agent in (whole, resumed))
         assert one.keys() == two.keys() and not different(one, two)
     assert not list(own_cache.iterdir()), "the checkpoint has the models"
     wrap(*stack).fit(data, **options)

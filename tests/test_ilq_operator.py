@@ -47,7 +47,7 @@ class Table:
 
     def backup(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """T Q [STATES, ACTIONS], and where the limit decided."""
-        s, a = (each.reshape(-1, 1).double() for each in torch.meshgrid(*map(torch.arange, q.shape), indexing="ij"))
+        s, a = (index.reshape(-1, 1).double() for index in torch.meshgrid(*map(torch.arange, q.shape), indexing="ij"))
         v = self.view(q)
         off = self.ilq.target(v, s, a).view_as(q)
         capped = (self.ilq.y_lmt(v, s) < self.ilq.y_img(v, s, a)).view_as(q)
@@ -80,7 +80,7 @@ def test_an_error_of_the_model_is_limited():
     """A model that promises 1000 per step raises no value above the best of the behaviour, plus delta."""
     for seed in range(3):
         wrong, right = Table(seed, reward_error=1000.0), Table(seed)
-        found = []
+        fixed_points = []
         for table in (wrong, right):
             q = torch.zeros(STATES, ACTIONS, dtype=torch.float64)
             for _ in range(250):
@@ -88,9 +88,9 @@ def test_an_error_of_the_model_is_limited():
             assert distance(q, table.backup(q)[0]) < 1e-5, "it has a fixed point"
             best = q.gather(1, table.support).max(1).values
             assert (q <= best[:, None] + 0.25 + 1e-5).all()
-            found.append(q)
-        values = [q.max(1).values for q in found]
-        assert (found[0] >= found[1] - 1e-4).all() and distance(*values) <= 0.25 / (1 - GAMMA) + 1e-4
+            fixed_points.append(q)
+        values = [q.max(1).values for q in fixed_points]
+        assert (fixed_points[0] >= fixed_points[1] - 1e-4).all() and distance(*values) <= 0.25 / (1 - GAMMA) + 1e-4
         unlimited = replace(wrong.ilq, limit=False)
-        v, s = wrong.view(found[0]), torch.zeros(1, 1, dtype=torch.float64)
+        v, s = wrong.view(fixed_points[0]), torch.zeros(1, 1, dtype=torch.float64)
         assert unlimited.target(v, s, s) > 900

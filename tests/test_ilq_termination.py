@@ -36,8 +36,8 @@ def test_the_known_rules_say_what_the_simulators_say():
 def test_the_rule_agrees_with_the_bundled_data():
     data = load_dataset("bundled:hopper")
     assert termination.choose_termination("auto", data) == "hopper"
-    found = termination.hopper(torch.tensor(data.next_observations)).numpy()
-    assert data.terminals.sum() > 100 and (found == data.terminals).all()
+    ends = termination.hopper(torch.tensor(data.next_observations)).numpy()
+    assert data.terminals.sum() > 100 and (ends == data.terminals).all()
 
 
 def made(env_id=None, task=None, ends=False, dims=3):
@@ -92,6 +92,6 @@ def test_a_learned_end_is_a_calibrated_probability():
     )
     ilq = ILQ(limit=False, **(TINY | {"termination_steps": 150}))
     models = {name: tensor[0] for name, tensor in ilq.prepare(preparation(data)).models.items()}
-    found = ilq.terminal("learned", models, torch.tensor(data.next_observations))
-    assert found[after[:, 0] > 6].mean() == pytest.approx(0.8, abs=0.12)
-    assert found[after[:, 0] < 3].mean() < 0.05
+    probability = ilq.terminal("learned", models, torch.tensor(data.next_observations))
+    assert probability[after[:, 0] > 6].mean() == pytest.approx(0.8, abs=0.12)
+    assert probability[after[:, 0] < 3].mean() < 0.05

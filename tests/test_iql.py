@@ -91,9 +91,9 @@ def test_seeds_together_and_traced_are_seeds_alone(variant):
 
 @each_variant
 def test_the_meta_gradient_agrees_with_autograd(variant):
-    found, expected = meta_gradients(VARIANTS[variant], rounds=3)
+    closed_form, expected = meta_gradients(VARIANTS[variant], rounds=3)
     assert all((derivative != 0).all() for derivative in expected)
-    assert deviation(found, expected) < 1e-10
+    assert deviation(closed_form, expected) < 1e-10
 
 
 def test_the_meta_gradient_is_finite_where_weights_overflow():
@@ -124,8 +124,8 @@ def test_the_terms_are_those_of_the_mean_action():
                 constraint = (action - v.a).square().sum(1)
             return torch.stack([*terms, q, -q / q.abs().mean(), constraint])
 
-        (found,) = seen(learner, what=shown, steps=3, dtype=torch.float64)
-        torch.testing.assert_close(found[:3], found[3:], rtol=1e-12, atol=1e-12)
+        (terms,) = seen(learner, what=shown, steps=3, dtype=torch.float64)
+        torch.testing.assert_close(terms[:3], terms[3:], rtol=1e-12, atol=1e-12)
 
 
 # -- options ----------------------------------------------------------------------------------------------------------
@@ -203,8 +203,8 @@ def test_presets_are_the_published_settings():
     assert set(IQL.presets) == set(PRESETS)
     for family, expected in PRESETS.items():
         iql = IQL.preset(family)
-        found = (iql.beta, iql.expectile, iql.policy, iql.dropout, iql.reward_scale, iql.reward_shift, iql.polyak)
-        assert found == expected, family
+        settings = (iql.beta, iql.expectile, iql.policy, iql.dropout, iql.reward_scale, iql.reward_shift, iql.polyak)
+        assert settings == expected, family
         assert (iql.extraction, iql.critic, iql.schedule) == ("awr", "plain", "cosine")
         assert iql.normalize_observations == (family != "anq-antmaze-large")
         assert (iql.hidden, iql.batch_size, iql.discount) == (256, 256, 0.99)

@@ -80,8 +80,8 @@ def test_the_penalty_is_absent_at_the_ends_of_episodes():
         terminals=np.zeros(len(data), bool),
         timeouts=np.ones(len(data), bool),
     )
-    for each, changes in ((short, False), (data, True)):
-        one, two = (learned(trained(replace(SMALL, beta2=beta2), data=each)) for beta2 in (0.0, 5.0))
+    for rows, changes in ((short, False), (data, True)):
+        one, two = (learned(trained(replace(SMALL, beta2=beta2), data=rows)) for beta2 in (0.0, 5.0))
         assert bool(different(one, two)) == changes
 
 
@@ -94,8 +94,8 @@ def test_the_penalty_is_for_states_of_the_data_alone():
         distance = (action - v.batch["next_action"]).square().sum(-1)
         return torch.stack([penalty, learner.beta2 * distance, v.batch["next_action_mask"]])
 
-    (found,) = seen(learner, what=shown, dtype=torch.float64)
-    penalty, expected, mask = found
+    (terms,) = seen(learner, what=shown, dtype=torch.float64)
+    penalty, expected, mask = terms
     assert set(mask.tolist()) == {0.0, 1.0}, "the batch has rows of both kinds"
     assert (penalty[mask == 0] == 0).all() and (penalty[mask == 1] > 0).all()
     torch.testing.assert_close(penalty, mask * expected, rtol=1e-12, atol=1e-14)
@@ -109,9 +109,9 @@ def test_seeds_together_and_traced_are_seeds_alone():
 
 
 def test_the_meta_gradient_agrees_with_autograd():
-    found, expected = meta_gradients(SMALL, rounds=3)
+    closed_form, expected = meta_gradients(SMALL, rounds=3)
     assert all((derivative != 0).all() for derivative in expected)
-    assert deviation(found, expected) < 1e-10
+    assert deviation(closed_form, expected) < 1e-10
 
 
 def test_the_trade_off_weighs_the_actors_penalty():

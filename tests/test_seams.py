@@ -104,10 +104,10 @@ def test_query_actions_reach_whoever_asks():
         def query_action(self, v):
             return [torch.full_like(v.a, self.at)]
 
-    found = seen(
+    queried = seen(
         LEARNERS["CQL"], Query(at=0.25), Query(name="other", at=0.5), what=lambda v: torch.stack(v.query_action())
     )
-    assert found[0, :, 0, 0].tolist() == [0.25, 0.5]
+    assert queried[0, :, 0, 0].tolist() == [0.25, 0.5]
 
 
 # -- absent -----------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_the_order_of_products_does_not_matter(learner):
 @each_learner
 def test_the_order_of_added_rows_does_not_matter(learner):
     rows = [Probe(name=f"rows_{i}", seam="critic_rows", by=by) for i, by in enumerate((0.2, 0.5, 0.9))]
-    one, two = (trained(learner, *each, dtype=torch.float64) for each in (rows, rows[::-1]))
+    one, two = (trained(learner, *order, dtype=torch.float64) for order in (rows, rows[::-1]))
     assert largest_difference(learned(one), learned(two)) < 1e-12
 
 

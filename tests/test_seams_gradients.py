@@ -30,8 +30,8 @@ class Nosy(Adapter):
 
     def entering(self, v) -> Tensor:
         """A number that all parameters enter."""
-        found = 1 + 0.1 * torch.tanh(sum(tensor.mean() for group in v.p.values() for tensor in group.values()))
-        return found.detach() if self.cut else found
+        number = 1 + 0.1 * torch.tanh(sum(tensor.mean() for group in v.p.values() for tensor in group.values()))
+        return number.detach() if self.cut else number
 
     def bootstrap(self, v, observation, site, batch, default):
         return self.entering(v) * default()
@@ -99,7 +99,7 @@ def test_the_constraint_reaches_the_policy_by_its_action_alone(name):
             return super().constraint(v, action.detach(), default)
 
     learner, settings = LEARNERS[name], {"seam": "constraint", "by": 5.0}
-    plain, probed, blind = (trained(learner, each(**settings), steps=1) for each in (Plain, Probe, Blind))
+    plain, probed, blind = (trained(learner, kind(**settings), steps=1) for kind in (Plain, Probe, Blind))
     assert not different(learned(plain), learned(blind))
     assert groups(different(learned(plain), learned(probed))) == {learner.facts().constrained}
 

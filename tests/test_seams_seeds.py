@@ -84,7 +84,7 @@ def test_traced_is_eager(learner):
     seeds: tuple[int, ...] = (0, 1)
     if learner is LEARNERS["TD3BC"]:
         adapters, seeds = (*adapters, Reader()), (0,)
-    eager, traced = (trained(learner, *adapters, seeds=seeds, steps=9, traced=each) for each in (False, True))
+    eager, traced = (trained(learner, *adapters, seeds=seeds, steps=9, traced=is_traced) for is_traced in (False, True))
     assert len(traced.traced) >= 4 and all(traced.traced.values()), "stages, with and without meta step, and its two"
     assert not any(eager.traced.values())
     assert not different(learned(eager), learned(traced))

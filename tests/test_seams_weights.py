@@ -63,11 +63,11 @@ def test_mean_normalisation_leaves_rows_of_weight_0_out():
 
 
 def test_a_mean_weight_of_one_is_left_where_it_is():
-    found = seen(
+    weight = seen(
         LEARNERS["TD3BC"], ASPC(), Probe(seam="constraint_weight", by=0.5), what=lambda v: v.constraint_weight()
     )
-    assert float(found.mean()) == pytest.approx(1, rel=1e-6)
-    assert float(found.max() / found.min()) == pytest.approx(1.5, rel=1e-6)
+    assert float(weight.mean()) == pytest.approx(1, rel=1e-6)
+    assert float(weight.max() / weight.min()) == pytest.approx(1.5, rel=1e-6)
 
 
 def test_tempered_exponents():
@@ -75,5 +75,5 @@ def test_tempered_exponents():
     for by, divisor in ((0.0, 1), (1.0, 2), (-1.0, 1e-3)):
         for per_row in (True, False):
             weighted = Weighted(by=1 + by, per_row=per_row)
-            found = seen(LEARNERS["IQL"], weighted, what=lambda v, d=divisor: v.tempered(v.r) - v.r / d)
-            assert found.abs().max() < 1e-3 / divisor * 1e-3
+            difference = seen(LEARNERS["IQL"], weighted, what=lambda v, d=divisor: v.tempered(v.r) - v.r / d)
+            assert difference.abs().max() < 1e-3 / divisor * 1e-3

@@ -69,7 +69,7 @@ def preparation(data: Dataset, seeds=(0, 1)) -> Preparation:
 
 def test_the_model_is_trained_as_in_a_plain_loop():
     spot, one = SPOT(hidden=16, steps=25, batch_size=32, beta=0.3, learning_rate=3e-3), preparation(random_data())
-    found = spot.prepare(one).models
+    models = spot.prepare(one).models
     for position, seed in enumerate(one.seeds):
         model = plain_vae(init_action_vae(3, 2, 4, 16, generator(seed, "spot.behavior")))
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -78,7 +78,7 @@ def test_the_model_is_trained_as_in_a_plain_loop():
             s, a = one.table["observation"][index], one.table["action"][index]
             u, divergence = model(s, a, draw("normal", "spot.behavior/latent", (32, 4), seed, step, torch.float32))
             update(optimizer, mse_loss(u, a) + 0.3 * divergence.mean())
-        expected = plain_vae({name: tensor[position] for name, tensor in found.items()})
+        expected = plain_vae({name: tensor[position] for name, tensor in models.items()})
         for ours, theirs in zip(expected.parameters(), model.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
@@ -184,9 +184,9 @@ def test_equals_a_plain_loop():
 @pytest.mark.parametrize("samples", [1, 4])
 @pytest.mark.parametrize("learner", [TD3BC(policy_every=1, **SMALL), TinyFQL()], ids=["TD3BC", "FQL"])
 def test_aspcs_gradient_passes_through_the_density(learner, samples):
-    found, expected = meta_gradients(learner, SPOT(samples=samples, **TINY), rounds=3, horizon=10)
-    assert torch.stack(found).isfinite().all() and torch.stack(found).abs().min() > 0
-    assert deviation(found, expected) < 1e-10
+    closed_form, expected = meta_gradients(learner, SPOT(samples=samples, **TINY), rounds=3, horizon=10)
+    assert torch.stack(closed_form).isfinite().all() and torch.stack(closed_form).abs().min() > 0
+    assert deviation(closed_form, expected) < 1e-10
 
 
 def constraint(learner, spot: SPOT) -> Tensor:
@@ -217,11 +217,11 @@ def test_the_strength_is_the_published_one_at_the_learners_own_trade_off():
 def test_a_larger_trade_off_from_elsewhere_loosens_it():
     """Four times the learner's own is a quarter of the weight: Adam's step sees no scale, but for its epsilon."""
     spot, options = SPOT(weight=0.8, **TINY), {"dtype": torch.float64, "steps": 6}
-    found = trained(TD3BC(**SMALL), spot, FixedTradeoff(value=10.0), **options)
+    loosened = trained(TD3BC(**SMALL), spot, FixedTradeoff(value=10.0), **options)
     expected = trained(TD3BC(**SMALL), replace(spot, weight=0.2), **options)
     tight = trained(TD3BC(**SMALL), spot, **options)
-    assert largest_difference(learned(found), learned(expected)) < 1e-6
-    assert largest_difference(learned(found), learned(tight)) > 1e-4
+    assert largest_difference(learned(loosened), learned(expected)) < 1e-6
+    assert largest_difference(learned(loosened), learned(tight)) > 1e-4
 
 
 def test_seeds_together_and_traced_are_seeds_alone_and_untraced():

@@ -61,7 +61,9 @@ def test_equals_a_plain_loop_on_cql(loosen_bound, steps):
 @each_learner
 def test_frozen_is_the_learner_bit_for_bit(learner, settings, dtype):
     options: dict[str, Any] = {"seeds": (0, 1), "dtype": dtype}
-    bare, frozen = (trained(learner, *each, **options) for each in ((), (SSAR(frozen=True, hidden=8, **settings),)))
+    bare, frozen = (
+        trained(learner, *adapters, **options) for adapters in ((), (SSAR(frozen=True, hidden=8, **settings),))
+    )
     plain, beside = learned(bare), learned(frozen)
     assert not different(plain, {name: beside[name] for name in plain})
 
@@ -69,7 +71,7 @@ def test_frozen_is_the_learner_bit_for_bit(learner, settings, dtype):
 def test_frozen_is_still_selective():
     """Alone, the trust flags leave out rows."""
     frozen = SSAR(frozen=True, hidden=8)
-    one, two = (trained(LEARNERS["TD3BC"], *each) for each in ((), (frozen,)))
+    one, two = (trained(LEARNERS["TD3BC"], *adapters) for adapters in ((), (frozen,)))
     assert not torch.equal(one.params["actor"]["weight0"], two.params["actor"]["weight0"])
 
 
@@ -117,21 +119,21 @@ def test_the_meta_gradient_agrees_with_automatic_differentiation(learner):
     adapters = [
         (ASPC(interval=1, meta_step=backend), SSAR(hidden=8, rate=1e-2)) for backend in ("closed_form", "autograd")
     ]
-    one, two = (build(learner, *each, **options) for each in adapters)
+    one, two = (build(learner, *pair, **options) for pair in adapters)
     one.run(1), one.metrics.flush()
     two.load({name: tensor.clone() for name, tensor in one.state().items()}, one.step)
-    found = []
+    gradients = []
     for engine in (one, two):
         engine.metrics.flush()
         engine.run(1)
-        found.append(torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64))
-    torch.testing.assert_close(*found, rtol=1e-9, atol=0)
+        gradients.append(torch.tensor(engine.metrics.flush()["aspc/gradient"], dtype=torch.float64))
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=0)
     assert largest_difference(learned(one), learned(two)) < 1e-9
 
 
 def test_products_commute_with_other_adapters():
     ssar, scale = SSAR(hidden=8, rate=1e-2), FixedTradeoff(value=4.0)
-    one, two = (trained(LEARNERS["TD3BC"], *each) for each in ((ssar, scale), (scale, ssar)))
+    one, two = (trained(LEARNERS["TD3BC"], *order) for order in ((ssar, scale), (scale, ssar)))
     assert not different(learned(one), learned(two))
 
 

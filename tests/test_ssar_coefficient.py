@@ -30,9 +30,9 @@ def weights(ssar: SSAR, output: Tensor) -> Tensor:
 @pytest.mark.parametrize("cap", [1.1, 1.5, 1.7, 2.0, 3.3])
 def test_the_coefficient_is_a_sigmoid_that_is_one_at_zero(cap):
     output = torch.linspace(-12, 12, 97, dtype=torch.float64)
-    found = weights(SSAR(cap=cap), output)
-    torch.testing.assert_close(found, cap * torch.sigmoid(output - math.log(cap - 1)), rtol=1e-12, atol=0)
-    assert ((found > 0) & (found < cap)).all()
+    weight = weights(SSAR(cap=cap), output)
+    torch.testing.assert_close(weight, cap * torch.sigmoid(output - math.log(cap - 1)), rtol=1e-12, atol=0)
+    assert ((weight > 0) & (weight < cap)).all()
     for dtype in (torch.float32, torch.float64):
         assert (weights(SSAR(cap=cap), torch.zeros(100, dtype=dtype)) == 1).all()
 
@@ -52,10 +52,10 @@ def test_the_coefficient_starts_near_the_learners_own():
     assert [tuple(p[f"weight{i}"].shape) for i in range(4)] == [(17, 512), (512, 512), (512, 512), (512, 1)]
     assert all((p[f"bias{i}"] == 0).all() for i in range(4))
     assert float(p["weight1"].abs().max()) == pytest.approx(math.sqrt(6 / 1024), rel=1e-3)
-    found = ssar.weight(p, torch.randn(2000, 17, generator=torch.Generator().manual_seed(1)))
-    assert abs(float(found.mean()) - 1) < 0.1
-    assert 0 < float(found.min()) < float(found.max()) < 1.5
-    assert 0.005 < float(found.std()) < 0.1
+    weight = ssar.weight(p, torch.randn(2000, 17, generator=torch.Generator().manual_seed(1)))
+    assert abs(float(weight.mean()) - 1) < 0.1
+    assert 0 < float(weight.min()) < float(weight.max()) < 1.5
+    assert 0.005 < float(weight.std()) < 0.1
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_untrusted_rows_leave_an_imitation_by_advantage():
     def look(v) -> dict[str, Tensor]:
         return {"rows": v.sample_weight(), "trusted": v.batch["ssar.trusted"], "constraint": v.constraint_weight()}
 
-    found = engine.ask("look", look)
-    assert torch.equal(found["rows"], found["trusted"]) and 0 < found["rows"].mean() < 1
-    assert (found["constraint"] > 0.5).all()
+    shown = engine.ask("look", look)
+    assert torch.equal(shown["rows"], shown["trusted"]) and 0 < shown["rows"].mean() < 1
+    assert (shown["constraint"] > 0.5).all()
 
 
 @each_learner
@@ -115,8 +115,8 @@ def test_without_trusted_rows_nothing_is_learned_or_constrained(learner):
     start, engine, unbound = build(learner, ssar), trained(learner, ssar), trained(learner, Unbound())
     assert not different(engine.params["ssar.beta"], start.params["ssar.beta"])
     assert float(engine.buffers["ssar"]["n"]) == 1
-    found, expected = learned(engine), learned(unbound)
-    assert largest_difference({name: found[name] for name in expected}, expected) < 1e-6
+    selective, expected = learned(engine), learned(unbound)
+    assert largest_difference({name: selective[name] for name in expected}, expected) < 1e-6
     assert float(engine.diagnose()["ssar/trusted_margin"]) == 0
 
 
@@ -132,12 +132,12 @@ def test_the_loss_divides_by_all_rows():
             beta = 1.5 * 0.4 * torch.sigmoid(perceptron_of(p, v.s) + math.log(2))
             squared = (v.services.distribution(v.p["actor"], v.s).action - v.a).square().clamp(max=1).mean(1)
             expected = ((0.01 - squared) * beta * v.batch["ssar.trusted"]).sum() / len(v.r)
-            found = ssar.loss(p, v)
-            gradients = [torch.autograd.grad(each, p["weight0"])[0] for each in (found, expected)]
-        return {"found": found, "expected": expected, "gradients": torch.stack(gradients)}
+            loss = ssar.loss(p, v)
+            gradients = [torch.autograd.grad(value, p["weight0"])[0] for value in (loss, expected)]
+        return {"loss": loss, "expected": expected, "gradients": torch.stack(gradients)}
 
     seen = engine.ask("ssar", look)
-    torch.testing.assert_close(seen["found"], seen["expected"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(seen["loss"], seen["expected"], rtol=1e-12, atol=0)
     torch.testing.assert_close(*seen["gradients"][0], rtol=1e-9, atol=1e-15)
     assert 0 < float(engine.diagnose()["ssar/trusted_in_batch"]) < 1
 
@@ -152,7 +152,7 @@ def rate_of(learner, ssar: SSAR, horizon: int) -> float:
     stage = next(s for s in Stack(learner, (ssar,)).resolve().stages if any("beta" in u.group for u in s.updates))
     update = stage.updates[-1]
     assert update.clip == 0.5
-    assert learner.facts().constrained in [each.group for each in stage.updates]
+    assert learner.facts().constrained in [update.group for update in stage.updates]
     return update.learning_rate(1, horizon) if callable(update.learning_rate) else update.learning_rate
 
 

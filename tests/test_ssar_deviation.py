@@ -38,19 +38,19 @@ def test_fixed_sigma(n):
     """The margin (n / 10)^2 less the mean squared distance, with the bound of 1 on each dimension's square."""
     pi = torch.tensor([[0.3, -0.4], [0.0, 0.0], [0.9, 0.0]], dtype=torch.float64)
     data = pi + torch.tensor([[0.0, 0.0], [0.2, 0.2], [-1.8, 0.1]], dtype=torch.float64)
-    found = margin("fixed_sigma", Point(pi), data, n)
+    w = margin("fixed_sigma", Point(pi), data, n)
     expected = [n**2 * 0.01, n**2 * 0.01 - 0.04, n**2 * 0.01 - (1 + 0.01) / 2]
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(w, torch.tensor(expected, dtype=torch.float64))
     if n == 1:
-        assert float(found[1]) == pytest.approx(-0.03)
+        assert float(w[1]) == pytest.approx(-0.03)
 
 
 def test_fixed_sigma_around_the_mean_of_gaussians():
     mean, data = torch.tensor([[0.5]]), torch.tensor([[0.2]])
     policy = Gaussian(mean, torch.ones(1, 1), Normal(mean, 1.0).log_prob)
     for distribution, center in (("gaussian", 0.5), ("tanh-gaussian", math.tanh(0.5))):
-        found = margin("fixed_sigma", policy, data, 1.0, distribution)
-        assert float(found) == pytest.approx(0.01 - (center - 0.2) ** 2)
+        w = margin("fixed_sigma", policy, data, 1.0, distribution)
+        assert float(w) == pytest.approx(0.01 - (center - 0.2) ** 2)
 
 
 def some_normals() -> tuple[Normal, Tensor]:
@@ -66,9 +66,9 @@ def some_normals() -> tuple[Normal, Tensor]:
 def test_density_of_a_squashed_policy(n):
     normal, data = some_normals()
     policy = TanhGaussian(normal.mean, normal.stddev.log())
-    found = margin("density", Gaussian(policy.mean, policy.std, policy.log_density), data, n, "tanh-gaussian")
-    torch.testing.assert_close(found, squashed_margin(normal, data, n), rtol=1e-6, atol=1e-9)
-    assert (found > 0).any() and (found < 0).any()
+    w = margin("density", Gaussian(policy.mean, policy.std, policy.log_density), data, n, "tanh-gaussian")
+    torch.testing.assert_close(w, squashed_margin(normal, data, n), rtol=1e-6, atol=1e-9)
+    assert (w > 0).any() and (w < 0).any()
 
 
 @pytest.mark.parametrize("n", [1.0, 3.0])
@@ -87,10 +87,10 @@ def test_density_before_the_tanh():
     policy = TanhGaussian(mean, torch.full_like(mean, math.log(0.5)))
     gaussian = Gaussian(mean, policy.std, policy.log_density)
     at_mean, farther = torch.tanh(mean), torch.tanh(mean + torch.tensor([[0.75, 0.0]]))
-    found = [margin("pre_tanh", gaussian, a, 1.0, "tanh-gaussian") for a in (at_mean, farther)]
-    assert [float(each) for each in found] == pytest.approx([0.5, (0.5 + (1 - 1.5**2) / 2) / 2])
-    found = [margin("density", gaussian, a, 1.0, "tanh-gaussian") for a in (at_mean, farther)]
-    assert float(found[1]) > float(found[0])
+    before = [margin("pre_tanh", gaussian, a, 1.0, "tanh-gaussian") for a in (at_mean, farther)]
+    assert [float(w) for w in before] == pytest.approx([0.5, (0.5 + (1 - 1.5**2) / 2) / 2])
+    after = [margin("density", gaussian, a, 1.0, "tanh-gaussian") for a in (at_mean, farther)]
+    assert float(after[1]) > float(after[0])
 
 
 def test_surrogate_is_the_nearest_of_the_draws():
@@ -101,9 +101,9 @@ def test_surrogate_is_the_nearest_of_the_draws():
         asked.append((len(s), site))
         return draws
 
-    found = margin("surrogate", None, torch.tensor([[0.5], [-0.2]]), 3.0, "generative", sample=sample)
+    w = margin("surrogate", None, torch.tensor([[0.5], [-0.2]]), 3.0, "generative", sample=sample)
     # Draws of state 0 stand at 0, 2, 4, 6; of state 1 at 1, 3, 5, 7.
-    torch.testing.assert_close(found, torch.tensor([0.09 - 0.05**2, 0.09 - 0.1**2]))
+    torch.testing.assert_close(w, torch.tensor([0.09 - 0.05**2, 0.09 - 0.1**2]))
     assert asked == [(8, "ssar/draws")]
 
 
@@ -155,18 +155,18 @@ def test_the_coefficient_falls_where_the_policy_covers_the_data_and_rises_elsewh
 
 def path_of_n(ssar: SSAR, steps: int, horizon: int) -> list[float]:
     engine = build(LEARNERS["TD3BC"], ssar, horizon=horizon)
-    found = []
+    path = []
     for _ in range(steps):
         engine.run(1)
-        found.append(float(engine.buffers["ssar"]["n"]))
-    return found
+        path.append(float(engine.buffers["ssar"]["n"]))
+    return path
 
 
 def test_n_grows_in_ten_steps():
     """The published growth, on a run of 60 steps: every 3 of them."""
-    found = path_of_n(Fixed(select="all", w=-1.0, hidden=8), 40, horizon=60)
+    path = path_of_n(Fixed(select="all", w=-1.0, hidden=8), 40, horizon=60)
     expected = [min(3.0, 1 + 0.2 * (step // 3)) for step in range(1, 41)]
-    assert found == pytest.approx(expected)
+    assert path == pytest.approx(expected)
     assert path_of_n(Fixed(select="all", w=-1.0, hidden=8, n_start=5.0, n_end=5.0), 6, 60) == [5.0] * 6
 
 
@@ -199,13 +199,13 @@ class Scripted(SSAR):
 
 
 def test_n_is_frozen_for_ever_once_the_trusted_rows_are_inside():
-    found = path_of_n(Scripted(select="all", inside_at=(4,), hidden=8, growth_every=1), 8, 100)
-    assert found == pytest.approx([1.2, 1.4, 1.6, 1.6, 1.6, 1.6, 1.6, 1.6])
-    found = path_of_n(Scripted(select="all", inside_at=(3,), hidden=8, growth_every=2), 8, 100)
-    assert found == pytest.approx([1.0, 1.2, 1.2, 1.4, 1.4, 1.6, 1.6, 1.8]), "only when n is due"
+    path = path_of_n(Scripted(select="all", inside_at=(4,), hidden=8, growth_every=1), 8, 100)
+    assert path == pytest.approx([1.2, 1.4, 1.6, 1.6, 1.6, 1.6, 1.6, 1.6])
+    path = path_of_n(Scripted(select="all", inside_at=(3,), hidden=8, growth_every=2), 8, 100)
+    assert path == pytest.approx([1.0, 1.2, 1.2, 1.4, 1.4, 1.6, 1.6, 1.8]), "only when n is due"
 
 
 def test_a_minibatch_without_trusted_rows_changes_nothing():
     ssar = Scripted(select="all", trusted_from=4, inside_at=(2, 6), hidden=8, growth_every=1)
-    found = path_of_n(ssar, 7, 100)
-    assert found == pytest.approx([1.0, 1.0, 1.0, 1.2, 1.4, 1.4, 1.4])
+    path = path_of_n(ssar, 7, 100)
+    assert path == pytest.approx([1.0, 1.0, 1.0, 1.2, 1.4, 1.4, 1.4])

@@ -38,20 +38,20 @@ def online(learner, ssar: SSAR, *others: Adapter, start: int = 40, horizon: int 
 
 
 def scales(ssar: SSAR, steps: int, **options) -> list[float]:
-    engine, found = online(LEARNERS["TD3BC"], ssar, **options), []
+    engine, by_seed = online(LEARNERS["TD3BC"], ssar, **options), []
     for _ in range(steps):
         engine.run(1)
-        found.append(engine.ask("ssar", lambda v: {"scale": v.constraint_scale()})["scale"].tolist())
-    assert all(one == two for one, two in found)
-    return [one for one, _ in found]
+        by_seed.append(engine.ask("ssar", lambda v: {"scale": v.constraint_scale()})["scale"].tolist())
+    assert all(one == two for one, two in by_seed)
+    return [one for one, _ in by_seed]
 
 
 def test_the_constraint_is_annealed_online_and_never_below_zero():
     linear = [max(0.0, 1 - k / 5) for k in range(1, 9)]
     assert scales(SSAR(hidden=8, annealing_steps=5), 8) == pytest.approx(linear, abs=1e-6)
     cosine = [math.cos(min(k / 5, 1) * math.pi / 2) for k in range(1, 9)]
-    found = scales(SSAR(hidden=8, annealing_steps=5, annealing="cosine"), 8)
-    assert found == pytest.approx(cosine, abs=1e-6) and min(found) == 0
+    curve = scales(SSAR(hidden=8, annealing_steps=5, annealing="cosine"), 8)
+    assert curve == pytest.approx(cosine, abs=1e-6) and min(curve) == 0
     planned = [1 - k / (1.6 * 60) for k in range(1, 4)]
     assert scales(SSAR(hidden=8, annealing_steps=None), 3) == pytest.approx(planned)
     assert scales(SSAR(hidden=8), 1) == pytest.approx([1 - 1 / 400_000])

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 def episodes(*rewards: list[float]) -> Dataset:
     """One episode per list; every second one is cut off by time."""
     flat = np.concatenate(rewards)
-    ends = np.cumsum([len(each) for each in rewards]) - 1
+    ends = np.cumsum([len(episode) for episode in rewards]) - 1
     terminals, timeouts = np.zeros(len(flat), bool), np.zeros(len(flat), bool)
     terminals[ends[::2]], timeouts[ends[1::2]] = True, True
     draw = np.random.default_rng(0)
@@ -49,10 +49,10 @@ def test_trusted_by_return():
         (3.9, [1, 1, 1, 0, 0, 1, 1, 1, 1]),
         (6, [0, 0, 0, 0, 0, 0, 1, 1, 1]),
     ):
-        found = prepared(SSAR(return_threshold=float(threshold)), data, (0, 1), reward_scale=100.0)
-        assert found.columns["trusted"].tolist() == expected
-        assert found.online == {"trusted": 1.0}
-        torch.testing.assert_close(found.models["trusted_share"], torch.full((2,), sum(expected) / 9))
+        selection = prepared(SSAR(return_threshold=float(threshold)), data, (0, 1), reward_scale=100.0)
+        assert selection.columns["trusted"].tolist() == expected
+        assert selection.online == {"trusted": 1.0}
+        torch.testing.assert_close(selection.models["trusted_share"], torch.full((2,), sum(expected) / 9))
 
 
 def test_trusted_by_rank():
@@ -69,8 +69,8 @@ def test_trusted_by_rank():
 
 def test_trusted_by_success():
     data = episodes([0, 0, 1], [0, 1, 0], [1], [0, 0])
-    found = prepared(SSAR(select="success"), data, reward_shift=-1.0)
-    assert found.columns["trusted"].tolist() == [1, 1, 1, 0, 0, 0, 1, 0, 0]
+    selection = prepared(SSAR(select="success"), data, reward_shift=-1.0)
+    assert selection.columns["trusted"].tolist() == [1, 1, 1, 0, 0, 0, 1, 0, 0]
 
 
 def test_one_episode_is_trusted_whole():
@@ -108,10 +108,10 @@ def test_a_tiny_trusted_share_is_warned_of():
 def test_the_flag_reaches_the_minibatch_and_the_log():
     data = episodes(*([[float(i % 5 == 0)] * 4 for i in range(20)]))
     engine = trained(TD3BC(hidden=8, batch_size=256), SSAR(return_threshold=0.0, hidden=8), data=data, seeds=(0, 1))
-    found = engine.diagnose()
-    torch.testing.assert_close(found["ssar/trusted_share"], torch.tensor([0.2, 0.2]))
-    assert ((found["ssar/trusted_in_batch"] > 0.1) & (found["ssar/trusted_in_batch"] < 0.3)).all()
-    assert not torch.equal(*found["ssar/trusted_in_batch"])
+    diagnosed = engine.diagnose()
+    torch.testing.assert_close(diagnosed["ssar/trusted_share"], torch.tensor([0.2, 0.2]))
+    assert ((diagnosed["ssar/trusted_in_batch"] > 0.1) & (diagnosed["ssar/trusted_in_batch"] < 0.3)).all()
+    assert not torch.equal(*diagnosed["ssar/trusted_in_batch"])
 
 
 def bandit(rows: int = 300) -> Dataset:
@@ -129,12 +129,12 @@ def bandit(rows: int = 300) -> Dataset:
 
 def test_trusted_by_advantage_is_the_better_half_of_a_bandit(own_cache):
     data, ssar = bandit(), SSAR(select="advantage", selection_steps=80)
-    found = prepared(ssar, data, (3, 5))
-    flags = found.seed_columns["trusted"]
-    assert flags.shape == (2, len(data)) and found.columns == {}
+    selection = prepared(ssar, data, (3, 5))
+    flags = selection.seed_columns["trusted"]
+    assert flags.shape == (2, len(data)) and selection.columns == {}
     agreement = (flags == torch.tensor(data.rewards)).float().mean(1)
     assert (agreement > 0.8).all() and not torch.equal(*flags)
-    torch.testing.assert_close(found.models["trusted_share"], flags.mean(1))
+    torch.testing.assert_close(selection.models["trusted_share"], flags.mean(1))
     # Kept: a second run reads, seeds alone or in another order.
     files = {file: file.stat().st_mtime_ns for file in own_cache.glob("*.npz")}
     again = prepared(ssar, data, (5, 3)).seed_columns["trusted"]
@@ -145,7 +145,7 @@ def test_trusted_by_advantage_is_the_better_half_of_a_bandit(own_cache):
 def test_the_selecting_critics_are_those_of_implicit_q_learning():
     """A plain loop of 30 minibatches decides the same on every row."""
     data, steps, seed = random_data(), 30, 4
-    found = prepared(SSAR(select="advantage", selection_steps=steps, selection_expectile=0.6), data, (seed,))
+    selection = prepared(SSAR(select="advantage", selection_steps=steps, selection_expectile=0.6), data, (seed,))
     from adaptive_constraints.adapters.trust import Advantage
     from adaptive_constraints.core.preparation import generator
 
@@ -153,8 +153,8 @@ def test_the_selecting_critics_are_those_of_implicit_q_learning():
     value, critics = Scalar(3, 256, 256, 1), [Scalar(5, 256, 256, 1) for _ in range(2)]
     targets = [Scalar(5, 256, 256, 1) for _ in range(2)]
     take(value, start["value"])
-    for j, each in itertools.product(range(2), (critics, targets)):
-        take(each[j], {name: tensor[j] for name, tensor in start["critic"].items()})
+    for j, networks in itertools.product(range(2), (critics, targets)):
+        take(networks[j], {name: tensor[j] for name, tensor in start["critic"].items()})
     optimizers = [adam(value), adam(*critics)]
     table = Preprocessor.fit(data).table(data)
     for step in range(1, steps + 1):
@@ -173,7 +173,7 @@ def test_the_selecting_critics_are_those_of_implicit_q_learning():
         advantage = torch.min(*(critic(s, a) for critic in critics)) - value(s)
     clear = advantage.abs() > 1e-4
     assert clear.float().mean() > 0.95
-    assert torch.equal(found.seed_columns["trusted"][0][clear], (advantage >= 0).float()[clear])
+    assert torch.equal(selection.seed_columns["trusted"][0][clear], (advantage >= 0).float()[clear])
     assert 0.02 < float((advantage >= 0).float().mean()) < 0.98
 
 

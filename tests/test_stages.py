@@ -125,8 +125,8 @@ def test_the_outer_step_sees_other_groups_as_they_were():
             return {}
 
         def meta_loss(self, v, k, before, after):
-            found = super().meta_loss(v, k, before, after)
-            return MetaLoss(found.loss, {**found.buffers, "w": v.p[self.group("with")]["w"]})
+            outer = super().meta_loss(v, k, before, after)
+            return MetaLoss(outer.loss, {**outer.buffers, "w": v.p[self.group("with")]["w"]})
 
     engine = build(LEARNERS["TD3BC"], Noting(interval=1))
     engine.run(2)
@@ -156,8 +156,8 @@ def test_prepared_columns_and_models_are_found_per_seed():
         columns = *columns, v.batch["foresight.common"] - v.r
         return torch.stack([*(column.mean() for column in columns), v.frozen["foresight"]["seed"]])
 
-    found = seen(LEARNERS["TD3BC"], Foresight(), what=what, seeds=(0, 3, 8))
-    torch.testing.assert_close(found, torch.tensor([[s, 0.0, s, 0.0, s] for s in (0.0, 3.0, 8.0)]))
+    shown = seen(LEARNERS["TD3BC"], Foresight(), what=what, seeds=(0, 3, 8))
+    torch.testing.assert_close(shown, torch.tensor([[s, 0.0, s, 0.0, s] for s in (0.0, 3.0, 8.0)]))
 
 
 def test_buffers_advance_at_their_interval_and_per_seed():

@@ -46,11 +46,11 @@ def test_a_row_counts_where_the_first_critic_finds_it_better_than_the_value(lear
         },
     )
     expected = [
-        [1.0 if q > value else 0.0 for q, value in zip(*each, strict=True)]
-        for each in zip(shown["q"].tolist(), shown["value"].tolist(), strict=True)
+        [1.0 if q > value else 0.0 for q, value in zip(*pair, strict=True)]
+        for pair in zip(shown["q"].tolist(), shown["value"].tolist(), strict=True)
     ]
     assert shown["weight"].tolist() == expected
-    assert {0.0, 1.0} == {each for row in expected for each in row}
+    assert {0.0, 1.0} == {weight for row in expected for weight in row}
     assert engine.diagnose()["wpc/imitated"].tolist() == pytest.approx([sum(row) / len(row) for row in expected])
 
 
@@ -157,13 +157,13 @@ def test_seeds_together_are_seeds_alone(learner):
 
 
 def test_traced_is_eager():
-    one, two = (trained(LEARNERS["TD3BC"], WPC(), **TWO, traced=each) for each in (True, False))
+    one, two = (trained(LEARNERS["TD3BC"], WPC(), **TWO, traced=is_traced) for is_traced in (True, False))
     assert not different(learned(one), learned(two))
 
 
 @each_learner
 def test_beside_a_learned_trade_off(learner):
     """The meta-gradient through the weighted imitation agrees with autograd's."""
-    (found,), (expected,) = meta_gradients(learner, WPC(), rounds=1, horizon=10)
+    (closed_form,), (expected,) = meta_gradients(learner, WPC(), rounds=1, horizon=10)
     assert expected.abs().max() > 0
-    torch.testing.assert_close(found, expected, rtol=1e-8, atol=0)
+    torch.testing.assert_close(closed_form, expected, rtol=1e-8, atol=0)

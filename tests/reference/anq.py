@@ -42,10 +42,10 @@ class PlainANQ(Loop):
         """Rows whose refined action the bounds have cut."""
 
     def networks(self) -> dict[str, nn.Module | list[Scalar]]:
-        found: dict[str, nn.Module | list[Scalar]] = {"value": self.value, "anq.mu": self.mu, "actor": self.policy}
+        by_group: dict[str, nn.Module | list[Scalar]] = {"value": self.value, "anq.mu": self.mu, "actor": self.policy}
         if self.anq.target_mu:
-            found["anq.mu/target"] = self.mu_target
-        return found | {"critic": self.critics, "critic/target": self.critic_targets}
+            by_group["anq.mu/target"] = self.mu_target
+        return by_group | {"critic": self.critics, "critic/target": self.critic_targets}
 
     def scalars(self, engine: Engine) -> list[tuple[Tensor, Tensor]]:
         return [(self.log_std, engine.params["actor"]["log_std"][self.position])] if self.iql else []

@@ -100,8 +100,8 @@ def update_together(optimizers: Sequence[Optimizer], losses: Sequence[Tensor]) -
     gradients = [
         torch.autograd.grad(loss, own, retain_graph=True) for own, loss in zip(parameters, losses, strict=True)
     ]
-    for (optimizer, _), own, found in zip(pairs, parameters, gradients, strict=True):
-        for parameter, gradient in zip(own, found, strict=True):
+    for (optimizer, _), own, own_gradients in zip(pairs, parameters, gradients, strict=True):
+        for parameter, gradient in zip(own, own_gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
 
@@ -140,14 +140,14 @@ class Loop(ABC):
 
     def pairs(self, engine: Engine) -> list[tuple[Tensor, Tensor]]:
         """Our networks' tensors beside the engine's."""
-        found: list[tuple[Tensor, Tensor]] = []
+        pairs: list[tuple[Tensor, Tensor]] = []
         for name, networks in self.networks().items():
             group, _, target = name.partition("/")
             params = (engine.targets if target else engine.params)[group]
             several = enumerate(networks) if isinstance(networks, list) else [(None, networks)]
             for index, network in several:
-                found += zip(network.parameters(), give(one(params, self.position, index)), strict=True)
-        return found
+                pairs += zip(network.parameters(), give(one(params, self.position, index)), strict=True)
+        return pairs
 
     def scalars(self, engine: Engine) -> list[tuple[Tensor, Tensor]]:
         """Tensors that are compared too, and start where the method says."""

@@ -54,7 +54,9 @@ class PlainCQL(Loop):
             *(adam(critic, rate=learner.critic_learning_rate) for critic in self.critics),
             adam(more=[self.log_multiplier], rate=learner.critic_learning_rate),
         ]
-        self.schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, engine.horizon) for each in self.optimizers]
+        self.schedules = [
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, engine.horizon) for optimizer in self.optimizers
+        ]
         self.below = self.above = 0
         """Gaps that were clipped."""
 
@@ -100,7 +102,7 @@ class PlainCQL(Loop):
         if c.alpha > 0:
             both = [self.excess(gap) for gap in self.gaps(s, a, s2)]
             multiplier = self.log_multiplier.exp().detach().clamp(0, 1e6) if c.target_gap is not None else 1.0
-            losses = [loss + c.alpha * multiplier * each for loss, each in zip(losses, both, strict=True)]
+            losses = [loss + c.alpha * multiplier * gap for loss, gap in zip(losses, both, strict=True)]
             excess = both[0] + both[1]
         return [*losses, -0.5 * self.log_multiplier.exp() * c.alpha * excess.detach()]
 
@@ -111,11 +113,11 @@ class PlainCQL(Loop):
             anywhere = 2 * self.draw("uniform", "gap/uniform", *shape) - 1
             here, log_here = self.policy(s, self.draw("normal", "gap/policy", *shape))
             after, log_after = self.policy(s2, self.draw("normal", "gap/next", *shape))
-        found = []
+        gaps = []
         for q in self.critics:
             z = torch.cat([q(s, anywhere) - math.log(0.5**self.dims), q(s, after) - log_after, q(s, here) - log_here])
-            found.append(temperature * torch.logsumexp(z / temperature, 0) - q(s, a))
-        return found
+            gaps.append(temperature * torch.logsumexp(z / temperature, 0) - q(s, a))
+        return gaps
 
     def excess(self, gap: Tensor) -> Tensor:
         """The mean clipped gap, less its target."""

@@ -66,10 +66,10 @@ class PlainDiffusionQL(Loop):
         return trunks | {"critic": self.critics, "critic/target": self.critic_targets}
 
     def pairs(self, engine: Engine) -> list[tuple[Tensor, Tensor]]:
-        found = super().pairs(engine)
+        pairs = super().pairs(engine)
         for net, tree in ((self.actor, engine.params), (self.average, engine.targets)):
-            found += zip(net.time.parameters(), give(one(tree["actor"], self.position), "time_"), strict=True)
-        return found
+            pairs += zip(net.time.parameters(), give(one(tree["actor"], self.position), "time_"), strict=True)
+        return pairs
 
     def step(self) -> None:
         learner, size = self.settings, self.settings.batch_size

@@ -50,7 +50,9 @@ class PlainTargets:
         ended = ~((after[:, 0] > 0.7) & (after[:, 1].abs() < 0.2) & (after.abs() < 100).all(1))
         y_img = reward + 0.99 * (1 - ended.float()) * bootstrap(after, "ilq/next")
         candidates = self.behavior(s, step)
-        y_lmt = torch.min(*(torch.stack([q(s, each) for each in candidates]).max(0).values for q in critic_targets))
+        y_lmt = torch.min(
+            *(torch.stack([q(s, candidate) for candidate in candidates]).max(0).values for q in critic_targets)
+        )
         self.shares = float((y_lmt < y_img).float().mean()), float(ended.float().mean())
         return torch.min(y_img, y_lmt) + self.ilq.delta
 
@@ -83,7 +85,7 @@ class PlainTargets:
         starts = self.draw("normal", "behavior/start", step, self.ilq.samples, len(s), dims)
         noises = self.draw("normal", "behavior/chain", step, self.ilq.samples, steps - 1, len(s), dims)
         frequencies = torch.exp(-math.log(10000) * torch.arange(8) / 7)
-        found = []
+        actions = []
         for x, extra in zip(starts, noises, strict=True):
             for now in range(steps, 0, -1):
                 angle = (now - 1) * frequencies
@@ -94,8 +96,8 @@ class PlainTargets:
                 x = (1 - alpha) * before.sqrt() / (1 - bar) * x0 + (1 - before) * alpha.sqrt() / (1 - bar) * x
                 if now > 1:
                     x = x + ((1 - alpha) * (1 - before) / (1 - bar)).sqrt() * extra[steps - now]
-            found.append(x.clamp(-1, 1))
-        return found
+            actions.append(x.clamp(-1, 1))
+        return actions
 
 
 def targets_of(engine: Engine, seed: int) -> PlainTargets:

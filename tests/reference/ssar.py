@@ -107,11 +107,11 @@ def squashed_margin(normal: Normal, a: Tensor, n: float) -> Tensor:
     policy, center = TransformedDistribution(normal, TanhTransform()), torch.tanh(normal.mean)
 
     def log_density_at_edges(n: float) -> Tensor:
-        found = []
+        at_edges = []
         for sign in (-1, 1):
             edge = torch.tanh(normal.mean + sign * n * normal.stddev).clamp(-0.99999, 0.99999)
             edge = torch.max(torch.min(edge, center + 0.1 * n), center - 0.1 * n)
-            found.append(policy.log_prob(edge))
-        return torch.min(*found)
+            at_edges.append(policy.log_prob(edge))
+        return torch.min(*at_edges)
 
     return (torch.max(policy.log_prob(a), log_density_at_edges(10)) - log_density_at_edges(n)).mean(-1)
