@@ -207,8 +207,8 @@ def make_scripted(folder: Path) -> None:
 
 
 def read_scripted(folder: Path) -> Any:
-    found, _ = scripted.what_is_kept(folder / "kept.npz")
-    return whole(data() if found is None else found)  # which is what would be collected
+    kept, _ = scripted.what_is_kept(folder / "kept.npz")
+    return whole(data() if kept is None else kept)  # which is what would be collected
 
 
 # -- models trained before step 1 -------------------------------------------------------------------------------------
@@ -236,8 +236,8 @@ def model(folder: Path, minibatches: int) -> Any:
         return fit.params["model"]
 
     with cache(folder):
-        found = one.trained("test.model", {"width": 4}, train, steps=minibatches)
-    return repr([(name, t.tolist()) for name, t in found.items()])
+        tensors = one.trained("test.model", {"width": 4}, train, steps=minibatches)
+    return repr([(name, t.tolist()) for name, t in tensors.items()])
 
 
 @contextmanager

@@ -93,10 +93,10 @@ def _places(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def _deep(levels: int) -> Any:
-    found: Any = 1
+    nested: Any = 1
     for _ in range(levels):
-        found = [found]
-    return found
+        nested = [nested]
+    return nested
 
 
 def _near(draw: random.Random, value: Any) -> Any:
@@ -147,33 +147,33 @@ def in_arrays(
     draw: random.Random, arrays: Arrays, kinds: tuple[str, ...] = (*STRUCTURE, "values")
 ) -> tuple[str, Arrays]:
     """A copy of some named arrays with one of them changed."""
-    found = dict(arrays)
-    name, kind = draw.choice(sorted(found)), draw.choice(kinds)
-    array = found[name]
+    changed = dict(arrays)
+    name, kind = draw.choice(sorted(changed)), draw.choice(kinds)
+    array = changed[name]
     if kind == "gone":
-        del found[name]
+        del changed[name]
     elif kind == "renamed":
-        found[f"{name}x"] = found.pop(name)
+        changed[f"{name}x"] = changed.pop(name)
     elif kind == "shape":
         flat = array.reshape(-1)
         shapes = [array[None], array[..., None], flat, flat[:1], flat[:0]]
-        found[name] = draw.choice([each for each in shapes if each.shape != array.shape])
+        changed[name] = draw.choice([other_shape for other_shape in shapes if other_shape.shape != array.shape])
     elif kind == "longer":
-        found[name] = np.concatenate([array, array]) if array.ndim else np.stack([array, array])
+        changed[name] = np.concatenate([array, array]) if array.ndim else np.stack([array, array])
     elif kind == "type":
         other = draw.choice([t for t in ("f8", "f2", "i8", "u1", "?", "c8", "U3") if np.dtype(t) != array.dtype])
         with np.errstate(all="ignore"):
-            found[name] = np.zeros(array.shape, other) if array.dtype.kind in "USV" else array.astype(other)
+            changed[name] = np.zeros(array.shape, other) if array.dtype.kind in "USV" else array.astype(other)
     elif kind == "added":
-        found[draw.choice(["x", "params/x", f"{name}/x", ""])] = array
+        changed[draw.choice(["x", "params/x", f"{name}/x", ""])] = array
     elif kind == "exchanged":
-        other = draw.choice(sorted(found))
-        found[name], found[other] = found[other], found[name]
+        other = draw.choice(sorted(changed))
+        changed[name], changed[other] = changed[other], changed[name]
     else:
         odd = draw.choice([np.nan, np.inf, -1, 0, 1e30, 1e38])
         with np.errstate(all="ignore"):
-            found[name] = np.full(array.shape, odd).astype(array.dtype)
-    return f"{kind} of {name!r}", found
+            changed[name] = np.full(array.shape, odd).astype(array.dtype)
+    return f"{kind} of {name!r}", changed
 
 
 def in_npz(draw: random.Random, whole: bytes) -> Fault:

@@ -56,7 +56,7 @@ def row(learner: str, adapters: Sequence[str], data: str, seed: int, **changed: 
 
 def lost(of: ResultRow, step: int = 5_000) -> ResultRow:
     """The same seed, had its losses ceased to be finite at ``step``."""
-    kept = [each for each in of["evaluations"] if each["step"] < step]
+    kept = [evaluation for evaluation in of["evaluations"] if evaluation["step"] < step]
     gone = {"lost": {"step": step, "term": "critic"}, "step": step, "last": None, "best": None, "last_ten": None}
     return of | gone | {"evaluations": kept}
 
@@ -79,10 +79,10 @@ def grid(
 def folder(at: Path, rows: Sequence[ResultRow], published: Sequence[Published] = (), **changed: object) -> Path:
     """A results folder that holds ``rows`` and planned as much."""
     cells: dict[str, Mapping[str, object]] = {}
-    for each in rows:
-        kept = {key: each[key] for key in ("cell", "stack", "learner", "adapters", "steps")}
-        seeds = [other["seed"] for other in rows if other["cell"] == each["cell"]]
-        cells[each["cell"]] = kept | {"data": each["data"]["reference"], "seeds": seeds}
+    for row_ in rows:
+        kept = {key: row_[key] for key in ("cell", "stack", "learner", "adapters", "steps")}
+        seeds = [other["seed"] for other in rows if other["cell"] == row_["cell"]]
+        cells[row_["cell"]] = kept | {"data": row_["data"]["reference"], "seeds": seeds}
     record = {
         "suite": "synthetic", "about": "Made-up scores.", "command": "adaptive-constraints bench synthetic",
         "commit": {"hash": "0123456789abcdef", "dirty": False}, "versions": {"torch": "2.13.0", "numpy": "2.4.6"},

@@ -60,10 +60,12 @@ def test_one_row_per_stack_data_and_seed(undisturbed, suite):
     assert row["adapters"] == ["FixedTradeoff"]
     assert row["learner"] == "TD3BC(batch_size=16, hidden=8)"
     assert (row["steps"], row["step"], row["lost"], row["measure"]) == (60, 60, None, "return")
-    assert [each["step"] for each in row["evaluations"]] == [10, 20, 30, 40, 50, 60]
-    values = [each["value"] for each in row["evaluations"]]
+    assert [evaluation["step"] for evaluation in row["evaluations"]] == [10, 20, 30, 40, 50, 60]
+    values = [evaluation["value"] for evaluation in row["evaluations"]]
     assert (row["last"], row["best"], row["last_ten"]) == pytest.approx((values[-1], max(values), np.mean(values)))
-    assert all(np.mean(each["returns"]) == pytest.approx(each["value"]) for each in row["evaluations"])
+    assert all(
+        np.mean(evaluation["returns"]) == pytest.approx(evaluation["value"]) for evaluation in row["evaluations"]
+    )
     assert row["data"]["rows"] == 195
     assert row["peak_memory"] > 50e6
     assert row["wall_seconds"] >= row["seconds"] > 0
@@ -125,7 +127,7 @@ def test_published_figures_of_several_calls_add_up(suite, tmp_path):
     ]
     for published in ([figures[0]], figures, []):
         bench(replace(suite, published=tuple(published)), suite.cells[:1], tmp_path, InlineWorkers(), progress=False)
-    assert sorted(each["stack"] for each in read_suite(tmp_path)["published"]) == ["a", "b"]
+    assert sorted(figure["stack"] for figure in read_suite(tmp_path)["published"]) == ["a", "b"]
 
 
 def test_other_settings_in_the_same_folder_are_refused(suite, undisturbed):

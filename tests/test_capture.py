@@ -82,7 +82,7 @@ def test_replays_read_fresh_noise_and_rates(monkeypatch):
     monkeypatch.setattr(noise, "AHEAD_ON_CPU", 3 * 16 * 2)
     options: dict[str, Any] = {"seeds": (0, 1), "horizon": 12}
     recorded, eager = (
-        build(LEARNERS["IQL"], ASPC(interval=1), graphs=each, **options) for each in (EmulatedGraph, None)
+        build(LEARNERS["IQL"], ASPC(interval=1), graphs=graphs, **options) for graphs in (EmulatedGraph, None)
     )
     recorded.run(12), eager.run(12)
     assert not different(states(eager), states(recorded))
@@ -244,7 +244,7 @@ def test_cuda_is_the_cpu_to_rounding():
         build(*STACKS["TD3BC + four"], traced=True, dtype=torch.float64, device=d) for d in ("cuda", "cpu")
     )
     on_cuda.run(12), on_cpu.run(12)
-    one, two = ({name: tensor.cpu() for name, tensor in learned(each).items()} for each in (on_cuda, on_cpu))
+    one, two = ({name: tensor.cpu() for name, tensor in learned(engine).items()} for engine in (on_cuda, on_cpu))
     assert largest_difference(one, two) < 1e-9
 
 

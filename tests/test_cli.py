@@ -226,7 +226,7 @@ def test_finetune_stops_goes_on_and_is_complete(run, tmp_path, capsys):
     config, result = (json.loads((out / f"{name}.json").read_text()) for name in ("config", "result"))
     assert config["online"]["start"] == 40
     assert config["online"]["settings"].items() >= {"env": "Hopper-v5", "buffer": "half", "warm_up": 8}.items()
-    assert result["online_from"] == 40 and [each["step"] for each in result["evaluations"]] == [20, 40, 92]
+    assert result["online_from"] == 40 and [evaluation["step"] for evaluation in result["evaluations"]] == [20, 40, 92]
     assert load_agent(out).step == 92 and load_agent(run).step == 40
     assert main(["finetune", str(out), *command[2:], "--eval-env", "none"]) == 0
     assert "it was complete at step 92: there was nothing to train" in said(capsys)
@@ -276,11 +276,11 @@ def test_evaluate(run, tmp_path, capsys):
     written = tmp_path / "found.json"
     assert main(["evaluate", str(run), "--episodes", "2", "--json", str(written)]) == 0
     shown = said(capsys)
-    found = json.loads(written.read_text())
-    assert np.shape(found["returns"]) == (2, 2) and found["seeds"] == [0, 1] and found["step"] == 40
-    assert found["env"] == "Hopper-v5"
+    evaluation = json.loads(written.read_text())
+    assert np.shape(evaluation["returns"]) == (2, 2) and evaluation["seeds"] == [0, 1] and evaluation["step"] == 40
+    assert evaluation["env"] == "Hopper-v5"
     assert "TD3BC + aspc at step 40" in shown and "score: 0 is a return of -20.2723" in shown
-    for seed, (mean, score) in enumerate(zip(found["mean_return"], found["score"], strict=True)):
+    for seed, (mean, score) in enumerate(zip(evaluation["mean_return"], evaluation["score"], strict=True)):
         assert any(
             line.startswith(f"{seed}     {mean:.1f} +- ") and f"{score:.1f}" in line for line in shown.splitlines()
         )

@@ -15,13 +15,15 @@ from .sketches import TinyCQL, TinyFQL, TinyIQL
 SMALL = TD3BC(hidden=8, batch_size=16)
 
 
-@pytest.mark.parametrize("learner", [SMALL, TinyCQL(), TinyIQL(), TinyFQL()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(
+    "learner", [SMALL, TinyCQL(), TinyIQL(), TinyFQL()], ids=lambda learner: type(learner).__name__
+)
 def test_learners_keep_the_laws(learner):
     check_learner(learner)
 
 
 @pytest.mark.parametrize(
-    "adapter", [ASPC(interval=1), FixedTradeoff(value=2.0), LinearTradeoff()], ids=lambda each: each.name
+    "adapter", [ASPC(interval=1), FixedTradeoff(value=2.0), LinearTradeoff()], ids=lambda adapter: adapter.name
 )
 def test_adapters_keep_the_laws(adapter):
     check_adapter(adapter, SMALL)

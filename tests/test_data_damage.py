@@ -123,13 +123,13 @@ def test_faults_at_random(write: Callable[[Path], None], scheme: str, checked: b
     write(write_to)
     content, reference = write_to.read_bytes(), f"{scheme}:{path}"
     path.write_bytes(content)
-    whole, found = load_dataset(reference).fingerprint, []
+    whole, outcomes = load_dataset(reference).fingerprint, []
     for seed in range(FAULTS):
         path.write_bytes(damaged(content, seed))
-        found.append(outcome(reference, whole))
+        outcomes.append(outcome(reference, whole))
     allowed = {"refused", "equal"} if checked else {"refused", "equal", "other numbers"}
-    assert not {seed: each for seed, each in enumerate(found) if each not in allowed}
-    assert found.count("refused") > FAULTS / 5
+    assert not {seed: result for seed, result in enumerate(outcomes) if result not in allowed}
+    assert outcomes.count("refused") > FAULTS / 5
 
 
 def outcome(reference: str, whole: str) -> str:
@@ -240,10 +240,10 @@ def with_member(path: Path, name: str, content: bytes) -> str:
     """A plain npz whose member has this content, by a valid checksum; its reference."""
     write_plain(path)
     with zipfile.ZipFile(path) as archive:
-        members = {each: archive.read(each) for each in archive.namelist()}
+        members = {member: archive.read(member) for member in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
-        for each, kept in (members | {name: content}).items():
-            archive.writestr(each, kept)
+        for member, kept in (members | {name: content}).items():
+            archive.writestr(member, kept)
     return f"npz:{path}"
 
 

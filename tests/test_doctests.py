@@ -21,8 +21,8 @@ MODULES = [
 
 def examples(module: str) -> list[doctest.DocTest]:
     """The docstrings of a module that hold examples, each run on its own, as a reader's program would be."""
-    found = doctest.DocTestFinder(exclude_empty=True).find(import_module(module), globs={"__name__": "example"})
-    return [each for each in found if each.examples]
+    tests = doctest.DocTestFinder(exclude_empty=True).find(import_module(module), globs={"__name__": "example"})
+    return [test for test in tests if test.examples]
 
 
 CASES = {case.name: case for module in MODULES for case in examples(module)}

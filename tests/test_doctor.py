@@ -314,8 +314,8 @@ def test_every_task_of_the_table_can_be_reached():
     names = [
         f"{task}{rest}" for task in REFERENCE_SCORES for rest in ("_medium-v2.hdf5", "-sparse-v1.hdf5", "-v1.hdf5")
     ]
-    found = {task_of_file(name)[0] for name in names} | {task_of_env(maze_id(name)) for name in MAZES}
-    assert found - {None} == set(REFERENCE_SCORES)
+    tasks = {task_of_file(name)[0] for name in names} | {task_of_env(maze_id(name)) for name in MAZES}
+    assert tasks - {None} == set(REFERENCE_SCORES)
     assert REFERENCE_SCORES["kitchen"].score(2) == 50.0
 
 
@@ -323,7 +323,7 @@ def test_remedies_of_episodes_name_their_commands():
     draw = np.random.default_rng(0)
     rows = 60
 
-    def found(code: str, **more: Any) -> str:
+    def remedy(code: str, **more: Any) -> str:
         states = np.cumsum(draw.normal(size=(rows + 1, 3)), 0)
         given: dict[str, Any] = {
             "observations": states[:-1],
@@ -332,7 +332,9 @@ def test_remedies_of_episodes_name_their_commands():
             "rewards": draw.normal(size=rows),
             "terminals": np.zeros(rows),
         }
-        return next(each.remedy for each in doctor(Dataset.from_arrays(**given | more)).findings if each.code == code)
+        return next(
+            finding.remedy for finding in doctor(Dataset.from_arrays(**given | more)).findings if finding.code == code
+        )
 
     for code, more, option in (
         ("episode_ids", {"episode_ids": np.arange(rows) // 10 % 2}, "--renumber-episodes"),
@@ -345,7 +347,7 @@ def test_remedies_of_episodes_name_their_commands():
         ("no_marks", {"episode_ids": np.zeros(rows)}, "--mark-ends"),
         ("no_marks", {"episode_ids": np.arange(rows) // 20}, "--mark-ends"),
     ):
-        assert f"adaptive-constraints repair IN OUT {option}" in found(code, **more), (code, option)
+        assert f"adaptive-constraints repair IN OUT {option}" in remedy(code, **more), (code, option)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.9])

@@ -75,7 +75,7 @@ def test_the_loss_is_the_likelihood_and_the_decay_of_separate_networks():
         for layer, module in enumerate(linear):
             module.weight.data.copy_(p[f"weight{layer}"][member].T)
             module.bias.data.copy_(p[f"bias{layer}"][member])
-        network = nn.Sequential(*[each for module in linear[:-1] for each in (module, nn.SiLU())], linear[-1])
+        network = nn.Sequential(*[part for module in linear[:-1] for part in (module, nn.SiLU())], linear[-1])
         networks.append(linear)
         out = network(x[member])
         high, low = p["largest_log_variance"], p["smallest_log_variance"]
@@ -100,9 +100,9 @@ def test_the_loss_is_the_likelihood_and_the_decay_of_separate_networks():
 
 def test_the_log_variance_stays_within_its_bounds():
     p = init_dynamics(2, 1, torch.Generator().manual_seed(0), members=2, hidden=8)
-    found = predict_transition(p, 1e4 * torch.randn(50, 3)).log_variance
-    assert found.min() >= -10 and found.max() <= 0.5 + 1e-4
-    assert found.min() < -9.9 and found.max() > 0.4, "the inputs reach both ends"
+    log_variance = predict_transition(p, 1e4 * torch.randn(50, 3)).log_variance
+    assert log_variance.min() >= -10 and log_variance.max() <= 0.5 + 1e-4
+    assert log_variance.min() < -9.9 and log_variance.max() > 0.4, "the inputs reach both ends"
 
 
 def test_initial_weights_are_cut_off():
@@ -181,7 +181,7 @@ def test_each_member_learns_from_its_own_sample():
         key: dict[str, Any] = {"seeds": torch.tensor([seed]), "steps": torch.tensor([1])}
         index = noise.indices(site="t.dynamics/batch", count=256, rows=480, **key)[0, 0]
         drawn = [samples[position, index, member] for member in range(3)]
-        x, y = (torch.stack([each[i] for i in drawn]) for each in (rows.inputs, rows.target))
+        x, y = (torch.stack([column[i] for i in drawn]) for column in (rows.inputs, rows.target))
         assert float(dynamics_loss(one(start, position), x, y)) == pytest.approx(reported[position], rel=1e-5)
 
 
@@ -214,10 +214,10 @@ def test_a_member_is_kept_at_its_best_and_a_seed_stops_alone():
         }
         going.append(best.update(params, torch.tensor(error), patience=1))
     assert going == [True, True, True, True, True, False, False]
-    found = best.ordered()
-    torch.testing.assert_close(found["holdout_error"], torch.tensor([[0.8, 4.0], [0.5, 1.0]]))
-    assert found["weight0"][..., 0, 0].tolist() == [[4.0, 2.0], [2.0, 1.0]]
-    assert found["smallest_log_variance"][:, 0].tolist() == [6.0, 4.0]
+    ordered = best.ordered()
+    torch.testing.assert_close(ordered["holdout_error"], torch.tensor([[0.8, 4.0], [0.5, 1.0]]))
+    assert ordered["weight0"][..., 0, 0].tolist() == [[4.0, 2.0], [2.0, 1.0]]
+    assert ordered["smallest_log_variance"][:, 0].tolist() == [6.0, 4.0]
 
 
 def test_training_stops_early(monkeypatch):

@@ -34,8 +34,8 @@ def expected(longest: int | None = None, time_limit: int | None = None, low: Any
 
 
 def test_an_option_ends_every_episode() -> None:
-    found = rollout(ENDLESS, best, policies=1, episodes=2, max_steps=10)
-    assert found.returns.tolist() == [[10.0, 10.0]] and not found.terminated.any()
+    episodes = rollout(ENDLESS, best, policies=1, episodes=2, max_steps=10)
+    assert episodes.returns.tolist() == [[10.0, 10.0]] and not episodes.terminated.any()
     agent = line_agent(eval_env=ENDLESS, eval_max_steps=3, eval_episodes=1)
     assert agent.history.evaluations[-1].returns.shape == (1, 1)
     assert agent.evaluate(ENDLESS, episodes=1, eval_max_steps=10).returns[0, 0] <= 10.0
@@ -50,9 +50,9 @@ def test_without_a_time_limit_the_longest_episode_of_the_data_bounds(longest: in
             agent.evaluate(ENDLESS, episodes=1)
         return
     with pytest.warns(EnvironmentWarning, match=f"count up to step {longest}, the length of the data's longest"):
-        found = agent.evaluate(ENDLESS, episodes=2)
+        evaluation = agent.evaluate(ENDLESS, episodes=2)
     alone = agent.evaluate(ENDLESS, episodes=2, eval_max_steps=longest)
-    np.testing.assert_array_equal(found.returns, alone.returns)
+    np.testing.assert_array_equal(evaluation.returns, alone.returns)
 
 
 def test_where_nothing_is_known_a_registered_environment_is_refused_at_once() -> None:
@@ -65,8 +65,8 @@ def test_where_nothing_is_known_a_registered_environment_is_refused_at_once() ->
 @pytest.mark.parametrize("longest", [None, 5, 20])
 def test_an_environment_of_a_function_that_ends_by_itself_is_not_cut(ends: int, longest: int | None) -> None:
     with Evaluator(lambda: Line(ends=ends), 2, expected=expected(longest)) as evaluator:
-        found = evaluator.run(best, 1)
-    assert found.returns.tolist() == [[float(ends)] * 2] and found.terminated.all()
+        evaluation = evaluator.run(best, 1)
+    assert evaluation.returns.tolist() == [[float(ends)] * 2] and evaluation.terminated.all()
 
 
 def test_an_environment_of_a_function_that_does_not_end_counts_up_to_the_data_s_longest() -> None:
@@ -78,12 +78,12 @@ def test_an_environment_of_a_function_that_does_not_end_counts_up_to_the_data_s_
 
     with Evaluator(some_end, 2, expected=expected(25)) as evaluator:
         with pytest.warns(EnvironmentWarning, match="count up to step 25"):
-            found = evaluator.run(best, 1)
-        assert found.returns.tolist() == [[25.0, 25.0]] and found.lengths.tolist() == [[25, 25]]
-        assert not found.terminated.any(), "one that ends later is cut too, so that episodes are of one kind"
+            evaluation = evaluator.run(best, 1)
+        assert evaluation.returns.tolist() == [[25.0, 25.0]] and evaluation.lengths.tolist() == [[25, 25]]
+        assert not evaluation.terminated.any(), "one that ends later is cut too, so that episodes are of one kind"
         with pytest.warns(EnvironmentWarning):
             evaluator.run(best, 1)
-    assert max(each.time for each in made) == 25, "no more patience the second time"
+    assert max(env.time for env in made) == 25, "no more patience the second time"
     with pytest.raises(EvaluationError, match=f"did not end within {PATIENCE} steps"):
         rollout(Line, best, policies=1, episodes=1)
 
@@ -91,12 +91,12 @@ def test_an_environment_of_a_function_that_does_not_end_counts_up_to_the_data_s_
 def test_a_run_says_what_bounds_its_episodes(tmp_path, capsys) -> None:
     with pytest.warns(EnvironmentWarning):
         line_agent(eval_env=ENDLESS, eval_episodes=1, out=tmp_path / "run")
-    found = json.loads((tmp_path / "run" / "config.json").read_text())["evaluation"]
-    assert (found["max_steps"], found["bounded_by"]) == (10, "the data's longest episode")
-    assert "has no time limit: its episodes end after 10 steps" in " ".join(found["notes"])
+    evaluation = json.loads((tmp_path / "run" / "config.json").read_text())["evaluation"]
+    assert (evaluation["max_steps"], evaluation["bounded_by"]) == (10, "the data's longest episode")
+    assert "has no time limit: its episodes end after 10 steps" in " ".join(evaluation["notes"])
     agent = line_agent(eval_env="tests/Line-v0", eval_episodes=1, out=tmp_path / "other")
-    found = json.loads((tmp_path / "other" / "config.json").read_text())["evaluation"]
-    assert (found["max_steps"], found["bounded_by"], found["notes"]) == (None, "the environment", [])
+    evaluation = json.loads((tmp_path / "other" / "config.json").read_text())["evaluation"]
+    assert (evaluation["max_steps"], evaluation["bounded_by"], evaluation["notes"]) == (None, "the environment", [])
     agent.save(tmp_path / "agent.npz")
     assert main(["evaluate", str(tmp_path / "agent.npz"), "--env", ENDLESS, "--max-steps", "4", "--episodes", "1"]) == 0
     assert main(["evaluate", str(tmp_path / "agent.npz"), "--env", ENDLESS, "--max-steps", "0"]) == 2

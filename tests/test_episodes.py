@@ -37,12 +37,12 @@ def walks(lengths: list[int], dimensions: int = 3, offset: float = 0.0, scale: f
 def columns(made: Any, following: str) -> dict[str, Any]:
     """Observations of recordings, with true next observations, a shifted column of them, or none."""
     observations = np.concatenate([walk[:-1] for walk in made])
-    found = {"observations": observations}
+    arrays = {"observations": observations}
     if following == "true":
-        found["next_observations"] = np.concatenate([walk[1:] for walk in made])
+        arrays["next_observations"] = np.concatenate([walk[1:] for walk in made])
     if following == "shifted":
-        found["next_observations"] = np.roll(observations, -1, axis=0)
-    return found
+        arrays["next_observations"] = np.roll(observations, -1, axis=0)
+    return arrays
 
 
 def goal_flags(recordings: int, length: int, visits: list[tuple[int, int]]) -> np.ndarray:
@@ -144,8 +144,8 @@ def test_joins_are_found_at_any_offset(offset):
     joined = Dataset.from_arrays(
         **columns(made, "true"), actions=actions, rewards=np.zeros(200), terminals=last, timeouts=np.zeros(200)
     )
-    found = next(finding for finding in doctor(joined).findings if finding.code == "segment_join")
-    assert found.rows == (49, 99, 149)
+    join = next(finding for finding in doctor(joined).findings if finding.code == "segment_join")
+    assert join.rows == (49, 99, 149)
     assert split_at_joins(joined).episodes == 4
 
 

@@ -205,11 +205,11 @@ def test_scores_are_measured_against_the_reference() -> None:
 
 
 def test_summary_gives_last_best_and_the_mean_of_the_last_ten() -> None:
-    found = summary(evaluations(reference=False))
-    assert found.measure == "return"
-    np.testing.assert_array_equal(found.last, [11.0, np.nan])
-    np.testing.assert_array_equal(found.best, [11.0, 20.0])
-    np.testing.assert_array_equal(found.last_ten, [6.5, np.nan])
+    totals = summary(evaluations(reference=False))
+    assert totals.measure == "return"
+    np.testing.assert_array_equal(totals.last, [11.0, np.nan])
+    np.testing.assert_array_equal(totals.best, [11.0, 20.0])
+    np.testing.assert_array_equal(totals.last_ten, [6.5, np.nan])
     assert summary(evaluations(reference=True)).measure == "score"
     with pytest.raises(EvaluationError, match="nothing to summarise"):
         summary([])

@@ -39,7 +39,7 @@ def outcome(kind: Kind, folder: Path, intact: object, whole: bytes, number: int)
             warnings.simplefilter("error")
             if content:  # other numbers, of which what comes of them may be said
                 warnings.simplefilter("ignore", UserWarning)
-            found = kind.read(work)
+            result = kind.read(work)
     except AdaptiveConstraintsError as error:
         if kind.anew:
             return f"refused instead of made anew after {what}: {error}"
@@ -49,7 +49,7 @@ def outcome(kind: Kind, folder: Path, intact: object, whole: bytes, number: int)
         )
     except Exception as error:
         return f"{type(error).__name__} after {what}: {error}"
-    if found == intact:
+    if result == intact:
         return "equal"
     return "content" if content else f"another result after {what}"
 
@@ -74,26 +74,26 @@ def quickly(monkeypatch):
 def test_damage_is_never_believed(kind, tmp_path, request):
     intact, whole = begin(kind, tmp_path)
     count = request.config.getoption("--faults") or int(1000 * SECONDS / (5 + kind.cost))
-    found = Counter(outcome(kind, tmp_path, intact, whole, number) for number in range(count))
-    wrong = [text for text in found if text not in ("equal", "refused", "content")]
+    outcomes = Counter(outcome(kind, tmp_path, intact, whole, number) for number in range(count))
+    wrong = [text for text in outcomes if text not in ("equal", "refused", "content")]
     assert not wrong, f"{len(wrong)} of {count}: {wrong[:5]}"
-    assert found["refused"] or found["equal"]
+    assert outcomes["refused"] or outcomes["equal"]
 
 
 def main(total: int, *only: str) -> int:
     """Try so many faults, each kind as often (or ``only`` those kinds); a table, and what was wrong."""
     quick()
-    each, wrong = -(-total // len(KINDS)), []
+    per_kind, wrong = -(-total // len(KINDS)), []
     print(f"{'file':<40} {'faults':>7} {'refused':>8} {'equal':>7} {'content':>8} {'wrong':>6} {'s':>6}", flush=True)
     for kind in [kind for kind in KINDS if not only or kind.name in only]:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             intact, whole = begin(kind, Path(folder))
-            found = Counter(outcome(kind, Path(folder), intact, whole, number) for number in range(each))
-        bad = {text: count for text, count in found.items() if text not in ("equal", "refused", "content")}
+            outcomes = Counter(outcome(kind, Path(folder), intact, whole, number) for number in range(per_kind))
+        bad = {text: count for text, count in outcomes.items() if text not in ("equal", "refused", "content")}
         wrong += bad
-        numbers = f"{found['refused']:>8} {found['equal']:>7} {found['content']:>8} {sum(bad.values()):>6}"
-        print(f"{kind.name:<40} {each:>7} {numbers} {time.monotonic() - began:>6.0f}", flush=True)
+        numbers = f"{outcomes['refused']:>8} {outcomes['equal']:>7} {outcomes['content']:>8} {sum(bad.values()):>6}"
+        print(f"{kind.name:<40} {per_kind:>7} {numbers} {time.monotonic() - began:>6.0f}", flush=True)
         for text in bad:
             print(f"    {text[:300]}", flush=True)
     return 1 if wrong else 0

@@ -208,9 +208,9 @@ def test_references_are_what_the_two_policies_get_in_umaze() -> None:
     assert reference is not None
     with Evaluator(UMAZE, episodes=10) as evaluator:
         controller = WaypointController(make_environment(UMAZE).unwrapped)
-        found = evaluator.run(lambda seen, _: np.apply_along_axis(controller, -1, seen), policies=1)
-    assert (found.lengths == 300).all() and not found.terminated.any()
-    assert abs(reference.score(found.returns.mean()) - 100) < 40  # the standard error of ten episodes is about 14
+        episodes = evaluator.run(lambda seen, _: np.apply_along_axis(controller, -1, seen), policies=1)
+    assert (episodes.lengths == 300).all() and not episodes.terminated.any()
+    assert abs(reference.score(episodes.returns.mean()) - 100) < 40  # the standard error of ten episodes is about 14
 
 
 def test_an_agent_is_evaluated_finetuned_and_found_again_by_id(
@@ -220,8 +220,8 @@ def test_an_agent_is_evaluated_finetuned_and_found_again_by_id(
     agent.fit(umaze, steps=4, eval_env="auto", eval_every=4, eval_episodes=1, out=tmp_path / "run", traced=False)
     assert agent.history.evaluations[-1].score is not None
     monkeypatch.delitem(gymnasium.registry, UMAZE)  # as in a program that has not made one yet
-    found = load_agent(tmp_path / "run").evaluate(episodes=1)
-    np.testing.assert_array_equal(found.returns, agent.evaluate(episodes=1).returns)
+    evaluation = load_agent(tmp_path / "run").evaluate(episodes=1)
+    np.testing.assert_array_equal(evaluation.returns, agent.evaluate(episodes=1).returns)
     online = load_agent(tmp_path / "run")
     online.finetune("auto", steps=3, dataset=umaze, warm_up=1, eval_env=None, traced=False)
     assert online.step == 6

@@ -121,6 +121,6 @@ def test_repeated_rows_are_those_that_comparing_all_finds(copies):
     data = Dataset.from_arrays(**given, terminals=np.ones(5000))
     packed = np.concatenate([given[key].reshape(5000, -1) for key in columns], axis=1)
     _, first = np.unique(packed, axis=0, return_index=True)
-    found = [finding for finding in advise(data) if finding.code == "duplicates"]
+    repeated = [finding for finding in advise(data) if finding.code == "duplicates"]
     wanted = np.setdiff1d(rows, first)
-    assert [finding.count for finding in found] == [len(wanted)] * (len(wanted) > 50)
+    assert [finding.count for finding in repeated] == [len(wanted)] * (len(wanted) > 50)

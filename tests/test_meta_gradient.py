@@ -48,22 +48,22 @@ def test_back_ends_agree(learner, seeds):
     learner = (LEARNERS | CLIPPED)[learner]
     engine = build(learner, ASPC(interval=1), **settings)
     others = {name: build(learner, ASPC(interval=1, meta_step=name), **settings) for name in TOLERANCES}
-    found: dict[str, list[Tensor]] = {name: [] for name in others}
+    gradients: dict[str, list[Tensor]] = {name: [] for name in others}
     expected = []
     outer_step(engine)
     for _ in range(2):
         for name, other in others.items():
-            found[name].append(outer_step(put(other, engine)))
+            gradients[name].append(outer_step(put(other, engine)))
         expected.append(outer_step(engine))
     for name, tolerance in TOLERANCES.items():
-        assert deviation(found[name], expected) < tolerance, name
+        assert deviation(gradients[name], expected) < tolerance, name
 
 
 @pytest.mark.parametrize("learner", CLIPPED)
 def test_the_clipped_learners_are_clipped(learner):
     clipped = CLIPPED[learner]
     free = type(clipped)()
-    one, two = (build(each, ASPC(interval=1), dtype=torch.float64) for each in (clipped, free))
+    one, two = (build(variant, ASPC(interval=1), dtype=torch.float64) for variant in (clipped, free))
     outer_step(one), outer_step(two)
     assert abs(float(outer_step(one) / outer_step(two)) - 1) > 0.01
 
@@ -85,16 +85,16 @@ class Smooth(Held):
 def test_central_differences_agree(learner, seeds):
     engine, other = (build(LEARNERS[learner], Smooth(), seeds=seeds, dtype=torch.float64) for _ in range(2))
     outer_step(engine, "smooth/loss")
-    found, expected = [], []
+    differences, expected = [], []
     for _ in range(2):
         difference = torch.zeros(len(seeds), dtype=torch.float64)
         for multiple, weight in STENCIL.items():
             k = put(other, engine).params["smooth.scale"]["k"]
             k += multiple * STEP
             difference += weight * outer_step(other, "smooth/loss")
-        found.append(difference / STEP)
+        differences.append(difference / STEP)
         expected.append(outer_step(engine, "smooth/gradient"))
-    assert deviation(found, expected) < 1e-6
+    assert deviation(differences, expected) < 1e-6
 
 
 # -- where Adam has no derivative -------------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ SEEDS = torch.tensor([0, 1, 2, 12345, -1])
 STEPS = torch.arange(3)
 
 
-def chi_square(found: Tensor, cells: int) -> float:
+def chi_square(drawn: Tensor, cells: int) -> float:
     """The statistic of integers in [0, cells) in standard deviations from its mean."""
-    counts = torch.bincount(found.flatten(), minlength=cells).double()
-    expected = found.numel() / cells
+    counts = torch.bincount(drawn.flatten(), minlength=cells).double()
+    expected = drawn.numel() / cells
     degrees = cells - 1
     return float(((counts - expected).square() / expected).sum().sub(degrees) / (2 * degrees) ** 0.5)
 
@@ -93,12 +93,12 @@ def test_every_bit_is_fair(bit):
 
 @pytest.mark.parametrize("rows", [1, 7, 1000, 123_456])
 def test_indices_are_uniform_over_rows(rows):
-    found = noise.indices(SEEDS, "batch", STEPS, COUNT, rows)
-    assert found.dtype == torch.int64
-    assert int(found.min()) >= 0 and int(found.max()) < rows
+    indices = noise.indices(SEEDS, "batch", STEPS, COUNT, rows)
+    assert indices.dtype == torch.int64
+    assert int(indices.min()) >= 0 and int(indices.max()) < rows
     if rows > 1:
         cells = min(rows, 1000)
-        for draws in found.flatten(0, 1):
+        for draws in indices.flatten(0, 1):
             assert abs(chi_square(draws * cells // rows, cells)) < 5
 
 

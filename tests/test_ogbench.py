@@ -58,7 +58,7 @@ def test_transitions_rewards_and_ends(file):
     np.testing.assert_array_equal(data.observations, observations[starts])
     np.testing.assert_array_equal(data.next_observations, observations[[row + 1 for row in starts]])
     solved = [row in SOLVED for row in starts]
-    assert data.rewards.tolist() == [0.0 if each else -1.0 for each in solved]
+    assert data.rewards.tolist() == [0.0 if at_goal else -1.0 for at_goal in solved]
     assert data.terminals.tolist() == solved
     assert np.flatnonzero(data.timeouts).tolist() == [4, 9], "where a recording ends"
     assert data.episode_lengths().tolist() == [5, 5], "recordings, which go on where the task is solved"
@@ -68,7 +68,7 @@ def test_transitions_rewards_and_ends(file):
 def test_the_sets_that_are_here_are_listed(file):
     for name in ("scene-play-v0", "cube-single-play-v0-val", "visual-cube-single-play-v0"):
         (file.parent / f"{name}.npz").touch()
-    listed = [each for each in list_datasets() if each.startswith("ogbench:")]
+    listed = [reference for reference in list_datasets() if reference.startswith("ogbench:")]
     assert listed == [f"ogbench:{NAME}", "ogbench:scene-play-singletask-v0"]
 
 

@@ -232,7 +232,7 @@ def private_reads(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("adaptive_constraints"):
             names = [part for alias in node.names for part in f"{node.module}.{alias.name}".split(".")]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
-            words = [each.value for each in node.args[:2] if isinstance(each, ast.Constant)]
+            words = [argument.value for argument in node.args[:2] if isinstance(argument, ast.Constant)]
             names = [part for word in words for part in str(word).split(".")]
         line = getattr(node, "lineno", 0)
         yield from (f"{path.name}:{line}: {name}" for name in names if private(name) and name not in FOREIGN)
@@ -244,8 +244,8 @@ OWN = ("self", "cls")
 @pytest.mark.parametrize("folder", ["tests", "benchmarks", "examples"])
 def test_nothing_private_is_read_from_outside(folder: str) -> None:
     """Tests hold what the package promises, so that what it does not promise may change."""
-    found = [line for path in sorted((ROOT / folder).rglob("*.py")) for line in private_reads(path)]
-    assert not found, "\n".join(found)
+    reads = [line for path in sorted((ROOT / folder).rglob("*.py")) for line in private_reads(path)]
+    assert not reads, "\n".join(reads)
 
 
 def test_the_guide_for_contributors_names_what_is_there() -> None:
@@ -256,5 +256,7 @@ def test_the_guide_for_contributors_names_what_is_there() -> None:
     picture = re.findall(
         r"^    (\w+(?: \| \w+)*)  +\w", text.partition("from top to bottom")[2].partition("| part")[0], re.M
     )
-    (layers,) = (each["layers"] for each in PROJECT["tool"]["importlinter"]["contracts"] if each["type"] == "layers")
+    (layers,) = (
+        contract["layers"] for contract in PROJECT["tool"]["importlinter"]["contracts"] if contract["type"] == "layers"
+    )
     assert picture == [layer.removesuffix(" | _version") for layer in layers]

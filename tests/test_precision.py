@@ -42,13 +42,15 @@ def test_values_and_gradients_are_within_some_roundings():
     draw = torch.Generator().manual_seed(0)
     p = init_mlp((23, 64, 64, 6), draw)
     x = torch.randn(256, 23, generator=draw)
-    found = {}
+    by_precision = {}
     for precision in ("float32", "bf16"):
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in p.items()}
         with product_precision(precision):
             out = mlp(leaves, x)
-            found[precision] = [out.detach(), *torch.autograd.grad(out.square().sum(), list(leaves.values()))]
-    errors = [relative(rounded, exact) for rounded, exact in zip(found["bf16"], found["float32"], strict=True)]
+            by_precision[precision] = [out.detach(), *torch.autograd.grad(out.square().sum(), list(leaves.values()))]
+    errors = [
+        relative(rounded, exact) for rounded, exact in zip(by_precision["bf16"], by_precision["float32"], strict=True)
+    ]
     assert min(errors) > 0, "it is another precision"
     assert max(errors) < 8 * UNIT, "some roundings on the way there and back, and units near 0 that change sides"
 
@@ -63,7 +65,9 @@ def test_a_run_stays_near_the_exact_one():
 
 
 def test_traced_is_eager_and_resuming_is_exact():
-    eager, traced, first, second = (build(LEARNER, precision="bf16", traced=each) for each in (False, True, True, True))
+    eager, traced, first, second = (
+        build(LEARNER, precision="bf16", traced=is_traced) for is_traced in (False, True, True, True)
+    )
     eager.run(6), traced.run(6), first.run(3)
     second.load({name: tensor.clone() for name, tensor in first.state().items()}, 3)
     second.run(3)

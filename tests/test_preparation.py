@@ -131,9 +131,9 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(own_cache, interrupted
     for _ in range(2):
         interrupted(3, lambda: trained(preparation(), counts))
         assert len(list(own_cache.iterdir())) == 1, "only the half-trained model"
-    found = trained(preparation(), counts)
+    models = trained(preparation(), counts)
     assert counts == [(0, 1), "from 21", "from 42"]
-    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    assert all(torch.equal(models[name], tensor) for name, tensor in whole.items())
     assert len(list(own_cache.iterdir())) == 2 and not list(own_cache.glob("*half*")), "one file per seed, nothing else"
 
 
@@ -145,8 +145,8 @@ def test_a_damaged_half_is_trained_from_the_start(own_cache, interrupted):
     (half,) = own_cache.iterdir()
     half.write_bytes(half.read_bytes()[:100])
     counts = []
-    found = trained(preparation((0,)), counts)
-    assert counts == [(0,)] and all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    models = trained(preparation((0,)), counts)
+    assert counts == [(0,)] and all(torch.equal(models[name], tensor) for name, tensor in whole.items())
 
 
 def test_an_interrupted_ensemble_goes_on_with_the_best_members_so_far(own_cache, interrupted, monkeypatch):
@@ -160,8 +160,8 @@ def test_an_interrupted_ensemble_goes_on_with_the_best_members_so_far(own_cache,
         interrupted(writes, lambda: ensemble.run(one, "t.dynamics"))
     (half,) = own_cache.iterdir()
     assert checkpoint.read(half)[0]["done"] == 3 * 3 + 2
-    found = ensemble.run(one, "t.dynamics")
-    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    models = ensemble.run(one, "t.dynamics")
+    assert all(torch.equal(models[name], tensor) for name, tensor in whole.items())
 
 
 def test_fit_goes_on_with_the_selection_that_it_was_killed_in(own_cache, interrupted, tmp_path):
@@ -174,9 +174,9 @@ def test_fit_goes_on_with_the_selection_that_it_was_killed_in(own_cache, interru
         file.unlink()
     interrupted(2, lambda: fit("killed"))
     fit("killed")
-    whole, found = (checkpoint.read(tmp_path / out / "checkpoint.npz")[1] for out in ("whole", "killed"))
-    assert whole.keys() == found.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    whole, resumed = (checkpoint.read(tmp_path / out / "checkpoint.npz")[1] for out in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
 def test_shared_models_are_those_of_the_first_seed():

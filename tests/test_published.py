@@ -65,18 +65,18 @@ MAZES: dict[str, Any] = {
 
 @pytest.mark.parametrize("data", IMAGINATION)
 def test_imagination_limited(data):
-    found = ILQ.preset(data)
-    assert (found.eta, found.delta, found.penalty) == IMAGINATION[data]
+    preset = ILQ.preset(data)
+    assert (preset.eta, preset.delta, preset.penalty) == IMAGINATION[data]
 
 
 @pytest.mark.parametrize("data", SELECTION)
 def test_state_adaptive_on_locomotion(data):
     on_td3bc, on_cql = SSAR.preset(data), SSAR.preset(f"cql-{data}")
     expected = SELECTION[data]
-    for found, (rule, number, n_end) in ((on_td3bc, expected[:3]), (on_cql, expected[3:])):
-        chosen = found.return_threshold if rule == "return" else found.selection_expectile
-        assert (found.select, chosen, found.n_start, found.n_end) == (rule, number, 1.0, n_end)
-        assert found.published_steps == 1_000_000
+    for preset, (rule, number, n_end) in ((on_td3bc, expected[:3]), (on_cql, expected[3:])):
+        chosen = preset.return_threshold if rule == "return" else preset.selection_expectile
+        assert (preset.select, chosen, preset.n_start, preset.n_end) == (rule, number, 1.0, n_end)
+        assert preset.published_steps == 1_000_000
     assert on_td3bc.loosen_bound == (data != "halfcheetah-medium-expert") and on_cql.loosen_bound
     assert (on_td3bc.annealing, on_cql.annealing) == ("linear", "cosine")
 
@@ -84,9 +84,9 @@ def test_state_adaptive_on_locomotion(data):
 @pytest.mark.parametrize("data", MAZES)
 def test_state_adaptive_in_mazes(data):
     n_start, n_end, annealed, online_policy_every = MAZES[data]
-    for found in (SSAR.preset(data), SSAR.preset(f"cql-{data}")):
-        assert (found.select, found.n_start, found.n_end, found.loosen_bound) == ("success", n_start, n_end, False)
-        assert found.published_steps == 2_000_000
+    for preset in (SSAR.preset(data), SSAR.preset(f"cql-{data}")):
+        assert (preset.select, preset.n_start, preset.n_end, preset.loosen_bound) == ("success", n_start, n_end, False)
+        assert preset.published_steps == 2_000_000
     assert (SSAR.preset(data).annealing == "linear") == annealed
     learner = TD3BC.preset(f"ssar-{data}")
     assert (learner.critic, learner.reward_shift, learner.policy_every) == ("layernorm", -1.0, 2)
@@ -154,7 +154,7 @@ def rates_at_the_start(*parts):
     return {u.group: u.learning_rate(1, 10**6) if callable(u.learning_rate) else u.learning_rate for u in updates}
 
 
-@pytest.mark.parametrize(("learner", "name"), PRESETS, ids=lambda each: getattr(each, "__name__", each))
+@pytest.mark.parametrize(("learner", "name"), PRESETS, ids=lambda value: getattr(value, "__name__", value))
 def test_every_preset_gives_its_rates_to_the_optimizers_they_are_meant_for(learner, name):
     general, special = ADAM[learner]
     expected = {group: rate for group, rate in (general | special.get(name, {})).items() if rate is not None}
@@ -175,13 +175,13 @@ def test_the_rates_of_adapters_reach_their_own_groups_alone():
         assert rates_at_the_start(learner, ANQ.preset(name)) == pytest.approx(bare | {"anq.mu": 3e-4}, rel=1e-9)
     for family, base, published in (("ssar", TD3BC, 3e-8), ("ssar", CQL, 1e-8)):
         learner = base.preset(family)
-        names = [each for each in SSAR.presets if each.startswith("cql-") == (base is CQL)]
+        names = [preset for preset in SSAR.presets if preset.startswith("cql-") == (base is CQL)]
         assert names
         for name in names:
             # The rate is for a million steps of the code, or two; ours keeps rate * steps of any length.
-            found = dict(rates_at_the_start(learner, SSAR.preset(name)))
-            beta, steps = found.pop("ssar.beta"), SSAR.preset(name).published_steps
-            assert found == rates_at_the_start(learner), name
+            rates = dict(rates_at_the_start(learner, SSAR.preset(name)))
+            beta, steps = rates.pop("ssar.beta"), SSAR.preset(name).published_steps
+            assert rates == rates_at_the_start(learner), name
             assert beta == pytest.approx(published * steps / 10**6, rel=1e-9), name
 
 

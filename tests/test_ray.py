@@ -30,7 +30,7 @@ def test_a_killed_ray_worker_changes_no_row(tmp_path, monkeypatch):
     assert same(outcome.rows) == same(expected.rows)
     assert int(marker.read_text()) != os.getpid()
     sessions = [json.loads(path.read_text()) for path in (tmp_path / "ray" / "cells").glob(f"*/{SESSION}")]
-    assert sorted(each["before"] > 0 for each in sessions) == [False, True]
+    assert sorted(session["before"] > 0 for session in sessions) == [False, True]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -248,8 +248,8 @@ def test_references_that_the_data_carries_hold_where_it_is_from() -> None:
     assert agent.evaluate(episodes=1).score is not None
     assert agent.evaluate(made, episodes=1).score is not None
     with pytest.warns(EnvironmentWarning, match="there is no normalised score.*bonus is as registered"):
-        found = agent.evaluate(lambda: gymnasium.make(LINE, max_episode_steps=17), episodes=1)
-    assert found.score is None
+        evaluation = agent.evaluate(lambda: gymnasium.make(LINE, max_episode_steps=17), episodes=1)
+    assert evaluation.score is None
     by_id = line_agent(line_data(env_id=LINE, provenance=carried))
     assert by_id.evaluate(episodes=1).score is not None
 
@@ -300,9 +300,9 @@ def test_no_file_has_a_module_imported(name: str, evil: str, tmp_path: Path, cap
     for path in ("run", "agent.npz"):
         read = load_agent(path)
         for attempt in (
-            lambda each: each.evaluate("auto", episodes=1),
-            lambda each: each.finetune("auto", steps=20, warm_up=1, dataset=data, progress=False, traced=False),
-            lambda each: each.untrained().fit(data, steps=2, eval_env="auto", eval_episodes=1, **QUIET),
+            lambda loaded: loaded.evaluate("auto", episodes=1),
+            lambda loaded: loaded.finetune("auto", steps=20, warm_up=1, dataset=data, progress=False, traced=False),
+            lambda loaded: loaded.untrained().fit(data, steps=2, eval_env="auto", eval_episodes=1, **QUIET),
         ):
             if name == "entry points":
                 attempt(read)  # what is registered here is made, whatever the file says

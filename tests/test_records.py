@@ -113,9 +113,9 @@ def test_missing_extras_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_versions_name_what_numbers_depend_on() -> None:
-    found = versions()
-    assert found["torch"] == str(torch.__version__) and found["numpy"] == np.__version__
-    assert found["adaptive_constraints"][0].isdigit() and found["python"].startswith("3.")
+    named = versions()
+    assert named["torch"] == str(torch.__version__) and named["numpy"] == np.__version__
+    assert named["adaptive_constraints"][0].isdigit() and named["python"].startswith("3.")
 
 
 def git(folder: Path, *arguments: str) -> str:

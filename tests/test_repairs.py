@@ -40,7 +40,7 @@ def recordings(
 
 def made(arrays: dict[str, Any], **changes: Any) -> Dataset:
     """A set of the arrays but for those changed; None leaves one out."""
-    return Dataset.from_arrays(**{key: each for key, each in (arrays | changes).items() if each is not None})
+    return Dataset.from_arrays(**{key: array for key, array in (arrays | changes).items() if array is not None})
 
 
 def mended(data: Dataset, **asked: Any) -> Dataset:
@@ -198,8 +198,8 @@ def test_repairs_are_done_in_a_fixed_order() -> None:
 
 def test_loading_takes_every_repair(tmp_path: Path) -> None:
     taken = inspect.signature(load_dataset).parameters
-    assert [each.name for each in fields(Repairs)] == list(taken)[3:]
-    assert all(taken[each.name].default == each.default for each in fields(Repairs))
+    assert [repair.name for repair in fields(Repairs)] == list(taken)[3:]
+    assert all(taken[repair.name].default == repair.default for repair in fields(Repairs))
     np.savez(tmp_path / "a.npz", **recordings((20, 30), "oc", low=0, high=3) | {"episode_ids": np.zeros(50)})
     data = load_dataset(f"npz:{tmp_path / 'a.npz'}", split_at_joins=True, action_low=0, action_high=[3, 3])
     assert data.episodes == 2 and not doctor(data).errors
@@ -320,4 +320,4 @@ def test_train_and_doctor_name_repair(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"adaptive-constraints repair npz:{tmp_path / 'sick.npz'} OUT.npz" in capsys.readouterr().out
     assert main(["repair", "--help"]) == 0
     said = capsys.readouterr().out
-    assert all(f"--{each.name.replace('_', '-')}" in said for each in fields(Repairs))
+    assert all(f"--{repair.name.replace('_', '-')}" in said for repair in fields(Repairs))

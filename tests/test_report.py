@@ -35,8 +35,10 @@ def found_in(tmp_path, rows, **changed):
     return find(read_grid([folder(tmp_path / "results", rows, **changed)]), "last_ten")
 
 
-def effect_of(found, adapter, base):
-    (effect,) = [each for each in effects(found.grid, found.score) if (each.adapter, each.base) == (adapter, base)]
+def effect_of(findings, adapter, base):
+    (effect,) = [
+        effect for effect in effects(findings.grid, findings.score) if (effect.adapter, effect.base) == (adapter, base)
+    ]
     return effect
 
 
@@ -46,29 +48,29 @@ def effect_of(found, adapter, base):
 def test_the_grid_keeps_the_suites_order(tmp_path):
     rows = grid()
     read = read_grid([folder(tmp_path, rows)])
-    assert [stack.label for stack in read.stacks] == list(dict.fromkeys(each["stack"] for each in rows))
+    assert [stack.label for stack in read.stacks] == list(dict.fromkeys(row_["stack"] for row_ in rows))
     assert [data.label for data in read.data] == [HOPPER, MAZE]
     assert len(read.cells) == 16 and not read.missing
     cell = read.cells["TD3BC + ASPC", MAZE]
-    assert [each["seed"] for each in cell.rows] == [0, 1, 2, 3]
+    assert [row_["seed"] for row_ in cell.rows] == [0, 1, 2, 3]
 
 
 def test_cells_that_have_not_finished_are_named(tmp_path):
     folder(tmp_path, grid(**SMALL))
-    rows = [each for each in grid(**SMALL) if (each["stack"], each["data"]["reference"]) != ("TD3BC + ASPC", MAZE)]
+    rows = [row_ for row_ in grid(**SMALL) if (row_["stack"], row_["data"]["reference"]) != ("TD3BC + ASPC", MAZE)]
     write_rows(tmp_path, rows)
-    found = find(read_grid([tmp_path]), "last_ten")
-    assert found.grid.missing == (("TD3BC + ASPC", MAZE, None),)
-    assert any("1 planned cell not finished: TD3BC + ASPC on npz:maze" in note for note in text.warnings(found.grid))
-    assert ("TD3BC", ALL) in found.scores
-    assert ("TD3BC + ASPC", ALL) not in found.scores  # it is not on all data sets
+    findings = find(read_grid([tmp_path]), "last_ten")
+    assert findings.grid.missing == (("TD3BC + ASPC", MAZE, None),)
+    assert any("1 planned cell not finished: TD3BC + ASPC on npz:maze" in note for note in text.warnings(findings.grid))
+    assert ("TD3BC", ALL) in findings.scores
+    assert ("TD3BC + ASPC", ALL) not in findings.scores  # it is not on all data sets
 
 
 def test_a_cell_that_failed_is_named_with_its_reason(tmp_path):
     rows = grid(**SMALL)
     folder(tmp_path, rows)
-    (gone,) = {each["cell"] for each in rows if (each["stack"], each["data"]["reference"]) == ("TD3BC + ASPC", MAZE)}
-    write_rows(tmp_path, [each for each in rows if each["cell"] != gone])
+    (gone,) = {row_["cell"] for row_ in rows if (row_["stack"], row_["data"]["reference"]) == ("TD3BC + ASPC", MAZE)}
+    write_rows(tmp_path, [row_ for row_ in rows if row_["cell"] != gone])
     write_failure(tmp_path / "cells" / gone, gone, "no <such> file", "")
     report = write_report([tmp_path])
     assert (
@@ -87,8 +89,8 @@ def test_nothing_finished_and_no_results_are_errors(tmp_path):
 
 def test_folders_are_reported_together_but_no_seed_twice(tmp_path):
     rows = grid(**SMALL)
-    first = folder(tmp_path / "first", [each for each in rows if not each["adapters"]])
-    second = folder(tmp_path / "second", [each for each in rows if each["adapters"]])
+    first = folder(tmp_path / "first", [row_ for row_ in rows if not row_["adapters"]])
+    second = folder(tmp_path / "second", [row_ for row_ in rows if row_["adapters"]])
     read = read_grid([first, second])
     assert len(read.cells) == 4
     assert effects(read, "last_ten")[0].adapter == "ASPC"  # twins meet across folders
@@ -101,7 +103,7 @@ def test_lengths_are_told_apart(tmp_path):
     labels = [stack.label for stack in read_grid([folder(tmp_path, rows)]).stacks]
     assert labels == ["TD3BC, 20,000 steps", "TD3BC, 100 steps"]
     both = [
-        each | {"steps": steps, "cell": f"{steps} {each['cell']}"} for each in grid(("TD3BC",)) for steps in (100, 200)
+        row_ | {"steps": steps, "cell": f"{steps} {row_['cell']}"} for row_ in grid(("TD3BC",)) for steps in (100, 200)
     ]
     titles = [text.title(effect) for effect in found_in(tmp_path / "both", both).effects]
     averages = [f"{adapter} on TD3BC, {n} steps, mean over 2 stacks" for n in (100, 200) for adapter in ("ASPC", "ANQ")]
@@ -113,11 +115,11 @@ def test_lengths_are_told_apart(tmp_path):
 
 
 def test_scores_are_interquartile_means(tmp_path):
-    found = found_in(tmp_path, grid())
-    hopper, maze = (found.grid.cells["TD3BC", data].values("last_ten") for data in (HOPPER, MAZE))
-    assert found.scores["TD3BC", HOPPER].value == interquartile_mean(hopper)
-    assert found.scores["TD3BC", ALL].value == interquartile_mean(np.concatenate([hopper, maze]))
-    assert found.scores["TD3BC", ALL].n == 8
+    findings = found_in(tmp_path, grid())
+    hopper, maze = (findings.grid.cells["TD3BC", data].values("last_ten") for data in (HOPPER, MAZE))
+    assert findings.scores["TD3BC", HOPPER].value == interquartile_mean(hopper)
+    assert findings.scores["TD3BC", ALL].value == interquartile_mean(np.concatenate([hopper, maze]))
+    assert findings.scores["TD3BC", ALL].n == 8
 
 
 def test_the_effect_of_an_adapter_is_paired_by_seed(tmp_path):
@@ -147,60 +149,62 @@ def test_twins_share_everything_but_that_adapter(tmp_path):
 
 
 def test_stacks_of_one_seed_are_one_pair_of_the_average(tmp_path):
-    found = found_in(tmp_path, grid(learners=("TD3BC",)))
-    average = effect_of(found, "ASPC", "TD3BC, mean over 2 stacks")
-    alone = [effect_of(found, "ASPC", base).by_scope[ALL].estimate for base in ("TD3BC", "TD3BC + ANQ")]
+    findings = found_in(tmp_path, grid(learners=("TD3BC",)))
+    average = effect_of(findings, "ASPC", "TD3BC, mean over 2 stacks")
+    alone = [effect_of(findings, "ASPC", base).by_scope[ALL].estimate for base in ("TD3BC", "TD3BC + ANQ")]
     mean = average.by_scope[ALL].estimate
     assert mean.value == pytest.approx((alone[0].value + alone[1].value) / 2)
     assert mean.n == alone[0].n == 8
 
 
 def test_a_lost_seed_counts_as_the_random_policy(tmp_path):
-    rows = [numbered(each, 50.0) for each in grid(**SMALL)]
+    rows = [numbered(row_, 50.0) for row_ in grid(**SMALL)]
     rows[2] = lost(row("TD3BC", (), MAZE, 0))
-    found = found_in(tmp_path, rows)
-    assert found.scores["TD3BC", MAZE].value == 25  # 0 and 50
-    assert found.grid.cells["TD3BC", MAZE].lost == 1
-    difference = effect_of(found, "ASPC", "TD3BC").by_scope[MAZE]
+    findings = found_in(tmp_path, rows)
+    assert findings.scores["TD3BC", MAZE].value == 25  # 0 and 50
+    assert findings.grid.cells["TD3BC", MAZE].lost == 1
+    difference = effect_of(findings, "ASPC", "TD3BC").by_scope[MAZE]
     assert (difference.estimate.value, difference.lost, difference.pairs) == (25, 1, 2)
     (profile,) = [
-        each for each in profiles(found.grid, "last_ten") if (each.stack.label, each.scope) == ("TD3BC", MAZE)
+        profile
+        for profile in profiles(findings.grid, "last_ten")
+        if (profile.stack.label, profile.scope) == ("TD3BC", MAZE)
     ]
     assert profile.share[5] == 0.5  # half the seeds are above 2.5
-    said = page(found, "report")
+    said = page(findings, "report")
     assert "1 of 2 seeds lost" in said and "lost at step 5,000: critic was not finite" in said
     assert "1 of 2 pairs lost" in said
-    assert any("1 of 8 seeds were lost" in note for note in text.warnings(found.grid))
+    assert any("1 of 8 seeds were lost" in note for note in text.warnings(findings.grid))
 
 
 def test_returns_are_not_put_together_and_lost_seeds_have_none(tmp_path):
     rows = grid(**SMALL)
-    rows = [in_returns(each) if each["data"]["reference"] == MAZE else each for each in rows]
+    rows = [in_returns(row_) if row_["data"]["reference"] == MAZE else row_ for row_ in rows]
     rows[2] = lost(rows[2])
     rows[6], rows[7] = lost(rows[6]), lost(rows[7])
-    found = found_in(tmp_path, rows)
-    assert found.scopes == [HOPPER, MAZE]
-    assert not any(scope == ALL for _, scope in found.scores)
-    assert found.scores["TD3BC", MAZE].n == 1  # of two: the other is lost
-    assert ("TD3BC + ASPC", MAZE) not in found.scores
-    assert effect_of(found, "ASPC", "TD3BC").by_scope[MAZE].estimate is None
-    assert {each.scope for each in found.profiles} == {HOPPER}
-    assert "1 of 2 seeds lost" in page(found, "report")
+    findings = found_in(tmp_path, rows)
+    assert findings.scopes == [HOPPER, MAZE]
+    assert not any(scope == ALL for _, scope in findings.scores)
+    assert findings.scores["TD3BC", MAZE].n == 1  # of two: the other is lost
+    assert ("TD3BC + ASPC", MAZE) not in findings.scores
+    assert effect_of(findings, "ASPC", "TD3BC").by_scope[MAZE].estimate is None
+    assert {profile.scope for profile in findings.profiles} == {HOPPER}
+    assert "1 of 2 seeds lost" in page(findings, "report")
 
 
 def test_what_was_not_evaluated_is_not_lost(tmp_path):
     nothing = {"evaluations": [], "last": None, "best": None, "last_ten": None}
-    found = found_in(tmp_path, [each | nothing for each in grid(**SMALL)])
-    assert found.scores == {} and found.profiles == []
-    said = page(found, "report")
+    findings = found_in(tmp_path, [row_ | nothing for row_ in grid(**SMALL)])
+    assert findings.scores == {} and findings.profiles == []
+    said = page(findings, "report")
     assert "not evaluated" in said and "lost</span>" not in said
 
 
 @pytest.mark.parametrize(("score", "number"), [("last_ten", 3), ("last", 1), ("best", 2)])
 def test_which_number_of_a_seed_counts(tmp_path, score, number):
-    rows = [each | {"last": 1.0, "best": 2.0, "last_ten": 3.0} for each in grid(**SMALL)]
-    found = find(read_grid([folder(tmp_path, rows)]), score)
-    assert found.scores["TD3BC", ALL].value == number
+    rows = [row_ | {"last": 1.0, "best": 2.0, "last_ten": 3.0} for row_ in grid(**SMALL)]
+    findings = find(read_grid([folder(tmp_path, rows)]), score)
+    assert findings.scores["TD3BC", ALL].value == number
 
 
 def test_curves_keep_where_a_seed_was_lost(tmp_path):
@@ -239,10 +243,10 @@ EVIL = "<script>alert(1)</script>"
 def report(tmp_path_factory):
     """A report of a small grid on regenerated data, with published figures, and rows that try to break out."""
     rows = grid(**SMALL)
-    for each in rows:
-        each["command"] += f" {EVIL}"
-        each["device"] = EVIL
-        each["data"]["regenerated"] = each["data"]["reference"] == MAZE
+    for row_ in rows:
+        row_["command"] += f" {EVIL}"
+        row_["device"] = EVIL
+        row_["data"]["regenerated"] = row_["data"]["reference"] == MAZE
     figures = [
         {"data": MAZE, "stack": "TD3BC + ASPC", "score": 61.2, "spread": 4.1, "source": f"a paper {EVIL}"},
         {"data": HOPPER, "stack": "Another", "score": 70.0, "spread": None, "source": "a paper, table 2"},
@@ -278,16 +282,18 @@ class Page(HTMLParser):
 def test_the_page_holds_everything_and_asks_for_nothing(report):
     source = report.html.read_text(encoding="utf-8")
     read = Page(source)
-    assert not [name for name, found in read.tags if name in ("img", "iframe", "object", "embed") or "src" in found]
-    assert [found["href"] for name, found in read.tags if name == "link"] == ["data:,"]
+    assert not [
+        name for name, attributes in read.tags if name in ("img", "iframe", "object", "embed") or "src" in attributes
+    ]
+    assert [attributes["href"] for name, attributes in read.tags if name == "link"] == ["data:,"]
     assert not re.search(r"(?:https?:)?//[\w.-]+\.\w+", source.replace("http://www.w3.org/2000/svg", ""))
     assert "{{" not in source
-    identities = [found["id"] for _, found in read.tags if "id" in found]
+    identities = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
     assert len(identities) == len(set(identities))
-    links = {found["href"][1:] for name, found in read.tags if name == "a"}
+    links = {attributes["href"][1:] for name, attributes in read.tags if name == "a"}
     assert links <= set(identities)
-    labelled = [found for name, found in read.tags if name == "th"]
-    assert all(found.get("scope") in ("col", "row") for found in labelled)
+    labelled = [attributes for name, attributes in read.tags if name == "th"]
+    assert all(attributes.get("scope") in ("col", "row") for attributes in labelled)
 
 
 def test_what_rows_say_never_becomes_markup(report):

@@ -86,7 +86,7 @@ def numbers(page, column):
 def figures(page, name):
     """What each drawn figure of a section says of itself to those who cannot see it."""
     drawn = page.locator(f"[data-figure={name}] svg[role=img]")
-    return [each.get_attribute("aria-label") for each in drawn.all()]
+    return [mark.get_attribute("aria-label") for mark in drawn.all()]
 
 
 def test_everything_is_drawn(opened):
@@ -182,7 +182,7 @@ def test_one_evaluation_and_equal_scores_are_drawn(browser, tmp_path):
     """Axes without an extent, such as those of a smoke test."""
     one = [{"step": 100, "value": 0.0, "returns": [20.0]}]
     same = {"last": 0.0, "best": 0.0, "last_ten": 0.0, "evaluations": one, "series": {"aspc/scale": [[100], [2.5]]}}
-    rows = [each | same for each in grid(("TD3BC",), ((), ("ASPC",)), (HOPPER,), 1)]
+    rows = [row_ | same for row_ in grid(("TD3BC",), ((), ("ASPC",)), (HOPPER,), 1)]
     file = tmp_path / "report.html"
     file.write_text(html(find(read_grid([folder(tmp_path, rows)]), "last_ten"), "report"), encoding="utf-8")
     page, complaints = browser.new_page(), []

@@ -107,8 +107,8 @@ def test_a_reward_on_a_dropped_row_counts(tmp_path):
 
 def test_an_environment_without_a_limit_ends():
     """d3rlpy issue 209: evaluation in an environment that never ends returns."""
-    found = line_agent().evaluate("tests/Endless-v0", episodes=1, eval_max_steps=10)
-    assert found.returns.shape == (1, 1) and found.returns[0, 0] <= 10
+    evaluation = line_agent().evaluate("tests/Endless-v0", episodes=1, eval_max_steps=10)
+    assert evaluation.returns.shape == (1, 1) and evaluation.returns[0, 0] <= 10
     with pytest.raises(EvaluationError, match="tests/Endless-v0"):
         line_agent(line_data(length=1, truly=True)).evaluate("tests/Endless-v0", episodes=1)
 

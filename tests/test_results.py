@@ -43,10 +43,16 @@ def test_kept_rows_are_whole(folder):
 def test_scores_of_kept_rows_are_those_of_their_returns(folder):
     for row in read_rows(results_page.RESULTS / folder):
         low, high = row["reference"]["random"], row["reference"]["expert"]
-        for each in row["evaluations"]:
-            assert each["value"] == pytest.approx(100 * (np.mean(each["returns"]) - low) / (high - low), abs=1e-3)
+        for evaluation in row["evaluations"]:
+            assert evaluation["value"] == pytest.approx(
+                100 * (np.mean(evaluation["returns"]) - low) / (high - low), abs=1e-3
+            )
         online = row.get("online")
-        values = [each["value"] for each in row["evaluations"] if not online or each["step"] > online["after step"]]
+        values = [
+            evaluation["value"]
+            for evaluation in row["evaluations"]
+            if not online or evaluation["step"] > online["after step"]
+        ]
         expected = {"last": values[-1], "best": max(values), "last_ten": np.mean(values[-10:])}
         assert {name: dict(row)[name] for name in expected} == pytest.approx(expected, abs=1e-3)
 
@@ -97,7 +103,7 @@ def test_a_run_folder_becomes_rows_before_and_after_fine_tuning(tmp_path):
     assert online["stack"] == offline["stack"] + ", online from buffer half"
     assert (offline["step"], offline["steps"], online["step"], online["steps"]) == (4, 4, 8, 8)
     assert offline["series"].keys() >= {"aspc/scale", "actor/value", "actor/constraint"}
-    assert [each["step"] for each in online["evaluations"]] == [2, 4, 6, 8]
+    assert [evaluation["step"] for evaluation in online["evaluations"]] == [2, 4, 6, 8]
     assert online["last"] == pytest.approx(online["evaluations"][-1]["value"])
     assert online["command"] == "made online" and online["threads"] == 1
     with pytest.raises(ValueError, match="stack is not TD3BC"):

@@ -32,10 +32,10 @@ def test_methods_take_every_setting_with_its_default(method):
 
 
 def test_commands_have_the_same_defaults():
-    found = {entry.name: entry.default for entry in fields(RunOptions) if entry.name in DEFAULTS}
-    assert found.pop("eval_env") == "auto"
-    assert found == {name: DEFAULTS[name] for name in found}
-    assert set(DEFAULTS) - set(found) == {"eval_env", "eval_seed", "out", "progress"}
+    defaults = {entry.name: entry.default for entry in fields(RunOptions) if entry.name in DEFAULTS}
+    assert defaults.pop("eval_env") == "auto"
+    assert defaults == {name: DEFAULTS[name] for name in defaults}
+    assert set(DEFAULTS) - set(defaults) == {"eval_env", "eval_seed", "out", "progress"}
 
 
 def test_settings_are_taken_by_name(tmp_path):

@@ -38,20 +38,20 @@ def test_jax_and_the_plain_loop_are_the_same_algorithm():
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_products_of_a_step_are_those_counted_by_hand(seeds):
-    found = counts(Contestant("case", "floor", seeds=seeds, shape=SMALL))
+    counted = counts(Contestant("case", "floor", seeds=seeds, shape=SMALL))
     s, a, w = SMALL.state, SMALL.action, SMALL.width
     policy, critic = s * w + w * w + w * a, (s + a) * w + w * w  # a single output is no matrix product
     # Critics: the targets' policy; targets, critics and weights' gradients; the gradient into the second layer.
     critics = policy + 2 * (3 * critic + w * w)
     # Policy: forward and weights' gradients; gradients into its layers; critic 1 there and back.
     actor = 2 * policy + w * a + w * w + 2 * critic
-    assert found.products == 2 * SMALL.batch * seeds * (critics + actor / 2)
+    assert counted.products == 2 * SMALL.batch * seeds * (critics + actor / 2)
 
 
 def test_traffic_is_each_input_and_output_once():
     x, row = torch.zeros(4, 8), torch.zeros(8)
-    found = count(lambda steps: (x + row.expand(4, 8)).view(-1), 1)
-    assert (found.bytes, found.calls, found.products) == (4 * (32 + 8 + 32), 1, 0)
+    counted = count(lambda steps: (x + row.expand(4, 8)).view(-1), 1)
+    assert (counted.bytes, counted.calls, counted.products) == (4 * (32 + 8 + 32), 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_process_is_timed_and_what_it_says_survives_json():
 
 def timings(**seconds: float) -> list[dict]:
     """Made-up seconds per step, by contestant."""
-    everybody = {each.name: each for each in suites.main_suite("cpu")}
+    everybody = {contestant.name: contestant for contestant in suites.main_suite("cpu")}
     return [
         Timing(everybody[name], steps=20, seconds=[value, value * 1.01, value * 0.99]).to_json()
         for name, value in seconds.items()
@@ -86,8 +86,8 @@ def timings(**seconds: float) -> list[dict]:
 
 
 def test_every_target_is_told_reached_missed_or_not_measured():
-    found = timings(**{"plain loop": 2e-3, "ours, 1 seed": 1e-3, "ours + ASPC, 1 seed": 1.2e-3, "JAX, 1 seed": 5e-4})
-    rows = [line for line in ratio_table(by_name(found), "cpu") if "at least" in line or "at most" in line]
+    timed = timings(**{"plain loop": 2e-3, "ours, 1 seed": 1e-3, "ours + ASPC, 1 seed": 1.2e-3, "JAX, 1 seed": 5e-4})
+    rows = [line for line in ratio_table(by_name(timed), "cpu") if "at least" in line or "at most" in line]
     said = {row.split("|")[1].strip(): row.split("|")[4].strip() for row in rows}
     assert said == {
         "ours, 1 seed / plain loop": "reached",
@@ -111,8 +111,8 @@ def test_the_gap_to_the_floor_is_the_larger_half():
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_comparisons_name_contestants_of_the_suite(device):
-    known = {each.name for each in suites.main_suite(device)}
-    named = {name for each in suites.comparisons(device) for name in (each.first, each.second)}
+    known = {contestant.name for contestant in suites.main_suite(device)}
+    named = {name for comparison in suites.comparisons(device) for name in (comparison.first, comparison.second)}
     assert named <= known
 
 

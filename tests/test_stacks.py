@@ -44,8 +44,8 @@ def test_all_adapters_at_their_neutral_settings_together_are_the_bare_learner(le
     bare = learned(trained(LEARNERS[learner], **run))
 
     def apart(*adapters):
-        found = learned(trained(LEARNERS[learner], *adapters, **run))
-        return largest_difference(bare, {name: found[name] for name in bare})
+        wrapped = learned(trained(LEARNERS[learner], *adapters, **run))
+        return largest_difference(bare, {name: wrapped[name] for name in bare})
 
     assert apart(*neutral) < 1e-9
     assert apart(replace(ssar, rate=0.1), replace(aspc, rate=0.1), ilq) > 1e-6, "which they are not at work"

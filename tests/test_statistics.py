@@ -88,7 +88,7 @@ def test_a_paired_difference_by_hand():
 
 def test_equal_scores_give_equal_intervals():
     scores = [np.random.default_rng(3).normal(size=5)]
-    assert estimate(scores) == estimate([each.copy() for each in scores])
+    assert estimate(scores) == estimate([array.copy() for array in scores])
 
 
 @pytest.mark.parametrize(

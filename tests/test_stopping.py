@@ -128,7 +128,7 @@ def test_an_evaluation_is_broken_off_and_made_up_for(tmp_path, signalled, calls,
         parts.fit(data(), out=tmp_path / "parts", **options)
     sent.undo()
     assert parts.history.unevaluated == step
-    assert [each.step for each in parts.history.evaluations] == [each for each in (5, 10) if each < step]
+    assert [evaluation.step for evaluation in parts.history.evaluations] == [at for at in (5, 10) if at < step]
     again = stack()
     again.fit(data(), out=tmp_path / "parts", **options)
     assert learned(again) == learned(whole) and rows(tmp_path / "parts") == rows(tmp_path / "whole")
@@ -216,9 +216,9 @@ def process(*words: str) -> subprocess.Popen:
     )
 
 
-def until(found, seconds: float = 90) -> None:
+def until(condition, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
-    while not found():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

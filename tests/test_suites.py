@@ -50,12 +50,12 @@ def test_every_suite_resolves(name):
 
 
 def test_figures_are_those_of_the_papers():
-    found = {(each["data"], each["stack"]): each for name in SUITES[3:7] for each in shipped(name).published}
+    figures = {(figure["data"], figure["stack"]): figure for name in SUITES[3:7] for figure in shipped(name).published}
     hopper = "d4rl:hopper_medium-v2.hdf5"
-    assert found[hopper, "TD3BC(preset, critic=robust) + ASPC"]["score"] == 92.7
-    assert found[hopper, "IQL(preset=anq) + ANQ(preset)"]["spread"] == 0.6
-    assert found[hopper, "TD3BC(preset=ssar) + SSAR(preset)"]["score"] == 101.6
-    assert found["d4rl:walker2d_medium_replay-v2.hdf5", "CQL(preset) + ILQ(preset)"]["score"] == 95.3
+    assert figures[hopper, "TD3BC(preset, critic=robust) + ASPC"]["score"] == 92.7
+    assert figures[hopper, "IQL(preset=anq) + ANQ(preset)"]["spread"] == 0.6
+    assert figures[hopper, "TD3BC(preset=ssar) + SSAR(preset)"]["score"] == 101.6
+    assert figures["d4rl:walker2d_medium_replay-v2.hdf5", "CQL(preset) + ILQ(preset)"]["score"] == 95.3
 
 
 def test_combos_are_all_subsets_of_four_on_five_learners():

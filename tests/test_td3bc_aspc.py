@@ -122,12 +122,12 @@ def l3(form: str, after: Terms, change: str) -> Tensor:
     return L3[form](four_rows(0).constraint, after.constraint, l2(after, change).detach())
 
 
-def assert_same_function(found, expected) -> None:
+def assert_same_function(function, expected) -> None:
     """Of the terms after the step: the same value and the same gradient."""
     leaves = [tensor.requires_grad_() for tensor in four_rows(1)]
-    one, two = found(Terms(*leaves)), expected(Terms(*leaves))
+    one, two = function(Terms(*leaves)), expected(Terms(*leaves))
     torch.testing.assert_close(one, two, rtol=1e-14, atol=0)
-    gradients = [torch.autograd.grad(each, leaves, materialize_grads=True) for each in (one, two)]
+    gradients = [torch.autograd.grad(output, leaves, materialize_grads=True) for output in (one, two)]
     torch.testing.assert_close(*gradients, rtol=1e-13, atol=0)
 
 
@@ -208,8 +208,8 @@ def test_the_moving_average_decays_by_mu():
         buffers={"aspc": {"mean_value": torch.tensor(0.3, dtype=torch.float64)}},
         weighted=lambda constraint: constraint,
     )
-    found = ASPC(ema=0.9).meta_loss(v, K, four_rows(0), four_rows(1)).buffers["mean_value"]
-    assert float(found) == pytest.approx(0.9 * 0.3 + 0.1 * float(four_rows(1).value.mean()), rel=1e-14)
+    mean = ASPC(ema=0.9).meta_loss(v, K, four_rows(0), four_rows(1)).buffers["mean_value"]
+    assert float(mean) == pytest.approx(0.9 * 0.3 + 0.1 * float(four_rows(1).value.mean()), rel=1e-14)
 
 
 @pytest.mark.parametrize("initial", [1e-3, 0.4, 2.5, 40.0, 1000.0])
@@ -258,8 +258,8 @@ def test_a_linear_tradeoff_is_a_line_to_its_end():
 
 def test_a_linear_tradeoff_is_what_the_actor_is_stepped_with():
     """Its first actor update, at step 2 of 8, is that of the learner at a quarter of the way."""
-    found, expected = (
+    ramped, expected = (
         trained(TD3BC(**SMALL), LinearTradeoff(start=1.0, end=5.0), steps=2, horizon=8),
         TD3BC(alpha=2.0, **SMALL),
     )
-    assert not different(learned(found), learned(trained(expected, steps=2)))
+    assert not different(learned(ramped), learned(trained(expected, steps=2)))
