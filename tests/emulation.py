@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ def waits_for_the_device(func: Any, args: tuple[Any, ...]) -> bool:
 class EmulatedGraph(TorchDispatchMode):
     """Repeats the operations of its recording on the very tensors of its recording."""
 
+    in_one_piece: ClassVar[bool] = False
+
     def __init__(self) -> None:
         super().__init__()
         self._operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
@@ -47,6 +49,9 @@ class EmulatedGraph(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self._operations.append((func, args, kwargs or {}, result))
         return result
+
+    def ready(self) -> None:
+        """It is."""
 
     @torch.no_grad()
     def replay(self) -> None:

@@ -57,7 +57,7 @@ KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
 from agents import aspc_on_td3bc, fit
-fit(aspc_on_td3bc(), steps=100_000, checkpoint_every=20, out={out!r}, traced=True)
+fit(aspc_on_td3bc(), steps=100_000, checkpoint_every=20, out={out!r}, traced=True, compiled=False)
 """
 
 
@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_bit_for_bit(stack, tmp_path):
     step = load_agent(out, device="cpu").step
     assert step >= 20
     killed, whole = stack.untrained(), stack.untrained()
-    stop: dict[str, Any] = {"steps": 100_000, "stop_after": step + 25, "traced": True}
+    stop: dict[str, Any] = {"steps": 100_000, "stop_after": step + 25, "traced": True, "compiled": False}
     fit(killed, out=out, **stop)
     fit(whole, **stop)
     assert_same(killed, whole)

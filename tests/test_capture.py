@@ -179,7 +179,7 @@ def test_models_and_the_online_phase_are_recorded_too(monkeypatch, tmp_path, ada
     monkeypatch.setattr(model_fit, "WORTH_TRACING", 0)
 
     def run(name, graphs):
-        monkeypatch.setattr(engine_module, "graphs_for", lambda device: graphs)
+        monkeypatch.setattr(engine_module, "graphs_for", lambda device, compiled: graphs)
         monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path / name))
         agent, quiet = wrap(LEARNERS["TD3BC"], adapter), {"progress": False}
         agent.fit(made_data(), steps=4, device="cpu", **quiet)

@@ -226,7 +226,18 @@ def until(condition, seconds: float = 90) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_train_saves_and_says_how_to_go_on(tmp_path, number, code):
     save_npz(data(), tmp_path / "data.npz")
-    learner = ("--learner", "TD3BC", "hidden=4", "batch_size=4", "--steps", "1000000", "--log-every", "50")
+    learner = (
+        "--learner",
+        "TD3BC",
+        "hidden=4",
+        "batch_size=4",
+        "--steps",
+        "1000000",
+        "--log-every",
+        "50",
+        "--compiled",
+        "off",
+    )
     out = tmp_path / "run"
     words = ("train", "--data", f"npz:{tmp_path / 'data.npz'}", *learner, "--out", str(out), "--eval-env", "none")
     run = process(*words, "--device", "cpu")

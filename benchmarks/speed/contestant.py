@@ -54,7 +54,7 @@ class Contestant:
     precision: Literal["float32", "bf16"] = "float32"
     """Of ours: what matrix products are computed in."""
     compiled: bool = False
-    """Of ours: traced stages go through torch's inductor."""
+    """Of ours: whole steps are compiled, on CUDA the stages."""
     floor: Literal["products", "copies"] = "products"
     """Of the floor: which half of it."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,27 @@ def engine(contestant: Contestant, device: str, **options: Any) -> Engine:
     stack = Stack(learner, tuple(ADAPTERS[name] for name in contestant.adapters))
     data, place = dataset(shape), torch.device(device)
     resolved, preprocessor = stack.resolve(), Preprocessor.fit(data)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[CACHE_VARIABLE] = folder  # this process is the contestant's own
+    with tempfile.TemporaryDirectory() as folder, cache_in(folder):
         prepared = prepare(resolved, data, preprocessor, range(contestant.seeds), place)
     spec = Spec(shape.state, shape.action)
     initial = initial_state(resolved, spec, range(contestant.seeds), prepared)
     table = preprocessor.table(data, learner.columns())
     program = program_of(resolved, spec, HORIZON)
     return Engine(program, initial, table, horizon=HORIZON, device=place, **options)
+
+
+@contextmanager
+def cache_in(folder: str) -> Iterator[None]:
+    """Keep models that are hardly trained out of the user's cache; this process is the contestant's own."""
+    before = os.environ.get(CACHE_VARIABLE)
+    os.environ[CACHE_VARIABLE] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[CACHE_VARIABLE]
+        else:
+            os.environ[CACHE_VARIABLE] = before
 
 
 def dataset(shape: Shape) -> Dataset:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from adaptive_constraints.agent import AUTO, Agent, load_agent
 from adaptive_constraints.cli.command import INTERRUPTED, Command, Common, RunOptions
@@ -43,8 +43,9 @@ class Train(Command):
     """Run folder; by default runs/<data>-<stack>-<steps>."""
     precision: Precision = "float32"
     """Of matrix products. bf16 pays on hardware with such instructions only."""
-    compiled: bool = False
-    """Compile before training: about a minute, and faster from then on; needs a C++ compiler (on CUDA, Triton)."""
+    compiled: Literal["auto", "on", "off"] = "auto"
+    """Compile before training: about a minute, kept for later runs, and faster from then on; needs a C++ compiler (on
+    CUDA, Triton). auto: on a CPU, for 50,000 steps or more, or where a run like it was compiled before."""
     download: bool = False
     """Fetch a data set of Minari or OGBench that is not here yet."""
     running: RunOptions = field(default_factory=RunOptions)
@@ -59,8 +60,8 @@ class Train(Command):
         self.running.set_threads()
         stack, data = stack_of(self.learner, self.adapters), load_dataset(self.data, download=self.download)
         seeds = self.seed_list or tuple(range(self.seeds))
-        wanted = Identity(stack.to_spec(), self.steps, seeds, data.fingerprint, self.precision, self.compiled)
         out = self.out or folder_of(self.data, stack, self.steps)
+        wanted = Identity(stack.to_spec(), self.steps, seeds, data.fingerprint, self.precision)
         if not self.running.quiet:
             announce(stack, data, wanted, out)
         agent = Agent(stack)
@@ -72,7 +73,7 @@ class Train(Command):
                 steps=self.steps,
                 seeds=seeds,
                 precision=self.precision,
-                compiled=self.compiled,
+                compiled=self.compiled if self.compiled == "auto" else self.compiled == "on",
                 device=self.running.torch_device,
                 **vars(self.running.settings(out)),
             ),

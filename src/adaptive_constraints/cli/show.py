@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ def announce(stack: Stack, data: Dataset, wanted: Identity, out: Path) -> None:
     print(f"seeds {', '.join(map(str, wanted.seeds))}; {wanted.steps} steps; run folder {out}")
     if (out / CHECKPOINT).is_file():
         found = read_run(out / CHECKPOINT, torch.device("cpu"))
-        if found.identity == wanted:
+        if replace(found.identity, compiled=wanted.compiled) == wanted:
             then = "it is complete" if found.engine.step == wanted.steps else "going on from there"
             print(f"{out} holds this run at step {found.engine.step} of {wanted.steps}: {then}")
 

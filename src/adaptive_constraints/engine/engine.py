@@ -5,12 +5,13 @@ stepping, averaging, advancing buffers. What it steps by is computed in `gradien
 
 The gradients of a stage are one pure function of the state. It is traced once into a straight list of tensor
 operations (`functions`) and replayed, so that a step pays neither for the learner's Python nor for autograd's
-bookkeeping. On CUDA the whole step around it is recorded as well (`recording`). ``traced=False`` runs everything as
-it is written.
+bookkeeping. On CUDA, and compiled on a CPU, the whole step is recorded (`recording`). ``traced=False`` runs everything
+as it is written.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from adaptive_constraints.core.program import Program
 from adaptive_constraints.core.types import Average, Draw, Schedule, Stage
 from adaptive_constraints.core.view import Inputs
 from adaptive_constraints.engine import over_seeds
+from adaptive_constraints.engine.acting import Acting
 from adaptive_constraints.engine.batches import Batches, Growth, Replay, batches_of
 from adaptive_constraints.engine.functions import Repeated, with_draws
 from adaptive_constraints.engine.gradients import Losses, Scalars, StageGradients
@@ -30,9 +32,10 @@ from adaptive_constraints.engine.metrics import Metrics
 from adaptive_constraints.engine.noise import NoiseTables
 from adaptive_constraints.engine.optimizers import Optimizers
 from adaptive_constraints.engine.oracles import derivative_by
-from adaptive_constraints.engine.recording import RARE, Graph, Recorded, Recorder, graphs_for
+from adaptive_constraints.engine.recording import Graph, Recorded, Recorder, graphs_for
 from adaptive_constraints.engine.saved import check_like
 from adaptive_constraints.engine.state import InitialState, prefixed, under
+from adaptive_constraints.engine.timetable import Due, Timetable
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import Precision, product_precision
 
@@ -45,7 +48,7 @@ class Execution(NamedTuple):
     precision: Precision = "float32"
     """Of matrix products."""
     compiled: bool = False
-    """Traced stages compiled by torch's inductor, which fuses what stands between products."""
+    """On a CPU whole steps compiled to native programs, on CUDA the stages, by torch's inductor."""
 
 
 class _Running:
@@ -64,21 +67,6 @@ class _Running:
         )
 
 
-class Due(NamedTuple):
-    """The work due in a step; steps of which this is the same do the same operations."""
-
-    stages: tuple[int, ...]
-    """Places of the stages in the step."""
-    averages: tuple[tuple[int, int], ...]
-    """(place of the stage, number of the average)."""
-    outer: bool
-    """The trade-off steps."""
-    advancing: tuple[str, ...]
-    """Adapters whose buffers advance."""
-    rare: bool
-    """Something in it runs too seldom for the step to be recorded."""
-
-
 class Engine:
     """Trains all seeds of a program; owns the whole state tree."""
 
@@ -95,14 +83,14 @@ class Engine:
         namespace: str = "",
         phase_start: int = 0,
         growth: Growth | None = None,
-        graphs: Callable[[], Graph] | None = None,
+        graphs: type[Graph] | None = None,
     ) -> None:
         """``table`` holds the data's columns [N, ...] in learner space; without one it can act but not train.
 
         ``horizon`` is the planned number of steps. ``namespace`` stands before every site of noise, so that two
         engines of one seed draw apart. ``phase_start`` is the step after which this phase begins. ``growth`` lets the
-        table grow by rows added to ``batches``. ``graphs`` makes the graphs that steps are recorded in; by default
-        CUDA's, on CUDA, if traced.
+        table grow by rows added to ``batches``. ``graphs`` is the kind of graph that steps are recorded in; by default
+        CUDA's, on CUDA, or a compiled step elsewhere, if that is asked for.
         """
         device = torch.device(device)
         self.program, self.seeds, self.horizon = program, initial.seeds, horizon
@@ -126,29 +114,38 @@ class Engine:
             "horizon": torch.full((), horizon, dtype=torch.int64, device=device),
         }
         self._losses = Losses(program, len(self.seeds))
-        new_graph = graphs or (graphs_for(device) if execution.traced else None)
-        self.optimizers = Optimizers(self.params, captured=new_graph is not None)
+        kind = graphs or (graphs_for(device, execution.compiled) if execution.traced else None)
+        in_one_piece = kind is not None and kind.in_one_piece
+        inside = execution._replace(traced=False, compiled=False) if in_one_piece else execution
+        self.optimizers = Optimizers(self.params, captured=kind is not None, written_out=in_one_piece)
         self._outer: OuterStepper | None = None
         if program.outer is not None:
             assert program.constrained is not None
-            derivative = derivative_by(program.outer.step.backend, self._losses, self.optimizers, program.constrained)
-            new_graph = new_graph if derivative.recordable else None
+            backend = program.outer.step.backend
+            derivative = derivative_by(backend, self._losses, self.optimizers, program.constrained)
+            if in_one_piece and not derivative.recordable:
+                raise StackError(f"meta_step={backend!r} cannot be compiled: leave compiled at False, or closed_form")
+            kind = kind if derivative.recordable else None
             self._outer = OuterStepper(
-                program.outer, self._losses, self.params, self.optimizers, derivative, execution.traced
+                program.outer, self._losses, self.params, self.optimizers, derivative, inside.traced
             )
-        recorded = new_graph is not None
+        recorded = kind is not None
         self._noise = NoiseTables(self.seeds, device, dtype, namespace, self._clock["step"] if recorded else None)
-        self._acting_noise = NoiseTables(self.seeds, device, dtype, namespace)
-        self._recorder = Recorder(new_graph, self._noise, self._changing) if new_graph is not None else None
+        acting_noise = NoiseTables(self.seeds, device, dtype, namespace)
+        self._acting = Acting(self._losses, lambda: self._inputs({}), acting_noise, execution.traced)
+        self._recorder = Recorder(kind, self._noise, self._changing) if kind is not None else None
+        self._foresees = in_one_piece
+        self.say: Callable[[str], None] = lambda text: None
+        """Where to say what takes long."""
         self._batches: Batches | None = None
         if table is not None:
             more = {name: column for name, column in initial.columns.items() if name not in table}
             columns, size = {**table, **more}, program.batch_size
             self._batches = batches_of(columns, initial.seed_columns, self._noise, size, device, dtype, growth)
-        self.batch: dict[str, Tensor] = {}
-        """Columns [S, B, ...] of the last minibatch."""
+        self._batch: dict[str, Tensor] | None = {}
+        self._timetable = Timetable(program)
         self._stages = [
-            _Running(stage, number, self._losses, execution) for number, stage in enumerate(program.stages, start=1)
+            _Running(stage, number, self._losses, inside) for number, stage in enumerate(program.stages, start=1)
         ]
         self._draws: dict[str, dict[Draw, None]] = {}
 
@@ -156,7 +153,7 @@ class Engine:
     def draws(self) -> frozenset[Draw]:
         """Every draw of noise that the steps so far were found to make."""
         repeated = [each for running in self._stages for each in (running.gradients, running.outer_gradients)]
-        found = [*self._draws.values(), *(each.draws for each in repeated)]
+        found = [*self._draws.values(), *self._acting.draws.values(), *(each.draws for each in repeated)]
         if self._outer is not None:
             found += [self._outer.loss.draws, self._outer.through.draws]
         return frozenset(draw for draws in found for draw in draws)
@@ -178,6 +175,13 @@ class Engine:
         return {} if self._recorder is None else self._recorder.recorded
 
     @property
+    def batch(self) -> dict[str, Tensor]:
+        """Columns [S, B, ...] of the last minibatch."""
+        if self._batch is None:  # a compiled step keeps its own to itself
+            self._gather()
+        return self._batch or {}
+
+    @property
     def batches(self) -> Batches:
         """Where minibatches come from; there must be a table."""
         assert self._batches is not None
@@ -188,47 +192,36 @@ class Engine:
     def run(self, steps: int) -> None:
         """Run this many steps; on CUDA, it does not wait for the device."""
         with product_precision(self.execution.precision):
+            if self._foresees and steps:
+                self._record_ahead()
             for _ in range(steps):
                 self.step += 1
-                due = self._due()
+                due = self._timetable.at(self.step)
                 self._set_rates(due)
                 if self._recorder is None or due.rare:
                     self._run_step(due)
                 else:
                     run = lambda due=due: self._run_step(due)  # noqa: E731
-                    self.batch = self._recorder.replay(due, self.step, self.batches, run)
+                    self._batch = self._recorder.replay(due, self.step, self.batches, run) or None
                 for number in due.stages:
                     self.metrics.count(self._metric_group(self._stages[number - 1], due))
 
-    def _due(self) -> Due:
-        step, period = self.step, self._outer_period()
-        stages = [running for running in self._stages if step % running.stage.every == 0]
-        averages = [
-            (running.number, number, average)
-            for running in stages
-            for number, average in enumerate(running.stage.averages)
-            if step % average.every == 0 and step >= average.start
-        ]
-        advancing = {name: each.every for name, each in self.program.advancing.items() if step % each.every == 0}
-        outer_due = period is not None and step % period == 0
-        intervals = [*(s.stage.every for s in stages), *(a.every for *_, a in averages), *advancing.values()]
-        return Due(
-            stages=tuple(running.number for running in stages),
-            averages=tuple((place, number) for place, number, _ in averages),
-            outer=outer_due,
-            advancing=tuple(advancing),
-            rare=max([*intervals, period if outer_due and period else 1]) > RARE,
-        )
-
-    def _outer_period(self) -> int | None:
-        """Training steps between two outer steps, if there are any."""
-        if self.program.outer is None:
-            return None
-        constrained = next(s.stage for s in self._stages if self._is_constrained(s.stage))
-        return constrained.every * self.program.outer.step.interval
-
-    def _is_constrained(self, stage: Stage) -> bool:
-        return any(update.group == self.program.constrained for update in stage.updates)
+    def _record_ahead(self) -> None:
+        """Record every kind of step that is to come, so that they compile side by side."""
+        assert self._recorder is not None
+        self._foresees = False
+        dues = self._timetable.ahead(self.step, self.horizon)
+        self.say(f"recording {len(dues)} kinds of steps, and compiling those that no earlier run compiled")
+        started, at = time.perf_counter(), self.step
+        for due in dues:
+            self.step += 1  # one that is run, so that its rates are set
+            self._set_rates(due)
+            self._recorder.record(due, lambda due=due: self._run_step(due))  # type: ignore[misc]
+            self.step = at
+        for due in dues:
+            self._recorder.recorded[due].graph.ready()
+        self._batch = None
+        self.say(f"steps are compiled ({time.perf_counter() - started:.0f} s)")
 
     def _run_step(self, due: Due) -> dict[str, Tensor]:
         """Everything that the device does in a step; its minibatch."""
@@ -243,11 +236,11 @@ class Engine:
 
     def _gather(self) -> None:
         if self._batches:  # and there is a row
-            self.batch = self._batches.at(self.step)
+            self._batch = self._batches.at(self.step)
 
     def _run_stage(self, running: _Running, due: Due) -> None:
         stage, constrained = running.stage, self.program.constrained
-        outer = self._outer if due.outer and self._is_constrained(stage) else None
+        outer = self._outer if due.outer and self._timetable.is_constrained(stage) else None
         found = (running.gradients if outer is None else running.outer_gradients)(self._inputs)
         # The constrained group steps first and the trade-off at once, while every other group holds its old value.
         for update in sorted(stage.updates, key=lambda update: update.group != constrained):
@@ -265,7 +258,7 @@ class Engine:
 
     def _metric_group(self, running: _Running, due: Due) -> str:
         """A word without a slash: what a stage logs differs with whether the trade-off steps."""
-        outer = due.outer and self._is_constrained(running.stage)
+        outer = due.outer and self._timetable.is_constrained(running.stage)
         return f"{running.number}{'+meta' if outer else ''}"
 
     def synchronize(self) -> None:
@@ -280,7 +273,7 @@ class Engine:
         for number in due.stages:
             for update in self._stages[number - 1].stage.updates:
                 self.optimizers.set_rate(update.group, self._rate(update.learning_rate))
-        period = self._outer_period()
+        period = self._timetable.outer_period
         if due.outer and self.program.outer is not None and period is not None:
             step = self.program.outer.step
             rate = step.learning_rate(self.step // period - 1, max(1, self.horizon // period))
@@ -329,15 +322,8 @@ class Engine:
 
         A policy that draws noise draws it by (seed, ``way``, site, ``step``), at sites apart from those of training.
         """
-
-        def inputs(wanted: Mapping[Draw, None]) -> Inputs:
-            noise = self._acting_noise
-            drawn = {draw: noise.at(step, draw.kind, f"{way}/{draw.site}", draw.shape) for draw in wanted}
-            return self._inputs({}) | {"noise": drawn}
-
-        first, draws = f"/{way}" not in self._draws, self._draws.setdefault(f"/{way}", {})
         with product_precision(self.execution.precision):
-            return with_draws(draws, lambda x: self._losses.actions(way, x, observations), inputs, first=first)
+            return self._acting(observations, step, way)
 
     def _inputs(self, draws: Mapping[Draw, None]) -> Inputs:
         return {

@@ -36,9 +36,12 @@ class AdamStep:
 class Optimizers:
     """One fused Adam per group; its state exists at once, to be saved, restored and captured."""
 
-    def __init__(self, params: Mapping[str, Params], captured: bool = False) -> None:
-        """``captured``: learning rates are tensors on the device, which a recorded step reads when it is replayed."""
-        self._params = params
+    def __init__(self, params: Mapping[str, Params], captured: bool = False, written_out: bool = False) -> None:
+        """``captured``: learning rates are tensors on the device, which a recorded step reads when it is replayed.
+
+        ``written_out``: steps are lists of elementwise operations, which a compiler fuses, not torch's own kernel.
+        """
+        self._params, self._written_out = params, written_out
         self._adam = {group: _adam(tensors, captured) for group, tensors in params.items()}
         self._rates: dict[str, float] = {}
 
@@ -48,9 +51,27 @@ class Optimizers:
 
     def step(self, group: str, gradients: Params) -> None:
         """Step a group; every step of an optimizer goes through here, whatever computed its gradients."""
+        if self._written_out:
+            self._step(group, gradients)
+            return
         for name, tensor in self._params[group].items():
             tensor.grad = laid_out(gradients[name].detach(), tensor)
         self._adam[group].step()
+
+    @torch.no_grad()
+    def _step(self, group: str, gradients: Params) -> None:
+        """The step of `torch.optim.Adam`, operation by operation."""
+        rate = self._adam[group].param_groups[0]["lr"]
+        for name, tensor in self._params[group].items():
+            state, g = self._adam[group].state[tensor], gradients[name].detach()
+            first, second, count = state["exp_avg"], state["exp_avg_sq"], state["step"]
+            count.add_(1)
+            adam = AdamStep(rate, count.to(torch.float64))
+            first.lerp_(g, 1 - adam.beta1)
+            second.mul_(adam.beta2).addcmul_(g, g, value=1 - adam.beta2)
+            size = torch.as_tensor(rate / adam.correction1).to(tensor.dtype)
+            root = torch.as_tensor(adam.correction2**0.5).to(tensor.dtype)
+            tensor.sub_(size * first / (second.sqrt() / root + adam.eps))
 
     def set_rate(self, group: str, rate: float) -> None:
         """Set the learning rate of the next step."""

@@ -10,25 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from adaptive_constraints.core.types import Draw
 from adaptive_constraints.engine.batches import Batches, Columns
+from adaptive_constraints.engine.compiled_step import CompiledStep
 from adaptive_constraints.engine.noise import NoiseTables
-
-RARE = 100
-"""Steps with something that runs less often than once in this many are not recorded: a graph holds memory, and they
-hardly count."""
 
 
 class Graph(Protocol):
     """Device work that was recorded."""
 
+    in_one_piece: ClassVar[bool]
+    """It is compiled as a whole: no part is traced by itself, Adam is written out, and what a step returns is gone."""
+
     def record(self, run: Callable[[], None]) -> None:
         """Record what ``run`` does. Whether it is executed as well is left open."""
+
+    def ready(self) -> None:
+        """Wait until it can be replayed."""
 
     def replay(self) -> None:
         """Do it again."""
@@ -37,6 +40,7 @@ class Graph(Protocol):
 class CudaGraph:
     """A CUDA graph; those of one process share their memory, since none reads what another has left there."""
 
+    in_one_piece: ClassVar[bool] = False
     _pool: object = None
 
     def __init__(self) -> None:
@@ -48,6 +52,9 @@ class CudaGraph:
         """Record, without executing."""
         with torch.cuda.graph(self._graph, pool=CudaGraph._pool):  # type: ignore[arg-type]
             run()
+
+    def ready(self) -> None:
+        """It is, as soon as it is recorded."""
 
     def replay(self) -> None:
         """Launch it on the current stream."""
@@ -62,51 +69,58 @@ class Recorded:
     draws: frozenset[Draw]
     """Noise that it reads."""
     batch: dict[str, Tensor]
-    """Its minibatch, where the graph writes it."""
+    """Its minibatch, where the graph leaves it."""
 
 
-def graphs_for(device: torch.device) -> Callable[[], Graph] | None:
-    """What makes a graph on this device; None where steps are not recorded."""
-    return CudaGraph if device.type == "cuda" else None
+def graphs_for(device: torch.device, compiled: bool) -> type[Graph] | None:
+    """The kind of graph that steps are recorded in; None where they are not recorded."""
+    if device.type == "cuda":
+        return CudaGraph
+    return CompiledStep if compiled else None
 
 
 class Recorder:
     """One graph for each set of things due."""
 
     def __init__(
-        self, new_graph: Callable[[], Graph], noise: NoiseTables, changing: Callable[[], Iterable[tuple[str, Tensor]]]
+        self, kind: type[Graph], noise: NoiseTables, changing: Callable[[], Iterable[tuple[str, Tensor]]]
     ) -> None:
         """``changing`` gives every tensor that a step changes, by name."""
-        self._new_graph, self._noise, self._changing = new_graph, noise, changing
+        self._kind, self._noise, self._changing = kind, noise, changing
         self.recorded: dict[Hashable, Recorded] = {}
         """By what was due."""
 
     def replay(self, due: Hashable, step: int, batches: Batches, run: Callable[[], dict[str, Tensor]]) -> Columns:
-        """Do what ``run`` does, which is the same for equal ``due``; its minibatch."""
-        if due not in self.recorded:
-            self.recorded[due] = self._record(run)
-        recorded = self.recorded[due]
+        """Do what ``run`` does, which is the same for equal ``due``; its minibatch, where the graph leaves it."""
+        recorded = self.recorded.get(due) or self.record(due, run)
         self._noise.refill(step, recorded.draws)
         batches.refill(step)
         recorded.graph.replay()
         return recorded.batch
 
-    def forget(self) -> None:
-        """Record anew from now on: tensors that graphs read are no longer the same."""
-        self.recorded.clear()
-
-    def _record(self, run: Callable[[], dict[str, Tensor]]) -> Recorded:
+    def record(self, due: Hashable, run: Callable[[], dict[str, Tensor]]) -> Recorded:
         """Record a step, leaving the state as it is."""
         saved = {name: tensor.clone() for name, tensor in self._changing()}
-        graph = self._new_graph()
+        graph = self._kind()
         batch: dict[str, Tensor] = {}
         for _ in range(2):  # the first finds out which noise is drawn, the second traces what the third will run
             run()
             self._restore(saved)
         self._noise.read.clear()
-        graph.record(lambda: batch.update(run()))
+
+        def once() -> None:
+            batch.update(run())
+
+        graph.record(once)
         self._restore(saved)
-        return Recorded(graph, frozenset(self._noise.read), batch)
+        if graph.in_one_piece:
+            batch.clear()
+        self.recorded[due] = Recorded(graph, frozenset(self._noise.read), batch)
+        return self.recorded[due]
+
+    def forget(self) -> None:
+        """Record anew from now on: tensors that graphs read are no longer the same."""
+        self.recorded.clear()
 
     @torch.no_grad()
     def _restore(self, saved: Mapping[str, Tensor]) -> None:

@@ -18,10 +18,10 @@ def trace(function: Callable[[Any], Any], argument: Any) -> GraphModule:
     # a new one for each, which takes as long as all the rest.
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
         traced = make_fx(function)(argument)
-    return _simplified(traced)
+    return simplified(traced)
 
 
-def _simplified(traced: GraphModule) -> GraphModule:
+def simplified(traced: GraphModule) -> GraphModule:
     """The same operations, each of them once: updates of one stage often evaluate a network at the same rows."""
     from torch._functorch.compile_utils import fx_graph_cse  # costs a second to import, and not all runs trace
 

@@ -18,6 +18,7 @@ from adaptive_constraints.data import Dataset
 from adaptive_constraints.engine.metrics import Failure
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.evaluation import Evaluation, Evaluator
+from adaptive_constraints.runs.compiling import remember
 from adaptive_constraints.runs.evaluating import evaluate, evaluator_of
 from adaptive_constraints.runs.file import write_run
 from adaptive_constraints.runs.folder import CHECKPOINT, write_config, write_results
@@ -80,10 +81,13 @@ def fit(run: Run, settings: RunSettings, kept: bool) -> None:
                 said = [*run.warnings, *(evaluator.notes if evaluator else []), *notes]
                 for text in dict.fromkeys(said):
                     progress.say(f"note: {text}")
+                run.engine.say = progress.say
                 Loop(run, settings, evaluator, log, progress).run()
         finally:
             if log is not None:
                 log.close()
+    if run.engine.execution.compiled:
+        remember(run.identity)
     if settings.folder is not None:
         write_results(run, settings.folder)
     if asked():

@@ -1,0 +1,86 @@
+"""Turn a recorded step into a native library; run as a script, in a process of its own.
+
+    python lowering.py FOLDER      # reads FOLDER/step.pt and options.json, writes FOLDER/step.so
+
+It knows nothing but torch, so that the process starts fast, and torch's compiler never enters the process that trains.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+RECORDED, LIBRARY, OPTIONS = "step.pt", "step.so", "options.json"
+
+
+class Layout(NamedTuple):
+    """How a tensor lies in memory."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(tensor: Tensor) -> Layout:
+        """The layout of a tensor."""
+        return Layout(tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+
+    def zeros(self) -> Tensor:
+        """A tensor that lies so."""
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype).zero_()
+
+
+def pure(recorded: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """The same step, with one copy into each changed input at the end in place of changes on the way.
+
+    Equal operations on equal values become one. It returns nothing.
+    """
+    from torch._functorch.compile_utils import fx_graph_cse
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.func import functionalize
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def step(*tensors: Tensor) -> tuple[()]:
+        recorded(*tensors)
+        return ()
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        traced = make_fx(functionalize(step, remove="mutations"))(*(mode.from_tensor(tensor) for tensor in inputs))
+    for node in traced.graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
+        node.replace_all_uses_with(node.args[0])
+        traced.graph.erase_node(node)
+    traced.graph.eliminate_dead_code()
+    return fx.GraphModule(traced, fx_graph_cse(traced.graph))
+
+
+def lower(recorded: fx.GraphModule, inputs: Sequence[Tensor], library: Path) -> None:
+    """Write the step as a library that changes its inputs in place."""
+    from torch._inductor import aot_compile
+
+    made = aot_compile(pure(recorded, inputs), tuple(inputs))
+    assert isinstance(made, str)
+    os.replace(made, library)
+    shutil.rmtree(Path(made).parent, ignore_errors=True)
+
+
+def main(folder: Path) -> None:
+    """Do what stands in a folder."""
+    import torch._higher_order_ops.triton_kernel_wrap  # which torch forgets to import before it reads a graph
+
+    graph, layouts = torch.load(folder / RECORDED, weights_only=False)
+    torch.set_num_threads(json.loads((folder / OPTIONS).read_text(encoding="utf-8"))["threads"])
+    with torch.no_grad():
+        lower(graph, [Layout(*layout).zeros() for layout in layouts], folder / LIBRARY)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
