@@ -22,14 +22,14 @@ EPISODES = 1_000
 
 
 def returns(env: gymnasium.Env[Any, Any], policy: Callable[[Any], Any]) -> np.ndarray:
-    found = np.zeros(EPISODES)
+    totals = np.zeros(EPISODES)
     for episode in range(EPISODES):
         observation, _ = env.reset(seed=episode)
         over = False
         while not over:
             observation, reward, _, over, _ = env.step(policy(observation))
-            found[episode] += float(reward)
-    return found
+            totals[episode] += float(reward)
+    return totals
 
 
 def main() -> None:
@@ -45,9 +45,9 @@ def main() -> None:
             "controller": WaypointController(env.unwrapped),
         }
         for label, policy in policies.items():
-            found = returns(env, policy)
-            error = found.std(ddof=1) / EPISODES**0.5
-            print(f"{name:8} {label:10} {found.mean():8.2f} +- {error:.2f} (standard error)", flush=True)
+            totals = returns(env, policy)
+            error = totals.std(ddof=1) / EPISODES**0.5
+            print(f"{name:8} {label:10} {totals.mean():8.2f} +- {error:.2f} (standard error)", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ def main() -> None:
     FigureCanvasAgg(figure)
     plan, scores, scale = figure.subplots(1, 3, width_ratios=(1.35, 1.1, 0.8))
     diagram(plan)
-    found = {cell[0]["stack"]: cell for cell in cells("offline", DATA)}
+    by_stack = {cell[0]["stack"]: cell for cell in cells("offline", DATA)}
     for stack, (name, colour) in STACKS.items():
-        curves(scores, [_evaluations(row) for row in found[stack]], colour, name)
-    curves(scale, _series(found["TD3BC(critic=robust) + ASPC"], "aspc/scale"), "#D55E00", "learned")
+        curves(scores, [_evaluations(row) for row in by_stack[stack]], colour, name)
+    curves(scale, _series(by_stack["TD3BC(critic=robust) + ASPC"], "aspc/scale"), "#D55E00", "learned")
     scale.axhline(2.5, color="#0072B2", linewidth=2)
     scores.set(title="score, halfcheetah/mixed", xlabel="training steps", ylim=(0, None))
     scale.set(title="trade-off", xlabel="training steps", ylim=(0, None))
@@ -76,8 +76,8 @@ def curves(panel: Axes, seeds: list[tuple[np.ndarray, np.ndarray]], colour: str,
 
 
 def _evaluations(row: ResultRow) -> tuple[np.ndarray, np.ndarray]:
-    found = row["evaluations"]
-    return np.array([each["step"] for each in found]), np.array([each["value"] for each in found], float)
+    steps, values = ([point[entry] for point in row["evaluations"]] for entry in ("step", "value"))
+    return np.array(steps), np.array(values, float)
 
 
 def _series(cell: Cell, name: str) -> list[tuple[np.ndarray, np.ndarray]]:

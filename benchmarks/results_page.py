@@ -71,7 +71,7 @@ def cells(folder: str, data: str = "") -> list[Cell]:
 
 def scores(folder: str, data: str) -> list[str]:
     """Scores of every stack on a data set, and the ends of its curves."""
-    found = cells(folder, data)
+    chosen = cells(folder, data)
     heads = ("stack", "steps", "minutes", "last", "mean of last ten", "best", "value", "constraint", "at the end")
     rows = [
         [
@@ -82,21 +82,21 @@ def scores(folder: str, data: str) -> list[str]:
             *(_ends(cell, f"/{term}") for term in ("value", "constraint")),
             "; ".join(f"{word} {_ends(cell, name)}" for name, word in ADAPTIVE.items() if name in cell[0]["series"]),
         ]
-        for cell in found
+        for cell in chosen
     ]
-    return [*_caption(found), "", *table(heads, rows)]
+    return [*_caption(chosen), "", *table(heads, rows)]
 
 
 def pairs(folder: str, data: str) -> list[str]:
     """Every stack beside the same stack without its last adapter, at the last step that both were evaluated at."""
-    found = cells(folder, data)
-    by_parts = {(cell[0]["learner"], *cell[0]["adapters"]): cell for cell in found}
+    chosen = cells(folder, data)
+    by_parts = {(cell[0]["learner"], *cell[0]["adapters"]): cell for cell in chosen}
     rows = []
     for parts, cell in by_parts.items():
         twin = by_parts.get(parts[:-1])
         if twin is not None:
             step = max(_curve(cell[0]).keys() & _curve(twin[0]).keys())
-            ours, theirs = ([_curve(row)[step] for row in each] for each in (cell, twin))
+            ours, theirs = ([_curve(row)[step] for row in side] for side in (cell, twin))
             change = [b - a for a, b in zip(theirs, ours, strict=True)]
             names = (f"`{parts[-1]}`", f"`{' + '.join(parts[:-1])}`", f"{step:,}")
             rows.append([*names, *map(numbers, (theirs, ours, change))])
@@ -127,11 +127,11 @@ def online(folder: str) -> list[str]:
 
 def intervals(folder: str) -> list[str]:
     """Interquartile means with their intervals, as `adaptive-constraints report` has them, and effects of adapters."""
-    found = find(read_grid([RESULTS / folder]), "last_ten")
-    columns = [data.label for data in found.grid.data]
-    named = {stack.label: f"`{stack.label}`" for stack in found.grid.stacks}
+    findings = find(read_grid([RESULTS / folder]), "last_ten")
+    columns = [data.label for data in findings.grid.data]
+    named = {stack.label: f"`{stack.label}`" for stack in findings.grid.stacks}
     means = [
-        [name, *(report_text.estimated(found.scores.get((label, data))) for data in columns)]
+        [name, *(report_text.estimated(findings.scores.get((label, data))) for data in columns)]
         for label, name in named.items()
     ]
     effects = [
@@ -140,7 +140,7 @@ def intervals(folder: str) -> list[str]:
             f"`{effect.base}`",
             *(report_text.changed(effect.by_scope.get(data)) for data in columns),
         ]
-        for effect in found.effects
+        for effect in findings.effects
     ]
     return [
         *_caption(cells(folder)),
@@ -158,15 +158,15 @@ def data(*references: str) -> list[str]:
     lines = (RESULTS / "data.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [
         [
-            f"`{each['reference']}`",
-            f"{each['rows']:,}",
-            f"{each['episodes']:,}",
-            f"{each['return']:.0f}",
-            f"{each['score']:.1f}",
-            each["recorded"],
+            f"`{entry['reference']}`",
+            f"{entry['rows']:,}",
+            f"{entry['episodes']:,}",
+            f"{entry['return']:.0f}",
+            f"{entry['score']:.1f}",
+            entry["recorded"],
         ]
-        for each in map(json.loads, lines)
-        if each["reference"] in references or not references
+        for entry in map(json.loads, lines)
+        if entry["reference"] in references or not references
     ]
     return table(("data", "rows", "episodes", "mean return", "score", "recorded"), rows)
 
@@ -193,15 +193,15 @@ def speed(name: str) -> list[str]:
     """Ratios against targets, by number of threads."""
     result = record.read(RESULTS / "speed" / f"{name}.jsonl")
     lines = [f"`{result['command']}`; commit {report_text.commit(result['commit'])}; {result['device']}."]
-    for threads, found in result["by_threads"].items():
+    for threads, records in result["by_threads"].items():
         lines += ["", f"{report_text.counted(int(threads), 'core')}:", ""]
-        rows = ratio_table(by_name(found), result["device_type"])
+        rows = ratio_table(by_name(records), result["device_type"])
         lines += [row for row in rows if "not measured" not in row]
     return lines
 
 
 TABLES: dict[str, Callable[..., list[str]]] = {
-    each.__name__: each for each in (scores, pairs, online, intervals, data, made, commands, speed)
+    function.__name__: function for function in (scores, pairs, online, intervals, data, made, commands, speed)
 }
 
 
@@ -216,14 +216,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def numbers(values: Sequence[float | None], write: Callable[[float], str] = "{:.1f}".format) -> str:
     """The mean and, in brackets, seed by seed."""
     known = [value for value in values if value is not None]
-    each = ", ".join("lost" if value is None else write(value) for value in values)
-    return f"{write(sum(known) / len(known)) if known else 'lost'} ({each})"
+    by_seed = ", ".join("lost" if value is None else write(value) for value in values)
+    return f"{write(sum(known) / len(known)) if known else 'lost'} ({by_seed})"
 
 
-def _caption(found: Sequence[Cell]) -> list[str]:
+def _caption(chosen: Sequence[Cell]) -> list[str]:
     """What is to be known before the numbers: where from, and how far they carry."""
-    rows = [row for cell in found for row in cell]
-    fewest = min(map(len, found))
+    rows = [row for cell in chosen for row in cell]
+    fewest = min(map(len, chosen))
     words = f"{report_text.counted(fewest, 'seed')} of each stack, on {_one(row['device'] for row in rows)}"
     words += ": no evidence of small differences." if fewest < 5 else "."
     if any(row["data"]["regenerated"] for row in rows):
@@ -240,7 +240,7 @@ def _steps(row: ResultRow) -> str:
 
 
 def _curve(row: ResultRow) -> dict[int, float]:
-    return {each["step"]: each["value"] for each in row["evaluations"] if each["value"] is not None}
+    return {point["step"]: point["value"] for point in row["evaluations"] if point["value"] is not None}
 
 
 def _ends(cell: Cell, name: str) -> str:

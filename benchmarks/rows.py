@@ -164,9 +164,9 @@ def _thinned(curve: list[list[float | None]]) -> list[list[float | None]]:
 
 def _rounded(value: Any, digits: int) -> Any:
     if isinstance(value, dict):
-        return {name: _rounded(each, digits) for name, each in value.items()}
+        return {name: _rounded(entry, digits) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_rounded(each, digits) for each in value]
+        return [_rounded(entry, digits) for entry in value]
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 

@@ -206,14 +206,13 @@ def print_table(agents: dict[str, Agent], seconds: dict[str, float], data: Datas
     heads = ("stack", "score", "of each seed", "best", "alpha at the end", "steps/s", "time")
     print("\n" + _row(heads))
     for name, agent in agents.items():
-        found, history = agent.history.summary(), agent.history
+        summary, history = agent.history.summary(), agent.history
         alpha = history.series("aspc/scale")[1][-1] if history.adaptive else np.array([agent.learner.facts().tradeoff])
-        each, best = (" ".join(f"{value:.1f}" for value in values) for values in (found.last, found.best))
+        last, best = (" ".join(f"{value:.1f}" for value in values) for values in (summary.last, summary.best))
         scales = " ".join(f"{value:.2f}" for value in alpha)
         speed = f"{history.steps_per_second:.0f}"
-        print(
-            _row((agent.name, f"{mean(found.last.tolist()):.1f}", each, best, scales, speed, f"{seconds[name]:.0f} s"))
-        )
+        score, took = f"{mean(summary.last.tolist()):.1f}", f"{seconds[name]:.0f} s"
+        print(_row((agent.name, score, last, best, scales, speed, took)))
     reference = reference_of(data)
     assert reference is not None
     print(_row(("the data itself", f"{reference.score(data.episode_returns().mean()):.1f}")))

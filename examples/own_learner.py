@@ -70,9 +70,9 @@ class AdvantageWeighted(ac.Learner):
 def main(steps: int = 400) -> None:
     agent = ac.wrap(AdvantageWeighted(), ac.ASPC())
     print(agent.explain())
-    for each in (agent.without("aspc"), agent):
-        history = each.fit(ac.load_dataset("bundled:hopper"), steps=steps, seeds=2, eval_env="auto", progress=False)
-        print(f"{each.name}: score {history.summary().last.mean():.1f} after {steps} steps")
+    for variant in (agent.without("aspc"), agent):
+        history = variant.fit(ac.load_dataset("bundled:hopper"), steps=steps, seeds=2, eval_env="auto", progress=False)
+        print(f"{variant.name}: score {history.summary().last.mean():.1f} after {steps} steps")
 
 
 if __name__ == "__main__":

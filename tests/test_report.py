@@ -322,7 +322,7 @@ def test_the_tables_of_the_page(report):
 def test_markdown_shows_what_the_page_shows(report):
     markdown = report.markdown.read_text(encoding="utf-8")
     scores = Page(report.html.read_text(encoding="utf-8")).tables["scores-table"]
-    estimate = report.found.scores["TD3BC + ASPC", ALL]
+    estimate = report.findings.scores["TD3BC + ASPC", ALL]
     assert text.estimated(estimate) in scores[2][1]
     assert f"| TD3BC + ASPC | {text.estimated(estimate)} |" in markdown
     assert "| ASPC on TD3BC | +" in markdown

@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     plans = {threads: Plan(options.device, threads, blocks, seconds) for threads in counts}
 
     def timed(contestants: Sequence[Contestant], plan: Plan, title: str) -> list[dict[str, Any]]:
-        chosen = [each for each in contestants if _chosen(each, options.only)]
+        chosen = [contestant for contestant in contestants if _chosen(contestant, options.only)]
         return [timing.to_json() for timing in measure(chosen, plan, title)]
 
     suite = main_suite(options.device, options.quick)
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     sweeps = {}
     if not (options.quick or options.no_sweeps):
         for what in ("batch", "width"):
-            everybody = [each for contestants in sweep(what).values() for each in contestants]
+            everybody = [contestant for contestants in sweep(what).values() for contestant in contestants]
             sweeps[what] = timed(everybody, plans[counts[0]], what)
     return {
         "command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
@@ -98,13 +98,13 @@ def _chosen(contestant: Contestant, only: Sequence[str] | None) -> bool:
 
 
 def _others(*packages: str) -> dict[str, str]:
-    found = {}
+    installed = {}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 if __name__ == "__main__":

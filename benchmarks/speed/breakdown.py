@@ -63,12 +63,12 @@ def _profiled(contestant: Contestant, device: str) -> tuple[float, list[Function
         for _ in range(3):
             period()
         seconds = min(period() for _ in range(TRIES)) / PERIOD
-        found = []
+        recorded = []
         for _ in range(TRIES):
             with profile(activities=activities) as seen:
                 period()
-            found.append(list(seen.events() or ()))
-    return seconds, min(found, key=lambda events: sum(_own(event, device) for event in events))
+            recorded.append(list(seen.events() or ()))
+    return seconds, min(recorded, key=lambda events: sum(_own(event, device) for event in events))
 
 
 @contextmanager
@@ -128,6 +128,6 @@ def _largest(events: Sequence[FunctionEvent], device: str, rows: int = 12) -> li
     for event in events:
         if own := _own(event, device):
             spent.setdefault(event.name, []).append(own)
-    ordered = sorted(spent.items(), key=lambda each: -sum(each[1]))[:rows]
+    ordered = sorted(spent.items(), key=lambda entry: -sum(entry[1]))[:rows]
     cells = [[name, f"{len(own) / PERIOD:.1f}", f"{sum(own) / PERIOD:.0f}"] for name, own in ordered]
     return table(("operator", "calls per step", "us per step"), cells)

@@ -38,17 +38,17 @@ def counts(contestant: Contestant, steps: int = 2) -> Counts:
 
 def build(contestant: Contestant, device: str) -> Loop:
     """One half of the floor; ``contestant`` names the seeds and shapes of the step."""
-    found, shape = counts(contestant), contestant.shape
+    counted, shape = counts(contestant), contestant.shape
     networks = 2 * contestant.seeds
     if contestant.floor == "products":
         with as_trained(device):
             work = _fastest_product(shape, networks, device)
-        each = 2 * networks * shape.batch * shape.width**2
-        repeats = found.products / each
+        operations = 2 * networks * shape.batch * shape.width**2
+        repeats = counted.products / operations
     else:
         source = torch.randn(LARGE if device != "cpu" else networks * shape.batch * shape.width, device=device)
         into = torch.empty_like(source)
-        work, repeats = lambda: into.copy_(source), found.bytes / (2 * 4 * source.numel())
+        work, repeats = lambda: into.copy_(source), counted.bytes / (2 * 4 * source.numel())
 
     def run(steps: int) -> int:
         with as_trained(device):
@@ -57,7 +57,7 @@ def build(contestant: Contestant, device: str) -> Loop:
         synchronize(device)
         return steps
 
-    return Loop(run, lambda: device_memory(device), (found.products, found.bytes))
+    return Loop(run, lambda: device_memory(device), (counted.products, counted.bytes))
 
 
 def _fastest_product(shape: Shape, networks: int, device: str) -> Work:
@@ -83,11 +83,11 @@ def _captured(work: Work, device: str) -> Work:
 
 def _seconds(work: Work, device: str) -> float:
     """The least time of five, after one that is not counted."""
-    found = []
+    seconds = []
     for _ in range(6):
         started = time.perf_counter()
         for _ in range(10):
             work()
         synchronize(device)
-        found.append(time.perf_counter() - started)
-    return min(found[1:])
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])

@@ -168,12 +168,12 @@ def _device(device: str) -> Any:
     """JAX's name for a device; float32 products stay float32 on a GPU, as they do in torch."""
     platform = "cuda" if device.startswith("cuda") else "cpu"
     try:
-        found = jax.devices(platform)[0]
+        chosen = jax.devices(platform)[0]
     except RuntimeError as error:
         raise Unavailable(f"this jax does not run on {device}: pip install 'jax[cuda12]'") from error
     if platform == "cuda":
         jax.config.update("jax_default_matmul_precision", "highest")
-    return found
+    return chosen
 
 
 def from_torch(sequential: Any) -> Tree:

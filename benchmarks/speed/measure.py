@@ -49,25 +49,25 @@ class Timing:
     @property
     def seed_seconds(self) -> list[float]:
         """Seconds per step and seed, block by block."""
-        return [each / self.contestant.seeds for each in self.seconds]
+        return [seconds / self.contestant.seeds for seconds in self.seconds]
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, those that differ from the defaults."""
         return _changed(self)
 
     @staticmethod
-    def from_json(found: dict[str, Any]) -> Timing:
+    def from_json(record: dict[str, Any]) -> Timing:
         """What `to_json` made."""
-        plain = dict(found["contestant"])
+        plain = dict(record["contestant"])
         shape, adapters = Shape(**plain.pop("shape", {})), tuple(plain.pop("adapters", ()))
-        return Timing(**found | {"contestant": Contestant(**plain, shape=shape, adapters=adapters)})
+        return Timing(**record | {"contestant": Contestant(**plain, shape=shape, adapters=adapters)})
 
 
 def _changed(part: Any) -> dict[str, Any]:
     """The entries of a dataclass that differ from their defaults; dataclasses among them likewise."""
-    values = [(each, getattr(part, each.name)) for each in fields(part)]
-    usual = {each.name: each.default_factory() for each, _ in values if each.default_factory is not MISSING}
-    changed = {each.name: value for each, value in values if value != usual.get(each.name, each.default)}
+    values = [(entry, getattr(part, entry.name)) for entry in fields(part)]
+    usual = {entry.name: entry.default_factory() for entry, _ in values if entry.default_factory is not MISSING}
+    changed = {entry.name: value for entry, value in values if value != usual.get(entry.name, entry.default)}
     return {name: _changed(value) if is_dataclass(value) else value for name, value in changed.items()}
 
 

@@ -19,7 +19,7 @@ def write(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result."""
     lines: list[Mapping[str, Any]] = [{name: value for name, value in result.items() if name not in GROUPS}]
     for group, entry in GROUPS.items():
-        lines += [{entry: key, **_rounded(timing)} for key, found in result[group].items() for timing in found]
+        lines += [{entry: key, **_rounded(timing)} for key, timings in result[group].items() for timing in timings]
     with replacing(path) as file:
         file.writelines(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n" for line in lines)
 
@@ -35,5 +35,5 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _rounded(timing: Mapping[str, Any]) -> dict[str, Any]:
-    seconds = [float(f"{each:.{DIGITS}g}") for each in timing.get("seconds", [])]
+    seconds = [float(f"{value:.{DIGITS}g}") for value in timing.get("seconds", [])]
     return {**timing, "seconds": seconds} if seconds else dict(timing)

@@ -15,9 +15,9 @@ Timings = Mapping[str, Timing]
 MAKERS = {"plain": "plain loop", "jax": "JAX", "ours": "ours"}
 
 
-def by_name(found: Sequence[Mapping[str, Any]]) -> Timings:
+def by_name(records: Sequence[Mapping[str, Any]]) -> Timings:
     """Timings from their JSON."""
-    timings = [Timing.from_json(dict(each)) for each in found]
+    timings = [Timing.from_json(dict(record)) for record in records]
     return {timing.contestant.name: timing for timing in timings}
 
 
@@ -25,14 +25,14 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The whole report."""
     device = result["device_type"]
     lines = [f"`{result['command']}` on {result['device']}, commit {_commit(result)}; {_versions(result['versions'])}"]
-    for threads, found in result["by_threads"].items():
-        timings, where = by_name(found), f" ({threads} thread{'s' * (threads != '1')})" if device == "cpu" else ""
+    for threads, records in result["by_threads"].items():
+        timings, where = by_name(records), f" ({threads} thread{'s' * (threads != '1')})" if device == "cpu" else ""
         lines += ["", f"### Ratios{where}", "", *ratio_table(timings, device)]
         lines += ["", f"### Steps{where}", "", *rate_table(timings)]
     main = by_name(result["by_threads"][result["sweep_threads"]])
     lines += ["", "### Cost by number of seeds", "", *seed_table(main)]
-    for what, found in result["sweeps"].items():
-        lines += ["", f"### Cost by {what}", "", *sweep_table(what, by_name(found))]
+    for what, records in result["sweeps"].items():
+        lines += ["", f"### Cost by {what}", "", *sweep_table(what, by_name(records))]
     return "\n".join(lines) + "\n"
 
 
@@ -51,7 +51,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def ratio_table(timings: Timings, device: str) -> list[str]:
     """Ratios against their targets, then the gap to the floor."""
-    rows = [_ratio_row(each, timings) for each in comparisons(device) if _wanted(each, timings)]
+    rows = [_ratio_row(comparison, timings) for comparison in comparisons(device) if _wanted(comparison, timings)]
     for gap in gaps(timings):
         name = f"{ours(gap.seeds).name}: time over the floor"
         name += f" (products {1e3 * gap.products:.3g} ms, traffic {1e3 * gap.copies:.3g} ms)"
@@ -110,15 +110,15 @@ def sweep_table(what: Any, timings: Timings) -> list[str]:
     """What a step costs at other sizes."""
     rows = []
     for size, contestants in sweep(what).items():
-        found = [timings.get(each.name) for each in contestants]
-        if any(found):
-            rows.append([f"{size}", *map(_microseconds, found), *_against_ours(found)])
+        measured = [timings.get(contestant.name) for contestant in contestants]
+        if any(measured):
+            rows.append([f"{size}", *map(_microseconds, measured), *_against_ours(measured)])
     names = [f"{name}, us per step" for name in MAKERS.values()]
     return table((what, *names, "ours / plain loop", "ours / JAX"), rows)
 
 
-def _against_ours(found: Sequence[Timing | None]) -> Iterator[str]:
-    *others, mine = found
+def _against_ours(timings: Sequence[Timing | None]) -> Iterator[str]:
+    *others, mine = timings
     for other in others:
         if other and mine and other.seconds and mine.seconds:
             pairs = zip(other.seconds, mine.seconds, strict=True)
@@ -170,7 +170,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
                 panel.plot(list(points), list(points.values()), marker="o", markersize=4, color=colour, label=name)
         panel.set(xscale="log", yscale="log", xlabel=axis)
         steps = SEEDS if axis == "seeds" else SIZES
-        panel.set_xticks(steps, [str(each) for each in steps])
+        panel.set_xticks(steps, [str(step) for step in steps])
         panel.minorticks_off()
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
@@ -185,19 +185,19 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
 def _curves(result: Mapping[str, Any]) -> dict[str, dict[str, dict[int, float]]]:
     """By what is on the axis and whose curve it is: median microseconds by size."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
+    curves: dict[str, dict[str, dict[int, float]]] = {}
     for what, axis in (("batch", "batch size"), ("width", "width")):
         timings = by_name(result["sweeps"].get(what, []))
-        found[axis] = {
+        curves[axis] = {
             label: _points({size: timings.get(f"{maker}, {what} {size}") for size in SIZES})
             for maker, label in MAKERS.items()
         }
     main = by_name(result["by_threads"][result["sweep_threads"]])
     named = {"plain": lambda seeds: "plain loop", "jax": lambda s: jax(s).name, "ours": lambda s: ours(s).name}
-    found["seeds"] = {
+    curves["seeds"] = {
         label: _points({seeds: main.get(named[maker](seeds)) for seeds in SEEDS}) for maker, label in MAKERS.items()
     }
-    return found
+    return curves
 
 
 def _points(timings: Mapping[int, Timing | None]) -> dict[int, float]:

@@ -87,9 +87,9 @@ def main_suite(device: str, quick: bool = False) -> list[Contestant]:
     stacks = [ours(few, [name]) for name in ADAPTERS]
     return _once(
         *(PLAIN, D3RLPY),
-        *(each for seeds in SEEDS for each in (jax(seeds), ours(seeds))),
+        *(contestant for seeds in SEEDS for contestant in (jax(seeds), ours(seeds))),
         *(ours(compiled=True), ours(8, compiled=True), ours(traced=False), ours(8, traced=False)),
-        *(ours(seeds, precision="bf16", compiled=each) for each in (False, True) for seeds in (1, 8)),
+        *(ours(seeds, precision="bf16", compiled=compiled) for compiled in (False, True) for seeds in (1, 8)),
         *(floor(half, seeds) for seeds in (1, 8) for half in ("products", "copies")),
         *(ours(few), *stacks, ours(few, ADAPTERS)),
         *(ours(few, learner=name) for name in LEARNERS),
@@ -119,7 +119,7 @@ def sweep(what: Literal["batch", "width"]) -> dict[int, list[Contestant]]:
 
 
 def _once(*contestants: Contestant) -> list[Contestant]:
-    return list({each.name: each for each in contestants}.values())
+    return list({contestant.name: contestant for contestant in contestants}.values())
 
 
 # -- targets ---------------------------------------------------------------------------------------------------------
@@ -210,8 +210,8 @@ def comparisons(device: str) -> list[Comparison]:
         *(Comparison(ours(8, precision="bf16").name, plain), Comparison(eight, one, "time")),
         *(*added.values(), four),
     ]
-    known = {(each.first, each.second, each.measure) for each in targets}
-    return targets + [each for each in others if (each.first, each.second, each.measure) not in known]
+    known = {(target.first, target.second, target.measure) for target in targets}
+    return targets + [other for other in others if (other.first, other.second, other.measure) not in known]
 
 
 @dataclass(frozen=True)
@@ -233,11 +233,11 @@ class Gap:
 
 def gaps(timings: Mapping[str, Timing]) -> list[Gap]:
     """For all numbers of seeds whose floor was measured."""
-    found = []
+    gaps = []
     for seeds in SEEDS:
         names = (ours(seeds).name, floor("products", seeds).name, floor("copies", seeds).name)
         if all(name in timings and timings[name].seconds for name in names):
             step, products, copies = (timings[name].seconds for name in names)
             times = sorted(t / max(p, c) for t, p, c in zip(step, products, copies, strict=True))
-            found.append(Gap(seeds, tuple(times), statistics.median(products), statistics.median(copies)))
-    return found
+            gaps.append(Gap(seeds, tuple(times), statistics.median(products), statistics.median(copies)))
+    return gaps

@@ -377,7 +377,7 @@ class Agent:
         run = self.run
         seeds = run.engine.seeds
         if seed is None:
-            return next((i for i, each in enumerate(seeds) if each not in run.history.failures), 0)
+            return next((i for i, candidate in enumerate(seeds) if candidate not in run.history.failures), 0)
         if seed not in seeds:
             raise EvaluationError(f"no seed {seed} in this agent; it was trained with the seeds {list(seeds)}")
         return seeds.index(seed)

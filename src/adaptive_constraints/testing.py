@@ -256,7 +256,7 @@ def _functions_have_their_shapes(case: _Case) -> None:
 
     def everything(v: View) -> Mapping[str, Tensor]:
         policy = v.p[facts.policy]
-        found = {
+        answers = {
             "q": v.services.q(v.p["critic"], v.s, v.a)[0],
             "sample": v.services.sample(policy, v.s, "conformance/sample"),
             "act": case.learner.act(v, v.s),
@@ -271,12 +271,12 @@ def _functions_have_their_shapes(case: _Case) -> None:
         wanted = {"point": Point, "generative": type(None)}.get(facts.distribution, Gaussian)
         assert kind is wanted, f"{case.name}: its facts say {facts.distribution!r}, but distribution() gives {kind}"
         if facts.owns_value:
-            found["value"] = v.value(v.s)
+            answers["value"] = v.value(v.s)
         if facts.owns_behavior:
             drawn = v.services.sample_behavior(v.s, "conformance/behavior", 3)
             assert drawn is not None, f"{case.name}: its facts say it owns a behaviour model, but it gives no samples"
-            found["sample_behavior"] = drawn[2]
-        return found
+            answers["sample_behavior"] = drawn[2]
+        return answers
 
     for name, tensor in engine.ask("conformance", everything).items():
         acting = name.startswith(("act", "explore"))
@@ -309,12 +309,12 @@ def _tradeoff_scales_what_it_says(case: _Case) -> None:
     def doubled(v: View) -> Mapping[str, Tensor]:
         p, k = v.p[facts.constrained], v.tradeoff()
         (one, terms), (two, _) = learner.constrained_loss(p, v, k), learner.constrained_loss(p, v, 2 * k)
-        return {"found": two - one, "said": (k * getattr(terms, facts.scales)).mean()}
+        return {"added": two - one, "expected": (k * getattr(terms, facts.scales)).mean()}
 
     both = case.ran(dtype=torch.float64).ask("conformance", doubled)
-    assert torch.allclose(both["found"], both["said"], rtol=1e-6, atol=1e-9), (
+    assert torch.allclose(both["added"], both["expected"], rtol=1e-6, atol=1e-9), (
         f"{case.name}: its facts say that the trade-off multiplies the {facts.scales}, but doubling it adds "
-        f"{both['found'].tolist()} to the loss, not {both['said'].tolist()}"
+        f"{both['added'].tolist()} to the loss, not {both['expected'].tolist()}"
     )
 
 
@@ -453,7 +453,7 @@ def _a_lost_seed_is_alone(case: _Case) -> None:
     engine = case.engine()
     next(iter(engine.params[case.learner.facts().constrained].values()))[1] = math.nan
     engine.run(2)
-    one, two = ({name: tensor[0] for name, tensor in _learned(each).items()} for each in (engine, case.ran(2)))
+    one, two = ({name: tensor[0] for name, tensor in _learned(ran).items()} for ran in (engine, case.ran(2)))
     changed = _different(one, two)
     assert not changed, f"{case.name}: another seed that is not finite changes {changed[:3]} of this one"
 

@@ -244,15 +244,15 @@ class ANQ(Adapter):
         """Mean |delta|, mean W, and the shares of rows whose W and, where it is from here, whose G stand at a bound."""
         low, high = self._factor_bounds()
         exponent = self._factor_exponent(v)
-        found = {
+        quantities = {
             "displacement": self.displacement(v.p[self.group("mu")], v.s, v.a).abs().mean(),
             "penalty_factor": self.penalty_factor(v).mean(),
             "penalty_factor_bounded": _share((exponent <= low) | (exponent >= high), exponent),
         }
         if self._weights(v.services.facts):
             exponent = self._weight_exponent(v)
-            found["weight_bounded"] = _share(exponent >= math.log(self.largest_weight), exponent)
-        return found
+            quantities["weight_bounded"] = _share(exponent >= math.log(self.largest_weight), exponent)
+        return quantities
 
 
 def _aggregate(how: Aggregate, v: View, q: Tensor) -> Tensor:

@@ -329,10 +329,10 @@ class SSAR(Adapter):
     def diagnostics(self, v: View) -> Mapping[str, Tensor]:
         weight = self.weight(v.p[self.group("beta")], v.s)
         ordered, last = weight.sort().values, len(weight) - 1
-        found = {
+        quantities = {
             "n": v.buffers[self.name]["n"],
             **{f"weight_{percent}": ordered[round(percent / 100 * last)] for percent in (10, 50, 90)},
             "trusted_margin": self._trusted_margin(v),
             "trusted_in_batch": self.trusted(v).mean(),
         }
-        return found | dict(v.frozen[self.name])
+        return quantities | dict(v.frozen[self.name])

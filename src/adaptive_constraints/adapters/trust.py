@@ -106,8 +106,8 @@ class Advantage:
         """min_j Q_j(s, a) >= V(s), the critics themselves and not their averages; [S, N] bool."""
         device = params["value"]["weight0"].device
         columns = (torch.split(table[name], ROWS_AT_ONCE) for name in ("observation", "action"))
-        found = []
+        parts = []
         for observation, action in zip(*columns, strict=True):
             s, a = observation.to(device), action.to(device)
-            found.append(self.q(params["critic"], s, a).amin(1) >= self.value(params["value"], s))
-        return torch.cat(found, 1)
+            parts.append(self.q(params["critic"], s, a).amin(1) >= self.value(params["value"], s))
+        return torch.cat(parts, 1)

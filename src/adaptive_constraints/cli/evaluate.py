@@ -45,17 +45,17 @@ class Evaluate(Command):
         if self.json is not None:
             check_file(self.json)
         agent = load_agent(self.path, self.device)
-        found = agent.evaluate(self.env, episodes=self.episodes, seed=self.seed, eval_max_steps=self.max_steps)
+        evaluation = agent.evaluate(self.env, episodes=self.episodes, seed=self.seed, eval_max_steps=self.max_steps)
         print(
             f"{agent.name} at step {agent.step}: {self.episodes} episodes per seed, starting states of seed {self.seed}"
         )
-        show_evaluation(agent, found)
+        show_evaluation(agent, evaluation)
         if self.json is not None:
-            write_json(self.json, self._record(agent, found))
+            write_json(self.json, self._record(agent, evaluation))
             print(f"every return is in {self.json}")
         return 0
 
-    def _record(self, agent: Agent, found: Evaluation) -> dict[str, Any]:
+    def _record(self, agent: Agent, evaluation: Evaluation) -> dict[str, Any]:
         return {
             "agent": self.path,
             "stack": agent.name,
@@ -65,10 +65,10 @@ class Evaluate(Command):
             "max_steps": self.max_steps,
             "seed": self.seed,
             "seeds": agent.seeds,
-            "returns": found.returns,
-            "mean_return": found.mean_return,
-            "score": found.score,
-            "reference": found.reference and asdict(found.reference),
+            "returns": evaluation.returns,
+            "mean_return": evaluation.mean_return,
+            "score": evaluation.score,
+            "reference": evaluation.reference and asdict(evaluation.reference),
         }
 
 

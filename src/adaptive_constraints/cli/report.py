@@ -30,10 +30,10 @@ class Report(Command):
         if not self.results:
             raise EvaluationError("name at least one results folder: what `bench` wrote to with --out")
         report = write_report(self.results, self.out, score=self.score)
-        for warning in warnings(report.found.grid):
+        for warning in warnings(report.findings.grid):
             print(f"note: {warning}")
-        for scope in report.found.drawn_scopes:
-            lines = [f"  {line}" for line in summary(report.found.effects, scope)]
+        for scope in report.findings.drawn_scopes:
+            lines = [f"  {line}" for line in summary(report.findings.effects, scope)]
             if lines:
                 print("\n".join([f"\n{scope}", *lines]))
         print(f"\nin {report.html.parent}: {report.html.name}, {report.markdown.name}, {len(report.pictures)} pictures")

@@ -59,35 +59,35 @@ def show_run(agent: Agent, history: History, out: Path) -> None:
 
 def show_summary(agent: Agent, history: History) -> None:
     """The evaluations of a run, seed by seed."""
-    found = history.summary()
-    columns = (found.last, found.best, found.last_ten)
+    summary = history.summary()
+    columns = (summary.last, summary.best, summary.last_ten)
     rows = [
         [str(seed), *(f"{column[i]:.1f}" for column in columns), _lost(history, seed)]
         for i, seed in enumerate(agent.seeds)
     ]
     rows.append(["mean", *(f"{_mean(column, agent):.1f}" for column in columns), ""])
-    table(["seed", f"last {found.measure}", f"best {found.measure}", "mean of last ten", ""], rows)
+    table(["seed", f"last {summary.measure}", f"best {summary.measure}", "mean of last ten", ""], rows)
 
 
-def show_evaluation(agent: Agent, found: Evaluation) -> None:
+def show_evaluation(agent: Agent, evaluation: Evaluation) -> None:
     """Returns and scores, seed by seed, and what a score means."""
-    scores = np.full(len(agent.seeds), np.nan) if found.score is None else found.score
+    scores = np.full(len(agent.seeds), np.nan) if evaluation.score is None else evaluation.score
     rows = [
         [
             str(seed),
-            f"{found.mean_return[i]:.1f} +- {found.returns[i].std():.1f}",
+            f"{evaluation.mean_return[i]:.1f} +- {evaluation.returns[i].std():.1f}",
             f"{scores[i]:.1f}",
             _lost(agent.history, seed),
         ]
         for i, seed in enumerate(agent.seeds)
     ]
-    rows.append(["mean", f"{_mean(found.mean_return, agent):.1f}", f"{_mean(scores, agent):.1f}", ""])
+    rows.append(["mean", f"{_mean(evaluation.mean_return, agent):.1f}", f"{_mean(scores, agent):.1f}", ""])
     table(["seed", "return", "score", ""], rows)
-    if found.reference is None:
+    if evaluation.reference is None:
         print("no reference returns are known here, so there is no score")
     else:
-        low, high = found.reference.random, found.reference.expert
-        print(f"score: 0 is a return of {low:g}, 100 one of {high:g} ({found.reference.source})")
+        low, high = evaluation.reference.random, evaluation.reference.expert
+        print(f"score: 0 is a return of {low:g}, 100 one of {high:g} ({evaluation.reference.source})")
 
 
 def _mean(values: NDArray[np.float64], agent: Agent) -> float:
@@ -116,10 +116,10 @@ def show_settings(cls: type[Learner] | type[Adapter]) -> None:
         print("\npreset=NAME takes these published settings:")
         default = {entry.name: entry.default for entry in fields(cls)}
         presets = {
-            name: " ".join(f"{key}={value}" for key, value in each.items() if value != default[key])
-            for name, each in cls.presets.items()
+            name: " ".join(f"{key}={value}" for key, value in preset.items() if value != default[key])
+            for name, preset in cls.presets.items()
         }
-        table(["preset", "differs from the defaults in"], [[name, each or "-"] for name, each in presets.items()])
+        table(["preset", "differs from the defaults in"], [[name, text or "-"] for name, text in presets.items()])
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -33,7 +33,7 @@ def folder_of(data: str, stack: Stack, steps: int) -> Path:
 def _short(part: Learner | Adapter) -> str:
     """Such as ``TD3BC,critic=robust``."""
     default = type(part)()
-    values = {each.name: (getattr(part, each.name), getattr(default, each.name)) for each in fields(part)}
+    values = {setting.name: (getattr(part, setting.name), getattr(default, setting.name)) for setting in fields(part)}
     changed = [f",{name}={file_name(str(value))}" for name, (value, usual) in values.items() if value != usual]
     return type(part).__name__ + "".join(changed)
 

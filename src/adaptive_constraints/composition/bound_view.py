@@ -130,13 +130,13 @@ class BoundView(View):
         return self.resolved.answering[seam]
 
     def _product(self, seam: str, shape: torch.Size) -> Tensor | float:
-        found: Tensor | float = 1.0
+        product: Tensor | float = 1.0
         for adapter in self._answering(seam):
             factor: Tensor | float = getattr(adapter, seam)(self)
             if isinstance(factor, Tensor) and factor.dim():
                 _check_shape(adapter, seam, factor, shape)
-            found = found * factor
-        return found
+            product = product * factor
+        return product
 
     def _compose(self, seam: str, default: Callable[[], Tensor], answer: _Answer, shape: torch.Size) -> Tensor:
         so_far = default
@@ -160,14 +160,14 @@ def _bind(
             asked = True
             return so_far()
 
-        found = answer(adapter, default)
-        _check_shape(adapter, seam, found, shape)
+        tensor = answer(adapter, default)
+        _check_shape(adapter, seam, tensor, shape)
         if not asked:
             raise StackError(
                 f"{adapter.name}: it answers {seam!r} without calling default(), which loses the answers of others: "
                 f"call it, or declare replaces = frozenset({{{seam!r}}})"
             )
-        return found
+        return tensor
 
     return bound
 

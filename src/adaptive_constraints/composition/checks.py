@@ -48,8 +48,8 @@ def check_kinds(learner: object, adapters: Sequence[object]) -> None:
                 f"give one of them another, such as {type(adapter).__name__}(name='{adapter.name}_2')"
             )
         seen[adapter.name] = adapter
-    for each in (learner, *seen.values()):
-        each.check_settings()
+    for part in (learner, *seen.values()):
+        part.check_settings()
 
 
 def idle(adapter: Adapter, facts: Facts, phase: Phase) -> list[str]:

@@ -9,7 +9,7 @@ from adaptive_constraints.core.types import SEAMS
 
 def explain_preparations(resolved: Resolved) -> list[str]:
     """Lines on the models that are trained before step 1."""
-    said = [(each.name, text) for each in resolved.adapters for text in each.preparations(resolved.facts)]
+    said = [(adapter.name, text) for adapter in resolved.adapters for text in adapter.preparations(resolved.facts)]
     if resolved.phase == "online" or not said:
         return []
     return ["", "Before step 1 (kept in the cache)", *(f"  {name}: {text}" for name, text in said)]

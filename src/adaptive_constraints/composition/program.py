@@ -34,11 +34,11 @@ def program_of(resolved: Resolved, spec: Spec, horizon: int) -> StackProgram:
         outer=outer,
         tradeoff=BoundView.tradeoff,
         advancing={
-            each.name: Advance(each.advance_every(resolved.facts, horizon), each.advance)
-            for each in adapters
-            if type(each).advance is not Adapter.advance
+            adapter.name: Advance(adapter.advance_every(resolved.facts, horizon), adapter.advance)
+            for adapter in adapters
+            if type(adapter).advance is not Adapter.advance
         },
-        diagnostics={each.name: each.diagnostics for each in adapters},
+        diagnostics={adapter.name: adapter.diagnostics for adapter in adapters},
         policies={"act": learner.act, "explore": learner.explore},
         resolved=resolved,
     )

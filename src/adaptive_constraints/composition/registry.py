@@ -101,7 +101,7 @@ def _plain(name: str) -> str:
 
 
 def _find(kind: str, name: str, known: dict[str, type[Part]]) -> type[Part]:
-    by_plain_name = {_plain(each): cls for each, cls in known.items()}
+    by_plain_name = {_plain(key): cls for key, cls in known.items()}
     if _plain(name) in by_plain_name:
         return by_plain_name[_plain(name)]
     close = difflib.get_close_matches(_plain(name), by_plain_name, n=1)

@@ -74,9 +74,9 @@ class Stack:
         answering = _answering(self.learner, self.adapters, facts, phase)
         warnings += unheard_answers(answering, facts) + without_effect(self.learner, answering, facts)
         warnings += [
-            StackWarning(each.name, text)
-            for each in self.adapters
-            for text in idle(each, facts, phase) + misspelled(each)
+            StackWarning(adapter.name, text)
+            for adapter in self.adapters
+            for text in idle(adapter, facts, phase) + misspelled(adapter)
         ]
         return Resolved(
             learner=self.learner,
@@ -100,7 +100,7 @@ class Stack:
     @staticmethod
     def from_spec(spec: Mapping[str, Any]) -> Stack:
         """The stack that `to_spec` described."""
-        adapters = (registry.from_spec(each, registry.adapter) for each in spec["adapters"])
+        adapters = (registry.from_spec(entry, registry.adapter) for entry in spec["adapters"])
         return Stack(registry.from_spec(spec["learner"], registry.learner), tuple(adapters))
 
     def explain(self, phase: Phase = "offline") -> str:

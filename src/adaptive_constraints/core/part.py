@@ -77,14 +77,14 @@ def annotations_of(cls: type) -> dict[str, Any]:
     A subclass that repeats a setting to change its default, ``batch_size: int = 1024``, keeps the bounds that the
     base class stated.
     """
-    found: dict[str, tuple[Any, Any]] = {}
+    annotations: dict[str, tuple[Any, Any]] = {}
     for base in reversed(cls.__mro__):
         bare, full = get_type_hints(base), get_type_hints(base, include_extras=True)
         for name in vars(base).get("__annotations__", {}):
-            repeats = name in found and full[name] == bare[name] == found[name][0]
+            repeats = name in annotations and full[name] == bare[name] == annotations[name][0]
             if not repeats:
-                found[name] = bare[name], full[name]
-    return {field.name: found[field.name][1] for field in fields(cls)}
+                annotations[name] = bare[name], full[name]
+    return {field.name: annotations[field.name][1] for field in fields(cls)}
 
 
 __all__ = ["Part", "annotations_of"]

@@ -118,7 +118,9 @@ class Dataset:
         )
         if episode_ids is not None:
             columns["episode_ids"] = _columns.whole("episode_ids", episode_ids, np.int64)
-        extras = {key: np.array(_columns.numbers(f"extra column {key!r}", each)) for key, each in (extra or {}).items()}
+        extras = {
+            key: np.array(_columns.numbers(f"extra column {key!r}", column)) for key, column in (extra or {}).items()
+        }
         _columns.check_rows(columns, extras)
         if episode_ids is None:
             columns["episode_ids"] = ids_from_marks(columns)
@@ -155,7 +157,7 @@ class Dataset:
             facts = None
         kept: dict[str, Any] = {f"recorded_{name}": None for name in Facts._fields}
         if facts is not None:
-            kept = {f"recorded_{name}": _columns.read_only(each) for name, each in facts._asdict().items()}
+            kept = {f"recorded_{name}": _columns.read_only(fact) for name, fact in facts._asdict().items()}
         return dataclasses.replace(self, **kept)
 
     @property
@@ -338,7 +340,7 @@ def _given_facts(returns: ArrayLike | None, lengths: ArrayLike | None, success: 
         _columns.whole("recorded_lengths", lengths, np.int64),
         _columns.whole("recorded_success", success, np.bool_),
     )
-    if len({len(each) for each in facts}) > 1:
+    if len({len(fact) for fact in facts}) > 1:
         raise DatasetError("recorded_returns, recorded_lengths and recorded_success need the same length")
     return facts
 

@@ -38,7 +38,7 @@ class Facts(NamedTuple):
 
     def of(self, episodes: Array) -> Facts:
         """Of some episodes, by number."""
-        return Facts(*(each[episodes] for each in self))
+        return Facts(*(fact[episodes] for fact in self))
 
     def equal(self, other: Facts) -> bool:
         """Whether both say the same."""
@@ -162,12 +162,12 @@ def differ(following: Array, observations: Array, here: Array, there: Array) -> 
     with np.errstate(invalid="ignore", over="ignore"):  # infinite minus infinite: reported by the doctor
         moves = np.abs(np.subtract(following[sample], observations[sample], dtype=np.float64))
         step = np.where(np.isfinite(moves), moves, 0).mean(axis=0)
-        found = np.zeros(len(here), bool)
+        differing = np.zeros(len(here), bool)
         for part in chunks(len(here)):
             end, start = following[here[part]].astype(np.float64), observations[there[part]].astype(np.float64)
             room = np.minimum(_ABSOLUTE * (1 + np.abs(end)), _OF_A_STEP * step) + ulps * np.abs(end)
-            found[part] = (np.abs(start - end) > room).any(axis=1)
-    return found
+            differing[part] = (np.abs(start - end) > room).any(axis=1)
+    return differing
 
 
 def _is_double(array: Array) -> bool:

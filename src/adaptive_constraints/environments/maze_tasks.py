@@ -59,7 +59,7 @@ def find_maze(source: str) -> str:
     """The maze of a source: "pointmaze/umaze" -> "umaze". Raises `DatasetError` for one that there is not."""
     name = source.removeprefix(FAMILY)
     if not source.startswith(FAMILY) or name not in MAZES:
-        known = ", ".join(f"{FAMILY}{each}" for each in MAZES)
+        known = ", ".join(f"{FAMILY}{maze}" for maze in MAZES)
         raise DatasetError(f"no scripted data {source!r}; there: {known}")
     return name
 

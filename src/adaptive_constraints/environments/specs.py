@@ -89,7 +89,7 @@ def plain_env_spec(spec: Any) -> dict[str, Any]:
             "id": env_id,
             "kwargs": plain,
             "max_episode_steps": None if limit is None or int(limit) < 1 else int(limit),
-            "additional_wrappers": [_plain_wrapper(each) for each in wrappers],
+            "additional_wrappers": [_plain_wrapper(wrapper) for wrapper in wrappers],
             "not_plain": sorted({*(get("not_plain") or ()), *(lost - _registered_arguments(env_id, kwargs))}),
         }
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError) as error:
@@ -129,9 +129,9 @@ def _plain(value: Any, arrays: bool) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(each, arrays) for each in value]
+        return [_plain(entry, arrays) for entry in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _plain(each, arrays) for key, each in value.items()}
+        return {key: _plain(entry, arrays) for key, entry in value.items()}
     raise TypeError
 
 
@@ -155,19 +155,19 @@ def alterations(spec: Any) -> dict[str, Any]:
     if registered is None:
         return {}
     theirs = plain_env_spec(registered)
-    found = {
+    altered = {
         name: value
         for name, value in mine["kwargs"].items()
         if name not in theirs["kwargs"] or value != theirs["kwargs"][name]
     }
-    found |= dict.fromkeys(mine["not_plain"], "?")
+    altered |= dict.fromkeys(mine["not_plain"], "?")
     if mine["max_episode_steps"] != theirs["max_episode_steps"]:
-        found["max_episode_steps"] = mine["max_episode_steps"]
-    registered_too = {each["name"] for each in theirs["additional_wrappers"]}
-    for each in mine["additional_wrappers"]:
-        if each["name"] in (_OTHER_TASK | _NO_FILE) - registered_too:
-            found[each["name"]] = each["kwargs"]
-    return found
+        altered["max_episode_steps"] = mine["max_episode_steps"]
+    registered_too = {wrapper["name"] for wrapper in theirs["additional_wrappers"]}
+    for wrapper in mine["additional_wrappers"]:
+        if wrapper["name"] in (_OTHER_TASK | _NO_FILE) - registered_too:
+            altered[wrapper["name"]] = wrapper["kwargs"]
+    return altered
 
 
 # -- making -----------------------------------------------------------------------------------------------------------
@@ -216,14 +216,14 @@ class RecordedEnv:
         import gymnasium
 
         _register(self.env_id)
-        found = gymnasium.registry.get(self.env_id.rpartition(":")[2])
-        if found is None:
+        registered = gymnasium.registry.get(self.env_id.rpartition(":")[2])
+        if registered is None:
             raise EvaluationError(
                 f"the data was recorded in {self.env_id!r}, which is not registered here; a file cannot have a module "
                 f"imported ({' and '.join(PACKAGES)} are, where they are installed). Import the module that registers "
                 f"it first, or name it yourself. {_REMEDY}"
             )
-        return found
+        return registered
 
     def _check_arguments(self, spec: Mapping[str, Any]) -> None:
         if spec["not_plain"]:
@@ -243,7 +243,7 @@ class RecordedEnv:
         import gymnasium
 
         made = [] if env.spec is None else _counting(plain_env_spec(env.spec)["additional_wrappers"])
-        names, has = ([each["name"] for each in several] for several in (wrappers, made))
+        names, has = ([wrapper["name"] for wrapper in several] for several in (wrappers, made))
         if names[: len(has)] != has:
             raise EvaluationError(
                 f"the data was recorded in {self.env_id!r} in the wrappers {', '.join(names) or 'none'}, but here it "
@@ -268,7 +268,7 @@ class RecordedEnv:
 
 
 def _counting(wrappers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [each for each in wrappers if each["name"] not in _WATCHING]
+    return [wrapper for wrapper in wrappers if wrapper["name"] not in _WATCHING]
 
 
 _MODULE = re.compile(r"\s*\w+(\.\w+)*\s*:(?![/\\])")
@@ -280,12 +280,12 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for key, each in value.items():
+        for key, entry in value.items():
             yield key
-            yield from _texts(each)
+            yield from _texts(entry)
     elif isinstance(value, list):
-        for each in value:
-            yield from _texts(each)
+        for entry in value:
+            yield from _texts(entry)
 
 
 def _register(env_id: str) -> None:
@@ -302,7 +302,7 @@ def _register(env_id: str) -> None:
 def _import_installed(package: str) -> None:
     """Import a package if it is installed; one that merely lies in the working directory is not seen."""
     before = list(sys.path)
-    sys.path[:] = [each for each in before if each and Path(each).resolve() != Path.cwd()]
+    sys.path[:] = [path for path in before if path and Path(path).resolve() != Path.cwd()]
     try:
         with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
             import_module(package)

@@ -36,14 +36,14 @@ class Expected:
 
     def check(self, env: CheckedEnv) -> None:
         """Raise `EvaluationError` where an environment has other sizes or bounds of actions than the data."""
-        wanted, found = (self.observation_size, self.action_size), (env.observation_size, env.action_size)
-        if wanted != found:
+        wanted, actual = (self.observation_size, self.action_size), (env.observation_size, env.action_size)
+        if wanted != actual:
             raise EvaluationError(
-                f"{env.name} has {found[0]} observation and {found[1]} action dimensions, but the agent was trained "
+                f"{env.name} has {actual[0]} observation and {actual[1]} action dimensions, but the agent was trained "
                 f"with {wanted[0]} and {wanted[1]}. Name the environment that its data came from."
             )
         if _differ(self.action_low, env.low) or _differ(self.action_high, env.high):
-            low, high = (_option(each) for each in (env.low, env.high))
+            low, high = (_option(bounds) for bounds in (env.low, env.high))
             raise EvaluationError(
                 f"{env.name} bounds actions otherwise than the agent's data: data {_shown(self.action_low)} .. "
                 f"{_shown(self.action_high)}, environment {_shown(env.low)} .. {_shown(env.high)}. Either the data was "
@@ -74,12 +74,12 @@ def _differ(data: NDArray[Any], env: NDArray[Any]) -> bool:
 
 
 def _shown(bounds: NDArray[Any]) -> str:
-    return str([float(f"{each:.6g}") for each in bounds.tolist()])
+    return str([float(f"{bound:.6g}") for bound in bounds.tolist()])
 
 
 def _option(bounds: NDArray[Any]) -> str:
     """As an option of the command line takes them: one number where all are alike."""
-    values = [f"{each:g}" for each in bounds.tolist()]
+    values = [f"{bound:g}" for bound in bounds.tolist()]
     return values[0] if len(set(values)) == 1 else " ".join(values)
 
 

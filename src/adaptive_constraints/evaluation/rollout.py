@@ -236,10 +236,10 @@ def reset_seeds(seed: int, episodes: int) -> list[int]:
 
     They fit a signed 32-bit integer, which is all that some environments hold.
     """
-    found: dict[int, None] = {}
+    seeds: dict[int, None] = {}
     for episode in range(episodes):
         word = int(np.random.SeedSequence([seed, episode]).generate_state(1)[0]) & LARGEST_SEED
-        while word in found:
+        while word in seeds:
             word = (word + 1) & LARGEST_SEED
-        found[word] = None
-    return list(found)
+        seeds[word] = None
+    return list(seeds)

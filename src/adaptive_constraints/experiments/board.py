@@ -125,7 +125,7 @@ class Board:
         table = Table("", *map(escape, data), box=box.SIMPLE_HEAD, pad_edge=False)
         at = {(cell.stack, cell.data): cell for cell in self._cells}
         for stack in stacks[:room]:
-            table.add_row(Text(stack), *(self._entry(at.get((stack, each))) for each in data))
+            table.add_row(Text(stack), *(self._entry(at.get((stack, name))) for name in data))
         return Group(Text(self.summary(), style="bold"), table)
 
     def _entry(self, cell: Cell | None) -> Any:

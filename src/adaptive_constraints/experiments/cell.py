@@ -193,9 +193,9 @@ def _rows(cell: Cell, agent: Agent, folder: Path, wall_seconds: float, threads: 
 
 def _of_seed(history: History, seeds: Sequence[int], position: int) -> dict[str, Any]:
     """The entries that differ between the rows of a cell."""
-    seed, found = seeds[position], history.summary()
+    seed, summary = seeds[position], history.summary()
     lost = history.failures.get(seed)
-    numbers = {name: getattr(found, name)[position] for name in ("last", "best", "last_ten")}
+    numbers = {name: getattr(summary, name)[position] for name in ("last", "best", "last_ten")}
     steps, values = history.scores()
     return {
         "seed": seed,

@@ -57,10 +57,10 @@ class ResultsFolder:
         for cell in cells:
             cell.write(self.of(cell))
         before = read_suite(folder) if (folder / SUITE).is_file() else None
-        planned = {each["cell"]: each for each in before["cells"]} if before else {}
-        planned |= {each.id: _planned(each) for each in cells}
+        planned = {entry["cell"]: entry for entry in before["cells"]} if before else {}
+        planned |= {cell.id: _planned(cell) for cell in cells}
         figures = (
-            [*suite.published, *(each for each in before["published"] if each not in suite.published)]
+            [*suite.published, *(figure for figure in before["published"] if figure not in suite.published)]
             if before
             else suite.published
         )
@@ -85,7 +85,7 @@ class ResultsFolder:
 
     def collect(self) -> list[ResultRow]:
         """Write the rows of all finished cells anew, and return them."""
-        finished = [self.folder / CELLS / each for each in self._planned]
+        finished = [self.folder / CELLS / cell_id for cell_id in self._planned]
         rows = [row for folder in finished if (folder / ROWS).is_file() for row in read_rows(folder)]
         write_rows(self.folder, rows)
         return rows
@@ -106,8 +106,8 @@ class ResultsFolder:
             return ""
         there, here = asdict(Cell.read(folder)), asdict(cell)
         names = [name for name in here if name != "suite" and plain(there[name]) != plain(here[name])]
-        each = (f"{name} {_short(there[name])} there, {_short(here[name])} here" for name in names)
-        return f"{cell.id} ({'; '.join(each)})" if names else ""
+        changes = (f"{name} {_short(there[name])} there, {_short(here[name])} here" for name in names)
+        return f"{cell.id} ({'; '.join(changes)})" if names else ""
 
 
 def _planned(cell: Cell) -> PlannedCell:
@@ -124,8 +124,8 @@ def _planned(cell: Cell) -> PlannedCell:
 
 def _relevant(published: Sequence[Published], planned: Any) -> list[Published]:
     """Figures on the data that is planned."""
-    data = {each["data"] for each in planned}
-    return [each for each in published if each["data"] in data]
+    data = {cell["data"] for cell in planned}
+    return [figure for figure in published if figure["data"] in data]
 
 
 def _short(value: Any) -> str:
@@ -139,14 +139,15 @@ def _finished(rows: Sequence[ResultRow]) -> Status:
 
 
 def _begun(folder: Path) -> Status:
-    found = Status("begun")
+    status = Status("begun")
     for row in read_metrics(folder / "metrics.jsonl"):
-        found = found._replace(step=row["step"], steps_per_second=row.get("steps_per_second", found.steps_per_second))
+        speed = row.get("steps_per_second", status.steps_per_second)
+        status = status._replace(step=row["step"], steps_per_second=speed)
         for measure in ("score", "return"):
             if (values := row.get(f"eval/{measure}")) is not None:
                 known = tuple(value for value in values if value is not None and np.isfinite(value))
-                found = found._replace(measure=measure, values=known)
-    return found
+                status = status._replace(measure=measure, values=known)
+    return status
 
 
 __all__ = ["CELLS", "ResultsFolder", "Status"]

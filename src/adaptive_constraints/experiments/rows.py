@@ -222,10 +222,10 @@ def read_failure(run: str | Path) -> str | None:
     """Why the cell of a run folder failed when it was last tried; None if it did not."""
     path, what = Path(run) / FAILED, "does not say why a cell failed"
     try:
-        found: Failed = read_record(path, Failed, TrainingError, what, "remove that file")
+        failure: Failed = read_record(path, Failed, TrainingError, what, "remove that file")
     except FileNotFoundError:
         return None
-    return found["reason"]
+    return failure["reason"]
 
 
 def _order(row: ResultRow) -> tuple[str, str, int]:
@@ -240,8 +240,8 @@ def _parsed(path: Path, place: tuple[int, int], line: bytes) -> ResultRow:
         for name, pair in row["series"].items():
             if len(pair) != 2 or len(pair[0]) != len(pair[1]):
                 raise ValueError(f"series.{name} must be steps and as many values")
-        found: ResultRow = row
-    return found
+        parsed: ResultRow = row
+    return parsed
 
 
 __all__ = [

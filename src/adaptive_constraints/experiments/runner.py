@@ -139,13 +139,13 @@ class LocalWorkers:
     def ended(self, seconds: float) -> list[tuple[Cell, str]]:
         """Those that ended; a lost one is begun again before it counts as such."""
         until = time.monotonic() + seconds
-        found: list[tuple[Cell, str]] = []
-        while not found and self._running and time.monotonic() < until:
+        ended: list[tuple[Cell, str]] = []
+        while not ended and self._running and time.monotonic() < until:
             time.sleep(_POLL)
-            found = [
+            ended = [
                 (worker.cell, lost) for worker in list(self._running) if (lost := self._end_of(worker)) is not None
             ]
-        return found
+        return ended
 
     def close(self) -> None:
         """End everything that runs: each saves a checkpoint first, for which it has `GRACE` seconds."""

@@ -67,13 +67,13 @@ def short_name(reference: str) -> str:
 
 def expand(text: str) -> list[str]:
     """``a{b,c}`` as a shell would write it out: ``ab``, ``ac``; raises `SuiteError` beyond `_MOST` texts."""
-    found = re.search(r"\{([^{}]*)\}", text)
-    if found is None:
+    braces = re.search(r"\{([^{}]*)\}", text)
+    if braces is None:
         return [text]
     if math.prod(len(group.split(",")) for group in re.findall(r"\{([^{}]*)\}", text)) > _MOST:
         raise SuiteError(f"{text[:60]!r} stands for more than {_MOST} texts: write fewer alternatives")
-    options = found[1].split(",")
-    return [each for option in options for each in expand(text[: found.start()] + option.strip() + text[found.end() :])]
+    before, after = text[: braces.start()], text[braces.end() :]
+    return [whole for option in braces[1].split(",") for whole in expand(before + option.strip() + after)]
 
 
 # -- narrowing ----------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def narrow(
 
 _KEYS = {
     "learner": lambda cell: [cell.learner, cell.spec["learner"]["type"]],
-    "adapter": lambda cell: [*cell.adapters, *(each["type"] for each in cell.spec["adapters"])] or [BARE],
+    "adapter": lambda cell: [*cell.adapters, *(adapter["type"] for adapter in cell.spec["adapters"])] or [BARE],
     "data": lambda cell: [cell.data, short_name(cell.data)],
     "stack": lambda cell: [cell.stack],
 }
@@ -183,14 +183,14 @@ class _Reader:
             whole = {**tree, **grid}
             whole["evaluation"] = {
                 name: value
-                for each, where in ((tree, "the top"), (grid, place))
-                for name, value in self._evaluation(each.get("evaluation", {}), where).items()
+                for table, where in ((tree, "the top"), (grid, place))
+                for name, value in self._evaluation(table.get("evaluation", {}), where).items()
             }
             names |= self._data(whole.get("data"), place)
             for cell in self._cells(whole, place):
                 if cells.setdefault(cell.id, cell) != cell:
                     self._fail(place, f"{cell.stack} on {cell.data} stands in an earlier grid too, with other settings")
-        figures = [each for n, table in enumerate(published, start=1) for each in self._published(table, n, names)]
+        figures = [figure for n, table in enumerate(published, start=1) for figure in self._published(table, n, names)]
         return Suite(self.path.stem, " ".join(about.split()), tuple(cells.values()), tuple(figures))
 
     # -- grids
@@ -248,7 +248,7 @@ class _Reader:
         """References by short name: of a table as it says, of a list from the references themselves."""
         if not isinstance(value, dict):
             listed = self._texts(value, f"{place}, data")
-            value = {short_name(each): each for each in self._expanded(listed, place)}
+            value = {short_name(reference): reference for reference in self._expanded(listed, place)}
         for name, reference in value.items():
             try:
                 check_reference(self._text(reference, f"{place}, data"))
@@ -258,7 +258,7 @@ class _Reader:
 
     def _expanded(self, listed: Sequence[str], place: str) -> list[str]:
         try:
-            return [each for text in listed for each in expand(text)]
+            return [reference for text in listed for reference in expand(text)]
         except SuiteError as error:
             self._fail(f"{place}, data", str(error), error)
 
@@ -274,7 +274,7 @@ class _Reader:
         return str(value)
 
     def _seeds(self, value: Any, place: str) -> tuple[int, ...]:
-        if isinstance(value, list) and value and all(type(each) is int for each in value):
+        if isinstance(value, list) and value and all(type(seed) is int for seed in value):
             if len(set(value)) == len(value):
                 return tuple(value)
             self._fail(f"{place}, seeds", "the same seed stands there twice")
@@ -290,27 +290,27 @@ class _Reader:
         self._known(table, _PUBLISHED, place)
         source = self._text(table.get("source"), f"{place}, source")
         listed = self._expanded(self._texts(table.get("data"), f"{place}, data"), place)
-        for each in listed:
-            if each not in names:
-                self._fail(f"{place}, data", f"{each!r} is in no grid; those are called {', '.join(names)}")
-        data, scored, spreads = [names[each] for each in listed], table.get("scores", {}), table.get("spreads", {})
+        for name in listed:
+            if name not in names:
+                self._fail(f"{place}, data", f"{name!r} is in no grid; those are called {', '.join(names)}")
+        data, scored, spreads = [names[name] for name in listed], table.get("scores", {}), table.get("spreads", {})
         for name, value in (("scores", scored), ("spreads", spreads)):
             if not isinstance(value, dict):
                 self._fail(f"{place}, {name}", "lists of numbers by method are needed")
-        found: list[Published] = []
+        figures: list[Published] = []
         for method, scores in scored.items():
             columns = {"scores": scores, "spreads": spreads.get(method, [None] * len(data))}
             for name, values in columns.items():
                 if not isinstance(values, list) or len(values) != len(data):
                     self._fail(f"{place}, {name}.{method!r}", f"{len(data)} numbers are needed, one per data set")
-                if not all(type(each) in (int, float) or (each is None and name == "spreads") for each in values):
+                if not all(type(value) in (int, float) or (value is None and name == "spreads") for value in values):
                     self._fail(f"{place}, {name}.{method!r}", "numbers are needed")
             for reference, score, spread in zip(data, *columns.values(), strict=True):
                 if score == score:  # nan: the paper does not say
-                    found.append(
+                    figures.append(
                         {"data": reference, "stack": method, "score": score, "spread": spread, "source": source}
                     )
-        return found
+        return figures
 
     # -- what may stand where
 
@@ -325,7 +325,7 @@ class _Reader:
                 self._fail(place, f"unknown key {key!r}: {hint}known are {', '.join(known)}")
 
     def _tables(self, value: Any, name: str) -> list[dict[str, Any]]:
-        if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
             self._fail(name, f"write [[{name}]] above each of them")
         return value
 
@@ -336,7 +336,7 @@ class _Reader:
 
     def _texts(self, value: Any, place: str) -> list[str]:
         values = [value] if isinstance(value, str) else value
-        if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+        if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
             self._fail(place, "it is missing" if value is None else f"text or a list of texts is needed, not {value!r}")
         return list(values)
 

@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
         """One member's draw per row, [N, D + 1]: ``member`` uniform in [0, 1) picks it, [N]; ``noise`` [N, D + 1]."""
         members = len(self.mean)
         picked = (member * members).long().clamp(max=members - 1)[None, :, None].expand(1, *noise.shape)
-        mean, log_variance = (each.gather(0, picked)[0] for each in self)
+        mean, log_variance = (tensor.gather(0, picked)[0] for tensor in self)
         return mean + (log_variance / 2).exp() * noise
 
     def largest_deviation(self) -> Tensor:

@@ -90,10 +90,10 @@ def init_mlp(
     ``norm`` gives each hidden layer a LayerNorm with learned gain and shift.
     """
     layers = len(sizes) - 1
-    each = [initializers] * layers if callable(initializers) else list(initializers)
+    per_layer = [initializers] * layers if callable(initializers) else list(initializers)
     params: Params = {}
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-        weight, bias = each[layer]((*ensemble, inputs, outputs), generator)
+        weight, bias = per_layer[layer]((*ensemble, inputs, outputs), generator)
         params[f"weight{layer}"], params[f"bias{layer}"] = weight, bias
         if norm != "none" and layer < layers - 1:
             params[f"gain{layer}"] = torch.ones(*ensemble, outputs)

@@ -98,12 +98,12 @@ class BoundPreparation(Preparation):
                 if not _alike(kept):  # what was kept is of no use
                     kept = self._made(name, settings, seeds, half, train, steps)
         ordered = [kept[seeds[0] if shared else seed] for seed in self.seeds]
-        return {key: torch.stack([each[key] for each in ordered]) for key in ordered[0]}
+        return {key: torch.stack([params[key] for params in ordered]) for key in ordered[0]}
 
     def _kept(self, name: str, settings: Mapping[str, Any], seeds: Sequence[int]) -> dict[int, Params]:
         """What the cache holds, by seed."""
-        found = {seed: _read(self._file(name, settings, seed), name, seed) for seed in seeds}
-        kept = {seed: params for seed, params in found.items() if params is not None}
+        cached = {seed: _read(self._file(name, settings, seed), name, seed) for seed in seeds}
+        kept = {seed: params for seed, params in cached.items() if params is not None}
         return kept if _alike(kept) else {}  # who knows which is damaged
 
     def _made(
@@ -167,10 +167,13 @@ def prepare(
     preparation = BoundPreparation(
         data, preprocessor, resolved.facts, spec, tuple(seeds), resolved.learner.discount, device, progress
     )
-    prepared = {each.name: kept.get(each.name) or each.prepare(preparation) or Prepared() for each in resolved.adapters}
-    for name, each in prepared.items():
-        rows = {column: len(values) for column, values in each.columns.items()}
-        rows |= {column: values.shape[1] for column, values in each.seed_columns.items()}
+    prepared = {
+        adapter.name: kept.get(adapter.name) or adapter.prepare(preparation) or Prepared()
+        for adapter in resolved.adapters
+    }
+    for name, made in prepared.items():
+        rows = {column: len(values) for column, values in made.columns.items()}
+        rows |= {column: values.shape[1] for column, values in made.seed_columns.items()}
         for column, count in rows.items():
             if count != len(data):
                 raise StackError(f"{name}: its column {column!r} has {count} rows, the data has {len(data)}")
@@ -180,7 +183,7 @@ def prepare(
 def _alike(models: Mapping[int, Params]) -> bool:
     """Whether the models of all seeds have arrays of the same names, shapes and types."""
     kinds = [{key: (t.shape, t.dtype) for key, t in params.items()} for params in models.values()]
-    return all(each == kinds[0] for each in kinds)
+    return all(kind == kinds[0] for kind in kinds)
 
 
 def _read(file: Path, name: str, seed: int) -> Params | None:

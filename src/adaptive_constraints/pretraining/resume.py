@@ -88,7 +88,7 @@ class KeptPretraining(Pretraining):
     def _show(self, step: int, metrics: Mapping[str, list[float]]) -> None:
         if self.progress is None:
             return
-        losses = [sum(each) / len(each) for name, each in metrics.items() if name.endswith("/loss")]
+        losses = [sum(values) / len(values) for name, values in metrics.items() if name.endswith("/loss")]
         self.progress.note("loss " + ", ".join(f"{loss:.4g}" for loss in losses))
         self.progress.update(step)
 

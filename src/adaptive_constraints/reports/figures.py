@@ -28,30 +28,30 @@ LONGEST = 24
 # -- for the page -------------------------------------------------------------------------------------------------
 
 
-def figure_data(found: Findings) -> dict[str, Any]:
+def figure_data(findings: Findings) -> dict[str, Any]:
     """Everything that the page draws, as JSON; labels of stacks and data sets as in its tables."""
-    cells = found.grid.cells.values()
+    cells = findings.grid.cells.values()
     return {
         "all": ALL,
-        "scopes": found.scopes,
-        "units": {data.label: data.unit for data in found.grid.data} | {ALL: "normalised score"},
-        "stacks": [stack.label for stack in found.grid.stacks],
-        "scores": [_interval(scope, stack, estimate) for (stack, scope), estimate in found.scores.items()],
+        "scopes": findings.scopes,
+        "units": {data.label: data.unit for data in findings.grid.data} | {ALL: "normalised score"},
+        "stacks": [stack.label for stack in findings.grid.stacks],
+        "scores": [_interval(scope, stack, estimate) for (stack, scope), estimate in findings.scores.items()],
         "effects": [
             _interval(scope, title(effect), difference.estimate) | {"row": row}
-            for row, effect in enumerate(found.effects)
+            for row, effect in enumerate(findings.effects)
             for scope, difference in effect.by_scope.items()
             if difference.estimate is not None
         ],
-        "thresholds": _plain(found.thresholds),
-        "profiles": [_profile(profile) for profile in found.profiles],
+        "thresholds": _plain(findings.thresholds),
+        "profiles": [_profile(profile) for profile in findings.profiles],
         "curves": [_curves(cell) for cell in cells],
         "quantities": [quantity for cell in cells for quantity in _quantities(cell)],
     }
 
 
-def _interval(scope: str, label: str, found: Estimate) -> dict[str, Any]:
-    return {"scope": scope, "label": label, **_plain_map(value=found.value, low=found.low, high=found.high)}
+def _interval(scope: str, label: str, estimate: Estimate) -> dict[str, Any]:
+    return {"scope": scope, "label": label, **_plain_map(value=estimate.value, low=estimate.low, high=estimate.high)}
 
 
 def _profile(profile: Profile) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _quantities(cell: GridCell) -> list[dict[str, Any]]:
     drawn = []
     for name, (steps, values) in series.items():
         stem, _, percentile = name.rpartition("_")
-        outer = [series.get(f"{stem}_{each}") for each in (10, 90)]
+        outer = [series.get(f"{stem}_{percent}") for percent in (10, 90)]
         if percentile in ("10", "90") and f"{stem}_50" in series:
             continue
         where = {"scope": cell.data.label, "label": cell.stack.label, "name": name, "x": _plain(steps)}
@@ -121,37 +121,37 @@ def _short(value: float) -> float | None:
 # -- pictures -----------------------------------------------------------------------------------------------------
 
 
-def pictures(found: Findings, folder: Path) -> dict[str, Path]:
+def pictures(findings: Findings, folder: Path) -> dict[str, Path]:
     """Draw every figure into ``folder``; the files by caption.
 
     Where there are more stacks than a picture can tell apart, the best of the scope are drawn, and the caption says so.
     """
     drawn: dict[str, Path] = {}
-    for scope in found.drawn_scopes:
+    for scope in findings.drawn_scopes:
         of = "" if scope == ALL else f"-{_safe(scope)}"
-        unit = _unit(scope, found)
-        rows = [(stack, estimate) for (stack, at), estimate in found.scores.items() if at == scope]
+        unit = _unit(scope, findings)
+        rows = [(stack, estimate) for (stack, at), estimate in findings.scores.items() if at == scope]
         best = sorted(rows, key=lambda row: -row[1].value)[:LONGEST]
         caption = _caption("Scores", scope, len(best), len(rows))
         drawn |= _picture(caption, best, folder / f"scores{of}.png", unit)
-        differences = _differences(found, scope)
+        differences = _differences(findings, scope)
         caption = f"Effects of adapters, {scope}"
         drawn |= _picture(caption, differences, folder / f"effects{of}.png", f"difference, {unit}", zero=True)
-        drawn |= _profile_picture(found, scope, folder / f"profiles{of}.png")
-    for data in found.grid.data:
-        drawn |= _curve_picture(found, data.label, folder / f"curves-{_safe(data.label)}.png")
+        drawn |= _profile_picture(findings, scope, folder / f"profiles{of}.png")
+    for data in findings.grid.data:
+        drawn |= _curve_picture(findings, data.label, folder / f"curves-{_safe(data.label)}.png")
     return drawn
 
 
-def _unit(scope: str, found: Findings) -> str:
-    return next((data.unit for data in found.grid.data if data.label == scope), "normalised score")
+def _unit(scope: str, findings: Findings) -> str:
+    return next((data.unit for data in findings.grid.data if data.label == scope), "normalised score")
 
 
-def _differences(found: Findings, scope: str) -> list[tuple[str, Estimate]]:
+def _differences(findings: Findings, scope: str) -> list[tuple[str, Estimate]]:
     """The effects of a scope; their averages alone where all are too many, because a choice by size would mislead."""
-    rows = [(effect, effect.by_scope[scope].estimate) for effect in found.effects if scope in effect.by_scope]
+    rows = [(effect, effect.by_scope[scope].estimate) for effect in findings.effects if scope in effect.by_scope]
     known = [(effect, estimate) for effect, estimate in rows if estimate is not None]
-    return [(title(effect), found) for effect, found in known if len(known) <= LONGEST or effect.stack is None]
+    return [(title(effect), estimate) for effect, estimate in known if len(known) <= LONGEST or effect.stack is None]
 
 
 def _picture(
@@ -175,19 +175,21 @@ def _picture(
     return {caption: save_figure(figure, path)}
 
 
-def _profile_picture(found: Findings, scope: str, path: Path) -> dict[str, Path]:
-    profiles = [profile for profile in found.profiles if profile.scope == scope]
+def _profile_picture(findings: Findings, scope: str, path: Path) -> dict[str, Path]:
+    profiles = [profile for profile in findings.profiles if profile.scope == scope]
     if not profiles:
         return {}
-    kept = _best(found, scope)
+    kept = _best(findings, scope)
     figure = blank_figure(8, 4.4)
     panel = figure.add_subplot()
     for profile in profiles:
         if profile.stack.label in kept:
             colour = COLOURS[kept.index(profile.stack.label)]
-            panel.plot(found.thresholds, profile.share, color=colour, linewidth=2, label=profile.stack.label)
+            panel.plot(findings.thresholds, profile.share, color=colour, linewidth=2, label=profile.stack.label)
             if profile.low is not None and profile.high is not None:
-                panel.fill_between(found.thresholds, profile.low, profile.high, color=colour, alpha=0.12, linewidth=0)
+                panel.fill_between(
+                    findings.thresholds, profile.low, profile.high, color=colour, alpha=0.12, linewidth=0
+                )
     panel.set_ylabel("share of seeds above")
     panel.set_ylim(0, 1.02)
     panel.set_title(f"Performance profiles, {scope}", loc="left", fontsize=11)
@@ -196,21 +198,21 @@ def _profile_picture(found: Findings, scope: str, path: Path) -> dict[str, Path]
     return {_caption("Performance profiles", scope, len(kept), len(profiles)): save_figure(figure, path)}
 
 
-def _curve_picture(found: Findings, scope: str, path: Path) -> dict[str, Path]:
-    cells = {stack: cell for (stack, data), cell in found.grid.cells.items() if data == scope}
-    kept = [stack for stack in _best(found, scope) if stack in cells]
+def _curve_picture(findings: Findings, scope: str, path: Path) -> dict[str, Path]:
+    cells = {stack: cell for (stack, data), cell in findings.grid.cells.items() if data == scope}
+    kept = [stack for stack in _best(findings, scope) if stack in cells]
     if not kept:
         return {}
     runs = {stack: cells[stack].curves() for stack in kept}
     caption = _caption("Learning curves and adaptive quantities", scope, len(kept), len(cells))
-    return {caption: learning_curves(runs, path, title=scope, ylabel=_unit(scope, found))}
+    return {caption: learning_curves(runs, path, title=scope, ylabel=_unit(scope, findings))}
 
 
-def _best(found: Findings, scope: str) -> list[str]:
+def _best(findings: Findings, scope: str) -> list[str]:
     """Labels of the best stacks of a scope, in the order of the grid."""
-    scored = {stack: estimate.value for (stack, at), estimate in found.scores.items() if at == scope}
+    scored = {stack: estimate.value for (stack, at), estimate in findings.scores.items() if at == scope}
     best = sorted(scored, key=lambda stack: -scored[stack])[:PER_PICTURE]
-    return [stack.label for stack in found.grid.stacks if stack.label in best]
+    return [stack.label for stack in findings.grid.stacks if stack.label in best]
 
 
 def _caption(name: str, scope: str, drawn: int, there: int) -> str:

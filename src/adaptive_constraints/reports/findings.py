@@ -67,7 +67,7 @@ def scopes(grid: Grid) -> list[str]:
 
 def scores(grid: Grid, score: Score) -> dict[tuple[str, str], Estimate]:
     """The interquartile mean over seeds, by (stack label, scope); what has no number is not there."""
-    found = {}
+    estimates = {}
     for stack in grid.stacks:
         members = {ALL: grid.across(stack) or []}
         for data in grid.data:
@@ -76,8 +76,8 @@ def scores(grid: Grid, score: Score) -> dict[tuple[str, str], Estimate]:
         for scope, cells in members.items():
             strata = [cell.values(score) for cell in cells]
             if strata and all(map(len, strata)):
-                found[stack.label, scope] = estimate(strata)
-    return found
+                estimates[stack.label, scope] = estimate(strata)
+    return estimates
 
 
 # -- effects of adapters ------------------------------------------------------------------------------------------
@@ -160,10 +160,10 @@ def _twins(grid: Grid, score: Score) -> Iterator[tuple[str, str, StackName, dict
             for data in grid.data:
                 cell = grid.cells.get((stack.label, data.label))
                 rows = [] if cell is None else [(row, index.get(_twin(row, position))) for row in cell.rows]
-                found = [(row, twin) for row, twin in rows if twin is not None]
-                if found:
-                    base = labels[id(found[0][1])]
-                    pairs[data.label] = tuple(_pair(row, twin, score) for row, twin in found)
+                paired = [(row, twin) for row, twin in rows if twin is not None]
+                if paired:
+                    base = labels[id(paired[0][1])]
+                    pairs[data.label] = tuple(_pair(row, twin, score) for row, twin in paired)
             if pairs:
                 yield adapter, base, stack, pairs
 
@@ -183,17 +183,17 @@ def _pair(present: ResultRow, absent: ResultRow, score: Score) -> Pair:
 
 def _scopes(grid: Grid, pairs: dict[str, tuple[Pair, ...]]) -> dict[str, Difference]:
     """The difference on each data set, and over all of them where that may be said."""
-    values = {label: np.array([pair.values for pair in found]) for label, found in pairs.items()}
-    lost = {label: sum(pair.lost for pair in found) for label, found in pairs.items()}
+    values = {label: np.array([pair.values for pair in of_data]) for label, of_data in pairs.items()}
+    lost = {label: sum(pair.lost for pair in of_data) for label, of_data in pairs.items()}
     return _differences(grid, values, lost)
 
 
 def _differences(grid: Grid, values: dict[str, NDArray[np.float64]], lost: dict[str, int]) -> dict[str, Difference]:
     """From numbers with and without [N, 2] by data label."""
-    found = {label: _difference([values[label]], lost[label]) for label in values}
+    differences = {label: _difference([values[label]], lost[label]) for label in values}
     if grid.all_scored and len(values) == len(grid.data) > 1:
-        found[ALL] = _difference(list(values.values()), sum(lost.values()))
-    return found
+        differences[ALL] = _difference(list(values.values()), sum(lost.values()))
+    return differences
 
 
 def _difference(strata: Sequence[NDArray[np.float64]], lost: int) -> Difference:
@@ -222,8 +222,8 @@ def _averaged(grid: Grid, group: Sequence[Effect]) -> Effect:
         seeds = sorted(set.intersection(*map(set, by_seed)))
         if seeds:
             pairs = [[stack[seed] for stack in by_seed] for seed in seeds]
-            values[label] = np.array([[pair.values for pair in found] for found in pairs]).mean(axis=1)
-            lost[label] = sum(any(pair.lost for pair in found) for found in pairs)
+            values[label] = np.array([[pair.values for pair in of_seed] for of_seed in pairs]).mean(axis=1)
+            lost[label] = sum(any(pair.lost for pair in of_seed) for of_seed in pairs)
     length = "" if first.stack is None else first.stack.length
     base = f"{first.learner}{length}, mean over {len(group)} stacks"
     return Effect(first.adapter, base, first.learner, None, _differences(grid, values, lost), {})
@@ -259,7 +259,7 @@ def thresholds(grid: Grid, score: Score) -> NDArray[np.float64]:
 def profiles(grid: Grid, score: Score) -> list[Profile]:
     """Of every stack, on each scored data set and over all of them where that may be said."""
     statistic = profile(thresholds(grid, score))
-    found = []
+    profiles = []
     for stack in grid.stacks:
         cells = [grid.cells.get((stack.label, data.label)) for data in grid.data]
         scopes = [(cell.data.label, [cell]) for cell in cells if cell is not None and cell.data.scored]
@@ -268,8 +268,8 @@ def profiles(grid: Grid, score: Score) -> list[Profile]:
             if strata and all(map(len, strata)):
                 several = min(map(len, strata)) > 1
                 low, high = bootstrap(strata, statistic) if several else (None, None)
-                found.append(Profile(stack, scope, statistic(strata), low, high))
-    return found
+                profiles.append(Profile(stack, scope, statistic(strata), low, high))
+    return profiles
 
 
 __all__ = ["ALL", "Difference", "Effect", "Findings", "Pair", "Profile", "effects", "find", "profiles", "scores"]

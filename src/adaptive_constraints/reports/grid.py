@@ -80,8 +80,8 @@ class GridCell:
 
     def values(self, score: Score) -> NDArray[np.float64]:
         """[N] the number of each seed that counts; lost seeds count as `LOST_SCORE`, and not at all in returns."""
-        found = np.array([seed_value(row, score) for row in self.rows])
-        kept: NDArray[np.float64] = found[~np.isnan(found)]
+        values = np.array([seed_value(row, score) for row in self.rows])
+        kept: NDArray[np.float64] = values[~np.isnan(values)]
         return kept
 
     @property
@@ -92,7 +92,7 @@ class GridCell:
     def curves(self) -> Curves:
         """Evaluations and adaptive quantities over steps; NaN from where a seed is lost."""
         evaluations = [
-            ([each["step"] for each in row["evaluations"]], [each["value"] for each in row["evaluations"]])
+            ([point["step"] for point in row["evaluations"]], [point["value"] for point in row["evaluations"]])
             for row in self.rows
         ]
         names = list(dict.fromkeys(name for row in self.rows for name in row["series"]))
@@ -132,17 +132,17 @@ class Grid:
     def across(self, stack: StackName) -> list[GridCell] | None:
         """The cells of a stack on every data set; None unless all are there, are scored, and are more than one."""
         cells = [self.cells.get((stack.label, data.label)) for data in self.data]
-        found = [cell for cell in cells if cell is not None]
-        return found if self.all_scored and len(found) == len(self.data) > 1 else None
+        present = [cell for cell in cells if cell is not None]
+        return present if self.all_scored and len(present) == len(self.data) > 1 else None
 
     def published(self) -> list[Published]:
         """Every published figure that the suites name for data sets that are here, once."""
         here = {data.reference for data in self.data}
-        found: list[Published] = []
+        figures: list[Published] = []
         for figure in (figure for suite in self.suites for figure in suite["published"]):
-            if figure["data"] in here and figure not in found:
-                found.append(figure)
-        return found
+            if figure["data"] in here and figure not in figures:
+                figures.append(figure)
+        return figures
 
 
 def read_grid(folders: Sequence[str | Path]) -> Grid:
@@ -173,7 +173,7 @@ def read_grid(folders: Sequence[str | Path]) -> Grid:
         tuple(rows),
         tuple(stacks.values()),
         tuple(columns.values()),
-        {key: GridCell(stacks[key[0]], columns[key[1]], tuple(found)) for key, found in cells.items()},
+        {key: GridCell(stacks[key[0]], columns[key[1]], tuple(seed_rows)) for key, seed_rows in cells.items()},
         _missing(folders, suites, rows),
     )
 
@@ -215,7 +215,7 @@ def _stack_labels(rows: Sequence[ResultRow]) -> dict[tuple[str, int], str]:
     lengths: dict[tuple[str, str], set[int]] = {}
     for row in rows:
         lengths.setdefault((row["stack"], row["data"]["fingerprint"]), set()).add(row["steps"])
-    several = any(len(found) > 1 for found in lengths.values())
+    several = any(len(steps) > 1 for steps in lengths.values())
     return {(stack, steps): f"{stack}, {steps:,} steps" if several else stack for stack, steps in map(_run, rows)}
 
 
@@ -257,8 +257,8 @@ def _aligned(
     steps = sorted({step for at, _ in seeds for step in at if step is not None})
     values = np.full((len(steps), len(seeds)), np.nan)
     place = {step: i for i, step in enumerate(steps)}
-    for column, (at, found) in enumerate(seeds):
-        for step, value in zip(at, found, strict=True):
+    for column, (at, numbers) in enumerate(seeds):
+        for step, value in zip(at, numbers, strict=True):
             if step is not None and value is not None:
                 values[place[step], column] = value
     return np.array(steps, np.float64), values

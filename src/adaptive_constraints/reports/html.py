@@ -15,26 +15,26 @@ from adaptive_constraints.reports.markup import Html, embedded, join, tag
 TEMPLATE = files("adaptive_constraints.reports") / "template"
 
 
-def page(found: Findings, command: str) -> str:
+def page(findings: Findings, command: str) -> str:
     """The whole page.
 
     command: what makes this report, shown with it.
     """
     parts = {
-        "title": join([text.heading(found.grid)]),
+        "title": join([text.heading(findings.grid)]),
         "style": Html(_template("report.css")),
         "script": Html(_template("report.js")),
-        "data": embedded(figure_data(found)),
-        "heading": tag("h1", text.heading(found.grid)),
-        "about": join(tag("p", about) for about in dict.fromkeys(suite["about"] for suite in found.grid.suites)),
-        "warnings": _warnings(found),
-        "facts": _facts(found, command),
-        "filters": _filters(found),
-        "score": join([SCORES[found.score]]),
-        "scores": _scores(found),
-        "effects": _effects(found),
-        "published": _published(found),
-        "runs": _runs(found),
+        "data": embedded(figure_data(findings)),
+        "heading": tag("h1", text.heading(findings.grid)),
+        "about": join(tag("p", about) for about in dict.fromkeys(suite["about"] for suite in findings.grid.suites)),
+        "warnings": _warnings(findings),
+        "facts": _facts(findings, command),
+        "filters": _filters(findings),
+        "score": join([SCORES[findings.score]]),
+        "scores": _scores(findings),
+        "effects": _effects(findings),
+        "published": _published(findings),
+        "runs": _runs(findings),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _template("page.html"))
 
@@ -46,21 +46,21 @@ def _template(name: str) -> str:
 # -- what stands above --------------------------------------------------------------------------------------------
 
 
-def _warnings(found: Findings) -> Html:
-    notes = text.warnings(found.grid)
+def _warnings(findings: Findings) -> Html:
+    notes = text.warnings(findings.grid)
     return tag("ul", *(tag("li", note) for note in notes), class_="warnings") if notes else Html()
 
 
-def _facts(found: Findings, command: str) -> Html:
-    entries = [*text.facts(found.grid, found.score), ("This report", command)]
+def _facts(findings: Findings, command: str) -> Html:
+    entries = [*text.facts(findings.grid, findings.score), ("This report", command)]
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in entries), class_="facts")
 
 
-def _filters(found: Findings) -> Html:
+def _filters(findings: Findings) -> Html:
     """A choice of data set, learners, and of each adapter with or without it."""
-    learners = dict.fromkeys(stack.learner for stack in found.grid.stacks)
-    kinds = sorted({name for stack in found.grid.stacks for name in stack.kinds})
-    data = [(str(i), data.label) for i, data in enumerate(found.grid.data)]
+    learners = dict.fromkeys(stack.learner for stack in findings.grid.stacks)
+    kinds = sorted({name for stack in findings.grid.stacks for name in stack.kinds})
+    data = [(str(i), data.label) for i, data in enumerate(findings.grid.data)]
     return join(
         [
             _choice("Data set", "data", [("", "all"), *data]),
@@ -105,31 +105,31 @@ def _row(learner: str, kinds: Sequence[str], *cells: Html, **known: str | int | 
     return tag("tr", *cells, data_learner=learner, data_adapters=" ".join(kinds), **known)
 
 
-def _column(scope: str, found: Findings) -> Html:
+def _column(scope: str, findings: Findings) -> Html:
     """The head of a scope's column."""
     if scope == ALL:
         return _head("All data sets", "score", ALL)
-    data = _data(scope, found)
+    data = _data(scope, findings)
     return _head(data.label, ("regenerated, " if data.regenerated else "") + data.unit.split()[-1], scope)
 
 
-def _data(label: str, found: Findings) -> DataName:
-    return next(data for data in found.grid.data if data.label == label)
+def _data(label: str, findings: Findings) -> DataName:
+    return next(data for data in findings.grid.data if data.label == label)
 
 
-def _scores(found: Findings) -> Html:
-    heads = [_head("Stack", numeric=False), *(_column(scope, found) for scope in found.scopes)]
-    rows = [_score_row(stack, found) for stack in found.grid.stacks]
+def _scores(findings: Findings) -> Html:
+    heads = [_head("Stack", numeric=False), *(_column(scope, findings) for scope in findings.scopes)]
+    rows = [_score_row(stack, findings) for stack in findings.grid.stacks]
     return _table("scores-table", "Interquartile mean over seeds [95 % interval]", heads, rows)
 
 
-def _score_row(stack: StackName, found: Findings) -> Html:
+def _score_row(stack: StackName, findings: Findings) -> Html:
     cells = [tag("th", stack.label, scope="row")]
-    for scope in found.scopes:
-        estimate = found.scores.get((stack.label, scope))
-        cell = found.grid.cells.get((stack.label, scope))
+    for scope in findings.scopes:
+        estimate = findings.scores.get((stack.label, scope))
+        cell = findings.grid.cells.get((stack.label, scope))
         shown = _interval(text.estimated(estimate))
-        shown = shown if cell is None else _score(cell, shown, found)
+        shown = shown if cell is None else _score(cell, shown, findings)
         cells.append(_number(shown, None if estimate is None else estimate.value, scope))
     return _row(stack.learner, stack.kinds, *cells, data_stack=stack.label)
 
@@ -140,7 +140,7 @@ def _interval(shown: str) -> Html:
     return join([value, tag("span", bracket + rest, class_="interval") if bracket else None])
 
 
-def _score(cell: GridCell, shown: Html, found: Findings) -> Html:
+def _score(cell: GridCell, shown: Html, findings: Findings) -> Html:
     """A number that unfolds into its seeds, and into the command that makes it."""
     badge = text.lost(cell.lost, len(cell.rows), "seeds")
     heads = [tag("th", name, scope="col") for name in ("seed", "last ten", "last", "best")]
@@ -149,7 +149,7 @@ def _score(cell: GridCell, shown: Html, found: Findings) -> Html:
         "details",
         tag("summary", shown, badge and tag("span", badge, class_="lost")),
         tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="inner"),
-        _link("command", (cell.stack.label, cell.data.label), found),
+        _link("command", (cell.stack.label, cell.data.label), findings),
     )
 
 
@@ -165,43 +165,43 @@ def _seed(cell: GridCell, position: int) -> list[Html]:
     return [tag("td", text.MISSING if value is None else text.number(value)) for value in values]
 
 
-def _link(words: str, run: tuple[str, str], found: Findings) -> Html:
+def _link(words: str, run: tuple[str, str], findings: Findings) -> Html:
     """To the row of a run (stack label, data label), where its command stands."""
-    return tag("a", words, href=f"#{_anchor(run, found)}")
+    return tag("a", words, href=f"#{_anchor(run, findings)}")
 
 
-def _anchor(run: tuple[str, str], found: Findings) -> str:
-    return f"run-{list(found.grid.cells).index(run)}"
+def _anchor(run: tuple[str, str], findings: Findings) -> str:
+    return f"run-{list(findings.grid.cells).index(run)}"
 
 
-def _effects(found: Findings) -> Html:
-    if not found.effects:
+def _effects(findings: Findings) -> Html:
+    if not findings.effects:
         return tag("p", "No stack was run both with and without one of its adapters on the same data and seeds.")
-    heads = [_head("Adapter on stack", numeric=False), *(_column(scope, found) for scope in found.scopes)]
-    rows = [_effect_row(position, effect, found) for position, effect in enumerate(found.effects)]
+    heads = [_head("Adapter on stack", numeric=False), *(_column(scope, findings) for scope in findings.scopes)]
+    rows = [_effect_row(position, effect, findings) for position, effect in enumerate(findings.effects)]
     return _table("effects-table", "Mean paired difference [95 % interval], n pairs", heads, rows)
 
 
-def _effect_row(position: int, effect: Effect, found: Findings) -> Html:
+def _effect_row(position: int, effect: Effect, findings: Findings) -> Html:
     cells = [tag("th", text.title(effect), scope="row")]
-    for scope in found.scopes:
+    for scope in findings.scopes:
         difference = effect.by_scope.get(scope)
         value = None if difference is None or difference.estimate is None else difference.estimate.value
-        cells.append(_number(_change(difference, _pairs(effect, scope, found)), value, scope))
+        cells.append(_number(_change(difference, _pairs(effect, scope, findings)), value, scope))
     kinds = effect.stack.kinds if effect.stack is not None else (kind(effect.adapter),)
     return _row(effect.learner, kinds, *cells, data_row=position)
 
 
-def _change(found: Difference | None, pairs: Html | None) -> Html:
+def _change(difference: Difference | None, pairs: Html | None) -> Html:
     """A difference that unfolds into how often it was an improvement, and into its pairs."""
-    if found is None:
+    if difference is None:
         return tag("span", text.MISSING)
-    badge = text.lost(found.lost, found.pairs, "pairs")
-    summary = tag("summary", _interval(text.changed(found)), badge and tag("span", badge, class_="lost"))
-    return tag("details", summary, tag("p", text.evidence(found) or "no pair has numbers"), pairs)
+    badge = text.lost(difference.lost, difference.pairs, "pairs")
+    summary = tag("summary", _interval(text.changed(difference)), badge and tag("span", badge, class_="lost"))
+    return tag("details", summary, tag("p", text.evidence(difference) or "no pair has numbers"), pairs)
 
 
-def _pairs(effect: Effect, scope: str, found: Findings) -> Html | None:
+def _pairs(effect: Effect, scope: str, findings: Findings) -> Html | None:
     """The pairs of one data set, and where the commands of both runs stand."""
     pairs = effect.pairs.get(scope)
     if pairs is None or effect.stack is None:
@@ -210,25 +210,25 @@ def _pairs(effect: Effect, scope: str, found: Findings) -> Html | None:
     rows = [tag("tr", tag("th", str(pair.seed), scope="row"), *map(_side, pair.values)) for pair in pairs]
     table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="inner")
     sides = [("command with", effect.stack.label), ("without", effect.base)]
-    return join([table, *(join([_link(words, (stack, scope), found), " "]) for words, stack in sides)])
+    return join([table, *(join([_link(words, (stack, scope), findings), " "]) for words, stack in sides)])
 
 
 def _side(value: float) -> Html:
     return tag("td", "no number" if value != value else text.number(value))
 
 
-def _published(found: Findings) -> Html:
+def _published(findings: Findings) -> Html:
     """Published figures in a column of their own, beside ours."""
-    figures = found.grid.published()
+    figures = findings.grid.published()
     if not figures:
         return Html()
     heads = [_head(name, numeric=False) for name in ("Data set", "Stack")]
     heads += [_head("ours"), _head("published"), _head("source", numeric=False)]
     rows = []
     for figure in figures:
-        cell = text.published_ours(figure, found.grid)
-        ours = None if cell is None else found.scores.get((cell.stack.label, cell.data.label))
-        note = text.published_note(figure, found.grid)
+        cell = text.published_ours(figure, findings.grid)
+        ours = None if cell is None else findings.scores.get((cell.stack.label, cell.data.label))
+        note = text.published_note(figure, findings.grid)
         cells = [tag("th", figure["data"], scope="row"), tag("td", figure["stack"])]
         cells += [_number(_interval(text.estimated(ours)), None if ours is None else ours.value)]
         cells += [_number(text.printed(figure), figure["score"])]
@@ -240,22 +240,22 @@ def _published(found: Findings) -> Html:
     return tag("section", tag("h2", "Published figures"), note, table, id="published")
 
 
-def _runs(found: Findings) -> Html:
+def _runs(findings: Findings) -> Html:
     heads = [_head(name, numeric=False) for name in ("Stack", "Data set")]
     heads += [_head("seeds"), *map(_head, text.COSTS), *(_head(name, numeric=False) for name in ("device", "command"))]
-    cells = found.grid.cells.values()
+    cells = findings.grid.cells.values()
     return _table(
-        "runs-table", "One row per run; its seeds train together", heads, [_run_row(cell, found) for cell in cells]
+        "runs-table", "One row per run; its seeds train together", heads, [_run_row(cell, findings) for cell in cells]
     )
 
 
-def _run_row(cell: GridCell, found: Findings) -> Html:
+def _run_row(cell: GridCell, findings: Findings) -> Html:
     first = cell.rows[0]
     threads = text.counted(first["threads"], "thread")
     return _row(
         cell.stack.learner,
         cell.stack.kinds,
-        tag("th", cell.stack.label, scope="row", id=_anchor((cell.stack.label, cell.data.label), found)),
+        tag("th", cell.stack.label, scope="row", id=_anchor((cell.stack.label, cell.data.label), findings)),
         tag("td", cell.data.label),
         _number(str(len(cell.rows)), len(cell.rows)),
         *(_number(shown, value) for shown, value in text.cost(cell)),

@@ -12,48 +12,48 @@ from adaptive_constraints.reports.findings import ALL, Effect, Findings
 from adaptive_constraints.reports.grid import SCORES, GridCell, is_lost, seed_value
 
 
-def document(found: Findings, pictures: dict[str, Path], command: str) -> str:
+def document(findings: Findings, pictures: dict[str, Path], command: str) -> str:
     """The whole document.
 
     pictures: files by caption, in the folder where the document will stand.
     command: what makes this report, shown with it.
     """
-    return "\n".join(_lines(found, pictures, command)) + "\n"
+    return "\n".join(_lines(findings, pictures, command)) + "\n"
 
 
-def _lines(found: Findings, pictures: dict[str, Path], command: str) -> Iterator[str]:
-    yield f"# {_escaped(text.heading(found.grid))}"
-    for about in dict.fromkeys(suite["about"] for suite in found.grid.suites):
+def _lines(findings: Findings, pictures: dict[str, Path], command: str) -> Iterator[str]:
+    yield f"# {_escaped(text.heading(findings.grid))}"
+    for about in dict.fromkeys(suite["about"] for suite in findings.grid.suites):
         yield from ("", _escaped(about))
-    for warning in text.warnings(found.grid):
+    for warning in text.warnings(findings.grid):
         yield from ("", f"> {_escaped(warning)}")
     yield from ("", "## Scores", "")
-    yield f"Interquartile mean over seeds [95 % interval]; each seed counts with its {SCORES[found.score]}."
-    yield from ("", *_scores(found))
+    yield f"Interquartile mean over seeds [95 % interval]; each seed counts with its {SCORES[findings.score]}."
+    yield from ("", *_scores(findings))
     yield from ("", "## Effect of each adapter", "")
     yield "Mean difference of seeds with the adapter and the same seeds without it [95 % interval], n pairs."
-    yield from ("", *_effects(found))
-    if found.grid.published():
+    yield from ("", *_effects(findings))
+    if findings.grid.published():
         yield from ("", "## Published figures", "")
         yield "They come from other code, other seeds and, where said, other data."
-        yield from ("", *_published(found))
+        yield from ("", *_published(findings))
     yield from ("", "## Figures")
     for caption, path in pictures.items():
         yield from ("", f"![{_escaped(caption)}]({path.name})")
-    yield from ("", "## Runs: speed, memory and commands", "", *_runs(found))
-    yield from ("", "## Each seed", "", *_seeds(found))
+    yield from ("", "## Runs: speed, memory and commands", "", *_runs(findings))
+    yield from ("", "## Each seed", "", *_seeds(findings))
     yield from ("", "## How it was made", "")
-    for name, value in [*text.facts(found.grid, found.score), ("This report", command)]:
+    for name, value in [*text.facts(findings.grid, findings.score), ("This report", command)]:
         yield f"- {name}: {_escaped(value)}"
 
 
-def _scores(found: Findings) -> list[str]:
+def _scores(findings: Findings) -> list[str]:
     rows = []
-    for stack in found.grid.stacks:
-        cells = [found.grid.cells.get((stack.label, scope)) for scope in found.scopes]
-        estimates = [found.scores.get((stack.label, scope)) for scope in found.scopes]
+    for stack in findings.grid.stacks:
+        cells = [findings.grid.cells.get((stack.label, scope)) for scope in findings.scopes]
+        estimates = [findings.scores.get((stack.label, scope)) for scope in findings.scopes]
         rows.append([stack.label, *map(_with_lost, map(text.estimated, estimates), cells)])
-    return _table(["stack", *_heads(found)], rows)
+    return _table(["stack", *_heads(findings)], rows)
 
 
 def _with_lost(shown: str, cell: GridCell | None) -> str:
@@ -61,58 +61,58 @@ def _with_lost(shown: str, cell: GridCell | None) -> str:
     return shown if badge is None else f"{shown} ({badge})"
 
 
-def _heads(found: Findings) -> list[str]:
-    units = {data.label: data.unit for data in found.grid.data} | {ALL: "normalised score"}
-    return [f"{scope}, {units[scope]}" for scope in found.scopes]
+def _heads(findings: Findings) -> list[str]:
+    units = {data.label: data.unit for data in findings.grid.data} | {ALL: "normalised score"}
+    return [f"{scope}, {units[scope]}" for scope in findings.scopes]
 
 
-def _effects(found: Findings) -> list[str]:
-    if not found.effects:
+def _effects(findings: Findings) -> list[str]:
+    if not findings.effects:
         return ["No stack was run both with and without one of its adapters on the same data and seeds."]
-    heads = ["adapter on stack", *_heads(found)]
-    return _table(heads, [[text.title(effect), *_changes(effect, found)] for effect in found.effects])
+    heads = ["adapter on stack", *_heads(findings)]
+    return _table(heads, [[text.title(effect), *_changes(effect, findings)] for effect in findings.effects])
 
 
-def _changes(effect: Effect, found: Findings) -> list[str]:
+def _changes(effect: Effect, findings: Findings) -> list[str]:
     cells = []
-    for scope in found.scopes:
+    for scope in findings.scopes:
         difference = effect.by_scope.get(scope)
         badge = None if difference is None else text.lost(difference.lost, difference.pairs, "pairs")
         cells.append(text.changed(difference) if badge is None else f"{text.changed(difference)} ({badge})")
     return cells
 
 
-def _published(found: Findings) -> list[str]:
+def _published(findings: Findings) -> list[str]:
     rows = []
-    for figure in found.grid.published():
-        cell = text.published_ours(figure, found.grid)
-        ours = None if cell is None else found.scores.get((cell.stack.label, cell.data.label))
-        note = text.published_note(figure, found.grid)
+    for figure in findings.grid.published():
+        cell = text.published_ours(figure, findings.grid)
+        ours = None if cell is None else findings.scores.get((cell.stack.label, cell.data.label))
+        note = text.published_note(figure, findings.grid)
         source = figure["source"] + (f". {note}" if note else "")
         rows.append([figure["data"], figure["stack"], text.estimated(ours), text.printed(figure), source])
     return _table(["data", "stack", "ours", "published", "source"], rows)
 
 
-def _runs(found: Findings) -> list[str]:
+def _runs(findings: Findings) -> list[str]:
     rows = []
-    for cell in found.grid.cells.values():
+    for cell in findings.grid.cells.values():
         costs = [shown for shown, _ in text.cost(cell)]
         rows.append([cell.stack.label, cell.data.label, str(len(cell.rows)), *costs, cell.rows[0]["command"]])
     return _table(["stack", "data", "seeds", *text.COSTS, "command"], rows)
 
 
-def _seeds(found: Findings) -> list[str]:
+def _seeds(findings: Findings) -> list[str]:
     rows = []
-    for cell in found.grid.cells.values():
-        values = [f"{row['seed']}: {_seed(row, found)}" for row in cell.rows]
+    for cell in findings.grid.cells.values():
+        values = [f"{row['seed']}: {_seed(row, findings)}" for row in cell.rows]
         rows.append([cell.stack.label, cell.data.label, ", ".join(values)])
-    return _table(["stack", "data", f"seed: {SCORES[found.score]}"], rows)
+    return _table(["stack", "data", f"seed: {SCORES[findings.score]}"], rows)
 
 
-def _seed(row: ResultRow, found: Findings) -> str:
+def _seed(row: ResultRow, findings: Findings) -> str:
     if is_lost(row):
         return "lost"
-    return text.number(seed_value(row, found.score)) if row["evaluations"] else "not evaluated"
+    return text.number(seed_value(row, findings.score)) if row["evaluations"] else "not evaluated"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -20,9 +20,9 @@ FOLDER = "report"
 
 @dataclass(frozen=True)
 class Report:
-    """What was found, and where it is written."""
+    """The findings, and where they are written."""
 
-    found: Findings
+    findings: Findings
     html: Path
     markdown: Path
     pictures: tuple[Path, ...]
@@ -40,15 +40,15 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None, *
     """
     if score not in SCORES:
         raise ValueError(f"score must be one of {', '.join(SCORES)}, not {score!r}")
-    found = find(read_grid(folders), score)
+    findings = find(read_grid(folders), score)
     folder = Path(folders[0]) / FOLDER if out is None else Path(out)
     command = _command(folders, out, score)
     with replacing(folder / HTML) as file:
-        file.write(page(found, command))
-    drawn = pictures(found, folder)
+        file.write(page(findings, command))
+    drawn = pictures(findings, folder)
     with replacing(folder / MARKDOWN) as file:
-        file.write(document(found, drawn, command))
-    return Report(found, folder / HTML, folder / MARKDOWN, tuple(drawn.values()))
+        file.write(document(findings, drawn, command))
+    return Report(findings, folder / HTML, folder / MARKDOWN, tuple(drawn.values()))
 
 
 def _command(folders: Sequence[str | Path], out: str | Path | None, score: Score) -> str:

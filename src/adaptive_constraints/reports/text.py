@@ -29,20 +29,20 @@ def signed(value: float) -> str:
     return text if text[0] == "\N{MINUS SIGN}" or not text.strip("0.") else f"+{text}"
 
 
-def estimated(found: Estimate | None) -> str:
+def estimated(estimate: Estimate | None) -> str:
     """Such as ``59.8 [53.9, 64.2]``."""
-    return MISSING if found is None else f"{number(found.value)}{_interval(found, number)}"
+    return MISSING if estimate is None else f"{number(estimate.value)}{_interval(estimate, number)}"
 
 
-def changed(found: Difference | None) -> str:
+def changed(difference: Difference | None) -> str:
     """Such as ``+6.9 [+2.5, +11.5], n=8``."""
-    if found is None or found.estimate is None:
+    if difference is None or difference.estimate is None:
         return MISSING
-    return f"{signed(found.estimate.value)}{_interval(found.estimate, signed)}, n={found.estimate.n}"
+    return f"{signed(difference.estimate.value)}{_interval(difference.estimate, signed)}, n={difference.estimate.n}"
 
 
-def _interval(found: Estimate, write: Callable[[float], str]) -> str:
-    return "" if found.low is None or found.high is None else f" [{write(found.low)}, {write(found.high)}]"
+def _interval(estimate: Estimate, write: Callable[[float], str]) -> str:
+    return "" if estimate.low is None or estimate.high is None else f" [{write(estimate.low)}, {write(estimate.high)}]"
 
 
 def lost(count: int, of: int, things: str) -> str | None:
@@ -60,18 +60,19 @@ def summary(effects: Iterable[Effect], scope: str) -> list[str]:
     lines = []
     for effect in effects:
         if scope in effect.by_scope:
-            found = effect.by_scope[scope]
-            badge = lost(found.lost, found.pairs, "pairs")
-            lines.append(f"{title(effect)}: {changed(found)}" + (f" ({badge})" if badge else ""))
+            difference = effect.by_scope[scope]
+            badge = lost(difference.lost, difference.pairs, "pairs")
+            lines.append(f"{title(effect)}: {changed(difference)}" + (f" ({badge})" if badge else ""))
     return lines
 
 
-def evidence(found: Difference) -> str | None:
+def evidence(difference: Difference) -> str | None:
     """How often the adapter was higher, seed by seed and any seed against any."""
-    if found.estimate is None or found.improvement is None:
+    if difference.estimate is None or difference.improvement is None:
         return None
-    pairs = f"higher in {found.higher} of {found.estimate.n} pairs"
-    return f"{pairs}; P(improvement) {found.improvement.value:.2f}{_interval(found.improvement, '{:.2f}'.format)}"
+    pairs = f"higher in {difference.higher} of {difference.estimate.n} pairs"
+    share = f"{difference.improvement.value:.2f}{_interval(difference.improvement, '{:.2f}'.format)}"
+    return f"{pairs}; P(improvement) {share}"
 
 
 def heading(grid: Grid) -> str:
@@ -85,7 +86,7 @@ def facts(grid: Grid, score: Score) -> list[tuple[str, str]]:
     cells = grid.cells.values()
     seeds = _range(_unique(len(cell.rows) for cell in cells))
     stacks, data = counted(len(grid.stacks), "stack"), counted(len(grid.data), "data set")
-    found = {
+    entries = {
         "Made by": _unique(suite["command"] for suite in grid.suites),
         "Grid": [f"{stacks} on {data}, seeds of each: {seeds}"],
         "Length": [f"{_range(_unique(row['steps'] for row in rows))} steps (minibatches per seed)"],
@@ -95,36 +96,36 @@ def facts(grid: Grid, score: Score) -> list[tuple[str, str]]:
         "Threads": [_range(_unique(row["threads"] for row in rows))],
         "Versions": _unique(", ".join(f"{name} {value}" for name, value in row["versions"].items()) for row in rows),
     }
-    return [(name, "; ".join(values)) for name, values in found.items()]
+    return [(name, "; ".join(values)) for name, values in entries.items()]
 
 
-def commit(found: dict[str, str | bool] | None) -> str:
+def commit(record: dict[str, str | bool] | None) -> str:
     """Twelve digits of a commit, and whether the tree differed from it."""
-    if found is None:
+    if record is None:
         return "unknown"
-    return f"{str(found['hash'])[:12]}{' with uncommitted changes' if found['dirty'] else ''}"
+    return f"{str(record['hash'])[:12]}{' with uncommitted changes' if record['dirty'] else ''}"
 
 
 def warnings(grid: Grid) -> list[str]:
     """What a reader must know before the numbers."""
-    found = []
+    notes = []
     regenerated = [data.label for data in grid.data if data.regenerated]
     if regenerated:
-        found.append(f"{', '.join(regenerated)}: {REGENERATED[0].lower()}{REGENERATED[1:]}")
+        notes.append(f"{', '.join(regenerated)}: {REGENERATED[0].lower()}{REGENERATED[1:]}")
     fewest = min(len(cell.rows) for cell in grid.cells.values())
     if fewest < 5:
-        found.append(f"Some cells have {counted(fewest, 'seed')}: {_few(fewest)}")
+        notes.append(f"Some cells have {counted(fewest, 'seed')}: {_few(fewest)}")
     gone = sum(cell.lost for cell in grid.cells.values())
     if gone:
-        found.append(
+        notes.append(
             f"{gone} of {len(grid.rows)} seeds were lost (numbers that were not finite). A lost seed counts as a "
             "score of 0, the reference's random policy; where there is no score it is left out and said so."
         )
     if grid.missing:
-        found.append(f"{counted(len(grid.missing), 'planned cell')} not finished: {_named(grid.missing)}.")
+        notes.append(f"{counted(len(grid.missing), 'planned cell')} not finished: {_named(grid.missing)}.")
     if not grid.all_scored and len(grid.data) > 1:
-        found.append("Some data sets have no reference returns, so nothing is put together over data sets.")
-    return found
+        notes.append("Some data sets have no reference returns, so nothing is put together over data sets.")
+    return notes
 
 
 def _named(missing: Sequence[Missing]) -> str:

@@ -157,7 +157,7 @@ class Collector:
         self._ended, self._returns = [0] * len(ended), [0.0] * len(ended)
         if not any(ended):
             return {}
-        return {"collect/return": [each / n if n else float("nan") for each, n in zip(returns, ended, strict=True)]}
+        return {"collect/return": [total / n if n else float("nan") for total, n in zip(returns, ended, strict=True)]}
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
@@ -172,13 +172,13 @@ class Collector:
 
     def tensors(self) -> dict[str, Tensor]:
         """The unfinished episodes, by name."""
-        found = {}
+        tensors = {}
         for position, episode in enumerate(self._episodes):
             if episode.observation is not None:
-                found[f"observation/{position}"] = torch.from_numpy(episode.observation)
+                tensors[f"observation/{position}"] = torch.from_numpy(episode.observation)
             if episode.actions:
-                found[f"actions/{position}"] = torch.from_numpy(np.stack(episode.actions))
-        return found
+                tensors[f"actions/{position}"] = torch.from_numpy(np.stack(episode.actions))
+        return tensors
 
     @staticmethod
     def read(seeds: Sequence[int], header: CollectorHeader, tensors: Mapping[str, Tensor], spec: Spec) -> Collector:

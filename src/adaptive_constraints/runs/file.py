@@ -91,7 +91,7 @@ def _read(header: Any, tensors: Mapping[str, Tensor], device: torch.device) -> R
     space = under("preprocessor", tensors)
     _check_space(space, spec)
     state = _unfilled_state(stack, spec, identity.seeds, grouped(under("frozen", tensors)))
-    columns = [PreparedColumn(**each) for each in header["columns"]]
+    columns = [PreparedColumn(**column) for column in header["columns"]]
     online = _read_online(identity, header["collector"], under("collector", tensors), spec)
     execution = Execution(precision=identity.precision, compiled=identity.compiled)
     if online is None:

@@ -84,9 +84,9 @@ def write_results(run: Run, folder: Path) -> None:
         "seconds": history.seconds,
     }
     if history.counted:
-        found = history.summary()
-        result["measure"] = found.measure
-        result |= {name: getattr(found, name).tolist() for name in ("last", "best", "last_ten")}
+        summarized = history.summary()
+        result["measure"] = summarized.measure
+        result |= {name: getattr(summarized, name).tolist() for name in ("last", "best", "last_ten")}
     result["evaluations"] = history.to_json()["evaluations"]
     write_json(folder / RESULT, result)
     if len(history.evaluations) > 1:
@@ -101,7 +101,7 @@ def picture(runs: Mapping[str, History], path: Path) -> bool:
 
     measures = {summary(history.evaluations).measure for history in runs.values()}
     curves = {
-        name: Curves(*history.scores(), {each: history.series(each) for each in history.adaptive})
+        name: Curves(*history.scores(), {quantity: history.series(quantity) for quantity in history.adaptive})
         for name, history in runs.items()
     }
     learning_curves(curves, path, ylabel="normalised score" if measures == {"score"} else "episode return")

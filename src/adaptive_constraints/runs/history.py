@@ -56,7 +56,7 @@ class History:
     @property
     def counted(self) -> list[Evaluation]:
         """The evaluations that say how the run went: once it is online, only those of that phase."""
-        return [each for each in self.evaluations if self.online_from is None or each.step > self.online_from]
+        return [e for e in self.evaluations if self.online_from is None or e.step > self.online_from]
 
     def summary(self) -> Summary:
         """Last score, best score, mean of the last ten, per seed, of those that count."""
@@ -92,11 +92,11 @@ class History:
             rates=tree["rates"],
             evaluations=[
                 Evaluation(
-                    each["step"],
-                    np.array(each["returns"], dtype=np.float64),
-                    ReferenceScore(**each["reference"]) if each["reference"] else None,
+                    entry["step"],
+                    np.array(entry["returns"], dtype=np.float64),
+                    ReferenceScore(**entry["reference"]) if entry["reference"] else None,
                 )
-                for each in tree["evaluations"]
+                for entry in tree["evaluations"]
             ],
             failures={int(seed): Failure(*failure) for seed, failure in tree["failures"].items()},
             adaptive=tree["adaptive"],
@@ -111,15 +111,15 @@ class History:
 
     def _check(self, seeds: Sequence[int], step: int) -> None:
         steps = [row.get("step") for row in self.metrics]
-        steps += [each.step for each in self.evaluations] + [failure.step for failure in self.failures.values()]
-        if not all(type(each) is int and 0 <= each <= step for each in steps):
+        steps += [e.step for e in self.evaluations] + [failure.step for failure in self.failures.values()]
+        if not all(type(number) is int and 0 <= number <= step for number in steps):
             raise ValueError(f"its history names steps that are none between 0 and {step}")
         if len(self.rates) != len(self.metrics):
             raise ValueError("its history has not one rate for each row of metrics")
         lists = [values for row in self.metrics for values in row.values() if isinstance(values, list)]
         if any(len(values) != len(seeds) for values in lists):
             raise ValueError(f"its history has metrics of another number of seeds than {len(seeds)}")
-        if any(each.returns.ndim != 2 or len(each.returns) != len(seeds) for each in self.evaluations):
+        if any(e.returns.ndim != 2 or len(e.returns) != len(seeds) for e in self.evaluations):
             raise ValueError(f"its history has evaluations of another number of seeds than {len(seeds)}")
         if not set(self.failures) <= set(seeds):
             raise ValueError("its history names lost seeds that it has not")

@@ -122,17 +122,17 @@ class Identity:
             "compiled": (self.compiled, other.compiled),
         }
         if self.online is None or other.online is None:
-            pairs["phase"] = tuple("offline" if each.online is None else "online" for each in (self, other))
+            pairs["phase"] = tuple("offline" if run.online is None else "online" for run in (self, other))
         else:
-            mine, theirs = (asdict(each.settings) | {"began as": each.origin} for each in (self.online, other.online))
+            mine, theirs = (asdict(run.settings) | {"began as": run.origin} for run in (self.online, other.online))
             pairs |= {f"online {name}": (mine[name], theirs[name]) for name in mine}
         return [f"{what} {mine} there, {theirs} here" for what, (mine, theirs) in pairs.items() if mine != theirs]
 
 
 def _differing_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Compare two stacks' descriptions: their parts where those differ, otherwise the settings that do."""
-    parts = [[each["learner"], *each["adapters"]] for each in (mine, theirs)]
-    types = [[part["type"] for part in each] for each in parts]
+    parts = [[stack["learner"], *stack["adapters"]] for stack in (mine, theirs)]
+    types = [[part["type"] for part in stack] for stack in parts]
     if types[0] != types[1]:
         return {"stack": (" + ".join(types[0]), " + ".join(types[1]))}
     return {

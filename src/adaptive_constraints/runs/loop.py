@@ -253,20 +253,20 @@ def _told(history: History) -> list[dict[str, Any]]:
     """Rows that were logged before, in their order."""
     rated = zip(history.metrics, history.rates, strict=True)
     rows = [row | {"steps_per_second": rate} for row, rate in rated]
-    rows += [{"step": each.step, **_row(each)} for each in history.evaluations]
+    rows += [{"step": evaluation.step, **_row(evaluation)} for evaluation in history.evaluations]
     return sorted(rows, key=lambda row: row["step"])
 
 
 def absurd_numbers(dataset: Dataset) -> list[str]:
     """Say of each column which number is beyond all measure of the others."""
-    found = []
+    absurd = []
     for name in ("rewards", "observations", "next_observations"):
         sizes = np.abs(getattr(dataset, name)).reshape(len(dataset), -1).max(1)
         usual = float(np.median(sizes[sizes > 0])) if sizes.any() else 0.0
         row = int(sizes.argmax())
         if sizes[row] > _ABSURD * max(1.0, usual):
-            found.append(f"{name} reach {sizes[row]:.3g} in row {row}, where {usual:.3g} is usual")
-    return found
+            absurd.append(f"{name} reach {sizes[row]:.3g} in row {row}, where {usual:.3g} is usual")
+    return absurd
 
 
 __all__ = ["DataWarning", "Loop", "LostSeedWarning", "absurd_numbers", "at_work", "fit", "say_advice"]

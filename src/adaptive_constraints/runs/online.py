@@ -113,9 +113,9 @@ class PreparedColumn:
 def prepared_columns(prepared: Mapping[str, Prepared]) -> list[PreparedColumn]:
     """All columns that the adapters prepared."""
     return [
-        PreparedColumn(adapter, name, tuple(column.shape[1 + per_seed :]), per_seed, each.online.get(name))
-        for adapter, each in prepared.items()
-        for per_seed, columns in ((False, each.columns), (True, each.seed_columns))
+        PreparedColumn(adapter, name, tuple(column.shape[1 + per_seed :]), per_seed, made.online.get(name))
+        for adapter, made in prepared.items()
+        for per_seed, columns in ((False, made.columns), (True, made.seed_columns))
         for name, column in columns.items()
     ]
 

@@ -156,8 +156,8 @@ class Run:
         """Raw actions [S, N, A] of all seeds at raw observations [S, N, D]; ``step`` keys a random policy's noise."""
         raw = torch.as_tensor(np.asarray(observations, self.preprocessor.observation_type), device=self.device)
         actions = self.engine.act(self.preprocessor.observations(raw), step, way)
-        found: NDArray[np.float32] = self.preprocessor.raw_actions(actions).cpu().numpy()
-        return found
+        raw_actions: NDArray[np.float32] = self.preprocessor.raw_actions(actions).cpu().numpy()
+        return raw_actions
 
 
 def _fingerprint(state: Mapping[str, Tensor]) -> str:

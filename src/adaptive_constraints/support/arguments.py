@@ -75,7 +75,7 @@ def _plain(value: Any) -> Any:
     """Numbers and lists of numbers as Python's own."""
     if isinstance(value, np.generic):
         return value.item()
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _short(value: object) -> str:
@@ -88,13 +88,13 @@ def _short(value: object) -> str:
 def alternatives(annotation: Any) -> tuple[Any, ...]:
     """The types that an annotation allows, one by one; the bounds of several types together are those of each."""
     if get_origin(annotation) is Annotated:
-        return tuple(Annotated[each, *annotation.__metadata__] for each in alternatives(annotation.__origin__))
+        return tuple(Annotated[option, *annotation.__metadata__] for option in alternatives(annotation.__origin__))
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
 def options(annotation: Any) -> list[Any]:
     """The alternatives that text can stand for: listed values first, then from the narrowest type to the widest."""
-    ranked = [(_ORDER.index(kind), each) for each in alternatives(annotation) if (kind := _kind(each)) in _ORDER]
+    ranked = [(_ORDER.index(kind), option) for option in alternatives(annotation) if (kind := _kind(option)) in _ORDER]
     return [option for _, option in sorted(ranked, key=lambda pair: pair[0])]
 
 
@@ -104,7 +104,7 @@ def bare(annotation: Any) -> Any:
 
 
 def _bounds(annotation: Any) -> list[Bound]:
-    return [each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Bound)]
+    return [bound for bound in getattr(annotation, "__metadata__", ()) if isinstance(bound, Bound)]
 
 
 def _kind(option: Any) -> Any:
@@ -119,7 +119,7 @@ def fits(value: object, annotation: Any) -> bool:
 def _is(value: object, option: Any) -> bool:
     if get_origin(option) is Annotated:
         bounds = _bounds(option) if _is(value, float) else []
-        return _is(value, bare(option)) and all(each.allows(cast(float, value)) for each in bounds)
+        return _is(value, bare(option)) and all(bound.allows(cast(float, value)) for bound in bounds)
     if option is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if option is int:
@@ -134,7 +134,7 @@ def _is(value: object, option: Any) -> bool:
     if origin is Sequence:
         entries: Any = value.tolist() if isinstance(value, np.ndarray) else value
         several = isinstance(entries, Sequence) and not isinstance(entries, str)
-        return several and all(fits(each, inner[0]) for each in entries)
+        return several and all(fits(entry, inner[0]) for entry in entries)
     if origin is Mapping:
         return isinstance(value, Mapping)
     return callable(value) if origin is Callable else True
@@ -142,9 +142,9 @@ def _is(value: object, option: Any) -> bool:
 
 def words(annotation: Any) -> str:
     """Say what an annotation allows, such as "'scaled', 'published' or a number >= 0"."""
-    listed = [each for each in alternatives(annotation) if each not in options(annotation)]
-    ordered = [*sorted(options(annotation), key=lambda each: bare(each) is type(None)), *listed]
-    named = [word for each in ordered for word in _words(each)]
+    listed = [option for option in alternatives(annotation) if option not in options(annotation)]
+    ordered = [*sorted(options(annotation), key=lambda option: bare(option) is type(None)), *listed]
+    named = [word for option in ordered for word in _words(option)]
     if not named:
         return "set in Python"
     return " or ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)

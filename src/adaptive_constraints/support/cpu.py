@@ -121,11 +121,11 @@ def _by_onednn() -> Iterator[None]:
 def check_compiler(device: torch.device) -> None:
     """Raise `DependencyError` where torch has nothing to compile with."""
     if device.type == "cuda":
-        found, what = find_spec("triton") is not None, "Triton (pip install triton)"
+        present, what = find_spec("triton") is not None, "Triton (pip install triton)"
     else:
         names = filter(None, (os.environ.get("CXX"), "g++", "clang++"))
-        found, what = any(map(shutil.which, names)), "a C++ compiler (g++ or clang++ on the path, or CXX naming one)"
-    if not found:
+        present, what = any(map(shutil.which, names)), "a C++ compiler (g++ or clang++ on the path, or CXX naming one)"
+    if not present:
         raise DependencyError(f"compiled=True needs {what}, which is not here: install it, or leave compiled at False")
 
 

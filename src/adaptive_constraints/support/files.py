@@ -221,8 +221,8 @@ def _whoami() -> dict[str, Any]:
 def _owner(descriptor: int) -> str:
     """Who holds a lock, as far as its file says."""
     try:
-        found = json.loads(os.pread(descriptor, 1000, 0))
-        return f"process {found['pid']} on {found['host']} (since {found['since']})"
+        owner = json.loads(os.pread(descriptor, 1000, 0))
+        return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
@@ -246,7 +246,7 @@ def check_name(path: Path) -> None:
 def check_folder(folder: Path) -> None:
     """Raise `FileError` where no file could be written to a folder, which need not be there yet."""
     check_name(folder)
-    nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise FileError(f"cannot write to {folder}: {nearest} is no folder; name another one")
     if not os.access(nearest, os.W_OK):

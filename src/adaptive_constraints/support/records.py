@@ -158,14 +158,14 @@ def read_metrics(path: str | Path) -> list[Row]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, this package, torch and numpy, and of the environment packages that are installed."""
-    found = {"python": platform.python_version(), "adaptive_constraints": __version__}
+    installed = {"python": platform.python_version(), "adaptive_constraints": __version__}
     for package in (*_ALWAYS, *_IF_INSTALLED):
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             if package in _ALWAYS:
-                found[package] = "unknown"
-    return found
+                installed[package] = "unknown"
+    return installed
 
 
 def commit(folder: str | Path | None = None) -> dict[str, str | bool] | None:

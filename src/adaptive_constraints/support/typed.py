@@ -51,10 +51,10 @@ def _no_constant(name: str) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         raise ValueError("a key stands twice")
-    return found
+    return entries
 
 
 def check(value: Any, annotation: Any, where: str = "it", *, finite: bool = True) -> None:
@@ -96,7 +96,7 @@ def _check_one(value: Any, kind: Any, where: str, finite: bool) -> None:
         for name, entry in value.items():
             check(entry, inner[1], f"{where}.{name}", finite=finite)
     elif origin is Literal:
-        _need(any(value == each and type(value) is type(each) for each in inner), value, words(kind), where)
+        _need(any(value == choice and type(value) is type(choice) for choice in inner), value, words(kind), where)
     elif kind is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         _need(number and (not finite or _finite(value)), value, "a finite number" if finite else "a number", where)

@@ -66,8 +66,8 @@ class Steps:
 
     def sizes(self, before: Array, after: Array) -> Array:
         """[M] sizes of the steps between rows [M, D]; 0 where a value is not finite."""
-        found = _typical(_moves(before[:, self.dimensions], after[:, self.dimensions]) / self.scale)
-        return np.where(np.isfinite(found), found, 0.0)
+        sizes = _typical(_moves(before[:, self.dimensions], after[:, self.dimensions]) / self.scale)
+        return np.where(np.isfinite(sizes), sizes, 0.0)
 
     def are_ordinary(self, before: Array, after: Array, factor: float = 1.0) -> Array:
         """[M] bool: steps that are ordinary, or ``factor`` times as long, in nearly all slow dimensions."""
@@ -138,7 +138,7 @@ def outlying_steps(before: Rows, after: Rows, rows: Array) -> Array:
         sizes[part] = steps.sizes(before(rows[part]), after(rows[part]))
     for threshold in _thresholds(sizes, *_STRICT):
         if len(_confirmed(steps, before, after, rows, sizes, threshold)):
-            lower = [each for each in _thresholds(sizes, *_LAX) if each < threshold]  # now that there are some
+            lower = [size for size in _thresholds(sizes, *_LAX) if size < threshold]  # now that there are some
             return _confirmed(steps, before, after, rows, sizes, min([threshold, *lower]))
     return rows[:0]
 
@@ -149,10 +149,10 @@ def _confirmed(steps: Steps, before: Rows, after: Rows, rows: Array, sizes: Arra
     alone = outlying & ~_beside(outlying, rows)
     if not alone.any() or np.median(sizes[alone]) < _MOSTLY_LONG * steps.distance:
         return rows[:0]
-    found = rows[alone]
-    jumped = steps.jumped(before(found), after(found))
+    candidates = rows[alone]
+    jumped = steps.jumped(before(candidates), after(candidates))
     often = (jumped.mean(axis=0) >= _OFTEN).mean() >= _DIMENSIONS  # a contact changes the same dimensions always
-    return found[jumped.mean(axis=1) >= (_SOME if often else _DIMENSIONS)]
+    return candidates[jumped.mean(axis=1) >= (_SOME if often else _DIMENSIONS)]
 
 
 def _beside(mask: Array, rows: Array) -> Array:
@@ -186,7 +186,7 @@ def _thresholds(sizes: Array, least: float, wanted: float) -> Array:
     index = 1 / np.maximum(logs[top] - mean, _SHORTEST_TAIL)
     whole = logs[longest + 1] - logs[longest]  # gaps with nothing in between
     clear = (whole > np.log(least)) & (beyond * index * whole > wanted)
-    found = [np.exp((logs[longest] + logs[longest + 1]) / 2)[clear]]
+    starts = [np.exp((logs[longest] + logs[longest + 1]) / 2)[clear]]
     for gap in _GAPS:
         far = count - np.searchsorted(ordered, gap * ordered[longest])
         expected, share = gap**-index, far / beyond
@@ -194,15 +194,15 @@ def _thresholds(sizes: Array, least: float, wanted: float) -> Array:
             near = np.where(share < 1, (1 - share) * np.log((1 - share) / (1 - expected)), 0.0)
             surprise = beyond * (share * np.log(share / expected) + near)
         clear = (beyond - far <= _BETWEEN * far) & (far > 0) & (share > expected) & (surprise > wanted)
-        found.append(np.sqrt(gap) * ordered[longest[clear]])
-    return np.unique(np.concatenate(found))
+        starts.append(np.sqrt(gap) * ordered[longest[clear]])
+    return np.unique(np.concatenate(starts))
 
 
 def _typical(moves: Array) -> Array:
     """[M] median over dimensions, the greater of two: a step into another recording moves most of them."""
     middle = moves.shape[1] // 2
-    found: Array = np.partition(moves, middle, axis=1)[:, middle]
-    return found
+    medians: Array = np.partition(moves, middle, axis=1)[:, middle]
+    return medians
 
 
 def _moves(before: Array, after: Array) -> Array:

@@ -33,10 +33,10 @@ def is_last_row(dataset: Dataset) -> Array:
 
 def joins(dataset: Dataset) -> Array:
     """[N] bool: an unmarked row whose next observation is not where the following row of its episode starts."""
-    found = np.zeros(len(dataset), bool)
+    mask = np.zeros(len(dataset), bool)
     rows = np.flatnonzero(~dataset.episode_ends)
-    found[rows] = differ(dataset.next_observations, dataset.observations, rows, rows + 1)
-    return found
+    mask[rows] = differ(dataset.next_observations, dataset.observations, rows, rows + 1)
+    return mask
 
 
 def impossible_steps(dataset: Dataset) -> Array:
@@ -61,8 +61,8 @@ def repeated_ends(dataset: Dataset) -> Array:
     moved = np.append(True, ~still[:-1]) | first  # before this row
     inside = ~dataset.episode_ends & moved
     share = (int((still & inside).sum()) + 1) / (int(inside.sum()) + 2)
-    found, tried = cut[(still & moved)[cut]], int(moved[cut].sum())
-    return found if len(found) and _chance(len(found), tried, share) < _IMPROBABLE else cut[:0]
+    repeated, tried = cut[(still & moved)[cut]], int(moved[cut].sum())
+    return repeated if len(repeated) and _chance(len(repeated), tried, share) < _IMPROBABLE else cut[:0]
 
 
 def _chance(at_least: int, tries: int, share: float) -> float:

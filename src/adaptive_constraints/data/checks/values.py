@@ -68,11 +68,11 @@ def _packed(dataset: Dataset, rows: Any) -> Array:
 
 def _hashed(words: Array) -> Array:
     """[M] 64-bit hash of rows [M, W]."""
-    found = np.full(len(words), 0x9E3779B97F4A7C15, np.uint64)
+    hashes = np.full(len(words), 0x9E3779B97F4A7C15, np.uint64)
     for column in words.T:
-        found = (found ^ column) * np.uint64(0xBF58476D1CE4E5B9)  # wraps around
-        found ^= found >> np.uint64(29)
-    return found
+        hashes = (hashes ^ column) * np.uint64(0xBF58476D1CE4E5B9)  # wraps around
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
 
 
 def check_constants(dataset: Dataset) -> Iterator[Finding]:
@@ -199,13 +199,13 @@ def _columns_of(dataset: Dataset) -> tuple[tuple[str, Array], ...]:
 def _losses(name: str, array: Array) -> str:
     """In words, the columns that float32 would lose, or has lost, too much of; empty where there are none."""
     loss, spread = float32_loss(array)
-    found = np.flatnonzero(loss > TOLERATED_LOSS * spread)
+    coarse = np.flatnonzero(loss > TOLERATED_LOSS * spread)
     words = []
-    for number in found[:_COLUMNS_SHOWN]:
+    for number in coarse[:_COLUMNS_SHOWN]:
         middle = float(np.median(array[sampled(len(array)), number]))
         what = "they" if name == "rewards" else f"dimension {number}"
         words.append(f"{what} near {middle:.6g} by up to {loss[number]:.2g}, with a spread of {spread[number]:.2g}")
-    more = f"; and {len(found) - len(words)} more" if len(found) > len(words) else ""
+    more = f"; and {len(coarse) - len(words)} more" if len(coarse) > len(words) else ""
     return f"float32 rounds {name} too coarsely: {'; '.join(words)}{more}" if words else ""
 
 

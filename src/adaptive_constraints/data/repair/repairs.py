@@ -76,7 +76,7 @@ class Repairs:
 def _bound(name: str, value: Any) -> float | tuple[float, ...]:
     """Plain numbers, so that two `Repairs` can be compared."""
     try:
-        return tuple(float(each) for each in value) if np.ndim(value) else float(value)
+        return tuple(float(number) for number in value) if np.ndim(value) else float(value)
     except (TypeError, ValueError) as error:
         raise DatasetError(f"{name} must be one number or one per dimension, not {value!r}") from error
 

@@ -54,8 +54,8 @@ def read_columns(file: ArrayFile, ignore: Sequence[str] = ()) -> dict[str, Any]:
         _refuse_discrete(file, names)
         names = [name for name in names if name not in _D3RLPY_1]
     extra = {name.removeprefix(EXTRA): file.read(name) for name in names if name.startswith(EXTRA)}
-    found = _recognized(file, [name for name in names if not name.startswith(EXTRA)])
-    columns = {ours: file.read(name) for ours, name in found.items()}
+    recognized = _recognized(file, [name for name in names if not name.startswith(EXTRA)])
+    columns = {ours: file.read(name) for ours, name in recognized.items()}
     _read_ends(columns)
     return columns | {"extra": extra}
 
@@ -91,22 +91,22 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _recognized(file: ArrayFile, names: Sequence[str]) -> dict[str, str]:
     """Our name -> the file's, for every name; raises `DatasetError` for unknown and for doubled meanings."""
-    found: dict[str, str] = {}
+    recognized: dict[str, str] = {}
     for name in names:
         ours = _OURS.get(name)
-        if ours in found:
-            raise DatasetError(f"{file.path} holds both {found[ours]} and {name}: {_leave_out(file, [name])}")
+        if ours in recognized:
+            raise DatasetError(f"{file.path} holds both {recognized[ours]} and {name}: {_leave_out(file, [name])}")
         if ours is not None:
-            found[ours] = name
-    ends = {"terminals"} if found.keys() & {"terminals", "done"} else set()
-    require(file, found.keys() | ends)
+            recognized[ours] = name
+    ends = {"terminals"} if recognized.keys() & {"terminals", "done"} else set()
+    require(file, recognized.keys() | ends)
     unknown = _collapsed(name for name in names if name not in _OURS)
     if unknown:
         raise DatasetError(
             f"{file.path} holds arrays of unknown meaning: {listed(unknown)}; name further columns 'extra/NAME', or "
             f"{_leave_out(file, unknown)}. Known: {', '.join(_OURS)}"
         )
-    return found
+    return recognized
 
 
 def _leave_out(file: ArrayFile, names: Sequence[str]) -> str:

@@ -64,7 +64,7 @@ def collect_anew(source: str, file: Path) -> Dataset:
 
 def kept_file(source: str) -> Path:
     """Name the file of the cache that keeps a source, as these versions of the simulators collect it."""
-    found = versions()
-    key = [source, default_size(source), _SEED, {name: found[name] for name in _DECIDING}]
+    installed = versions()
+    key = [source, default_size(source), _SEED, {name: installed[name] for name in _DECIDING}]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     return cache_folder() / f"scripted-{source.replace('/', '-')}-{digest}.npz"

@@ -76,7 +76,7 @@ function sort(head) {
     if (!numeric) return sign * a.key.localeCompare(b.key);
     return Number.isNaN(a.key) - Number.isNaN(b.key) || sign * (a.key - b.key) || 0; // without a number: last
   });
-  body.append(...keyed.map((each) => each.row));
+  body.append(...keyed.map((entry) => entry.row));
   draw();
 }
 
@@ -100,19 +100,19 @@ function html(name, className, ...children) {
 function ticks(low, high, count) {
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) found.push(i * step);
-  return found;
+  const values = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) values.push(i * step);
+  return values;
 }
 
 /** The powers of ten from low to high; steps between them where there are too few. */
 function decades(low, high) {
   const factors = Math.log10(high / low) > 2 ? [1] : [1, 2, 5];
-  const found = [];
+  const values = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-    found.push(...factors.map((factor) => factor * 10 ** power).filter((each) => each >= low && each <= high));
+    values.push(...factors.map((factor) => factor * 10 ** power).filter((value) => value >= low && value <= high));
   }
-  return found;
+  return values;
 }
 
 /** Short for an axis: 20k, 1.5M, 0.02. */
@@ -198,25 +198,25 @@ function lines(width, caption, drawn, style, { xlabel, ylabel, height = 280, dom
 /** Estimates under each other, each {label, value, low, high}. */
 function intervals(width, caption, drawn, xlabel, zero) {
   const narrow = width < 560;
-  const longest = Math.max(...drawn.map((each) => each.label.length));
+  const longest = Math.max(...drawn.map((estimate) => estimate.label.length));
   const left = narrow ? 14 : Math.min(7 * longest + 20, width / 2), step = narrow ? 40 : 24;
   const top = 6, bottom = 40, height = top + bottom + step * drawn.length;
-  const across = range([...drawn.flatMap((each) => [each.value, each.low, each.high]), ...(zero ? [0] : [])]);
+  const across = range([...drawn.flatMap((estimate) => [estimate.value, estimate.low, estimate.high]), ...(zero ? [0] : [])]);
   const x = scale(across, [left, width - 14]);
-  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${caption}: ${xlabel}, with intervals. ${drawn.map((each) => `${each.label} ${each.value}`).join(", ")}` });
+  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${caption}: ${xlabel}, with intervals. ${drawn.map((estimate) => `${estimate.label} ${estimate.value}`).join(", ")}` });
   for (const value of ticks(...across, (width - left) / 80)) {
     svg.append(element("line", { class: zero && value === 0 ? "zero" : "grid", x1: x(value), x2: x(value), y1: top, y2: height - bottom }));
     svg.append(element("text", { x: x(value), y: height - bottom + 16, "text-anchor": "middle" }, short(value)));
   }
   svg.append(element("text", { x: (left + width) / 2, y: height - 5, "text-anchor": "middle" }, xlabel));
-  drawn.forEach((each, i) => {
+  drawn.forEach((estimate, i) => {
     const y = top + step * (i + 1) - 11;
     const label = narrow ? { x: 2, y: y - 12 } : { x: left - 10, y: y + 4, "text-anchor": "end" };
-    svg.append(element("text", { class: "label", ...label }, each.label));
-    const title = element("title", {}, `${each.label}: ${each.value}` + (each.low === null ? "" : ` [${each.low}, ${each.high}]`));
+    svg.append(element("text", { class: "label", ...label }, estimate.label));
+    const title = element("title", {}, `${estimate.label}: ${estimate.value}` + (estimate.low === null ? "" : ` [${estimate.low}, ${estimate.high}]`));
     const colour = "var(--c0)";
-    if (each.low !== null) svg.append(element("line", { stroke: colour, "stroke-width": 2.5, x1: x(each.low), x2: x(each.high), y1: y, y2: y }));
-    svg.append(element("circle", { fill: colour, cx: x(each.value), cy: y, r: 4.5 }, title));
+    if (estimate.low !== null) svg.append(element("line", { stroke: colour, "stroke-width": 2.5, x1: x(estimate.low), x2: x(estimate.high), y1: y, y2: y }));
+    svg.append(element("circle", { fill: colour, cx: x(estimate.value), cy: y, r: 4.5 }, title));
   });
   return svg;
 }
@@ -232,26 +232,26 @@ function drawnStacks() {
 function draw() {
   const stacks = drawnStacks();
   const style = (label) => ({ colour: `var(--c${stacks.indexOf(label)})`, dashes: DASHES[stacks.indexOf(label) % DASHES.length] });
-  const among = (list, scope) => list.filter((each) => each.scope === scope && stacks.includes(each.label))
+  const among = (list, scope) => list.filter((entry) => entry.scope === scope && stacks.includes(entry.label))
     .sort((a, b) => stacks.indexOf(a.label) - stacks.indexOf(b.label));
-  const places = Object.fromEntries([...document.querySelectorAll("[data-figure]")].map((each) => [each.dataset.figure, each]));
+  const places = Object.fromEntries([...document.querySelectorAll("[data-figure]")].map((place) => [place.dataset.figure, place]));
   for (const place of Object.values(places)) place.replaceChildren();
   drawLegends(stacks, style);
   drawIntervals(places);
   const addLines = (place, caption, of, labels) => addFigure(place, caption, (width) => lines(width, caption, of, style, labels));
   for (const scope of drawnScopes()) {
-    const curves = among(data.profiles, scope).map((each) => ({ ...each, x: data.thresholds }));
+    const curves = among(data.profiles, scope).map((profile) => ({ ...profile, x: data.thresholds }));
     const labels = { xlabel: "normalised score", ylabel: "share of seeds above", domain: [0, 1.02] };
     if (curves.length) addLines(places.profiles, scope, curves, labels);
   }
   for (const scope of drawnData()) {
     const labels = { xlabel: "steps (minibatches)", ylabel: data.units[scope] };
-    const curves = among(data.curves, scope).filter((each) => each.x.length);
+    const curves = among(data.curves, scope).filter((curve) => curve.x.length);
     if (curves.length) addLines(places.curves, scope, curves, labels);
     const quantities = among(data.quantities, scope);
     if (quantities.length) places.quantities.append(html("h3", "", scope));
-    for (const name of new Set(quantities.map((each) => each.name))) {
-      const of = quantities.filter((each) => each.name === name);
+    for (const name of new Set(quantities.map((quantity) => quantity.name))) {
+      const of = quantities.filter((quantity) => quantity.name === name);
       addLines(places.quantities, name, of, { xlabel: "steps", ylabel: "", height: 190 });
     }
   }
@@ -265,10 +265,10 @@ function draw() {
 function drawIntervals(places) {
   for (const scope of drawnScopes()) {
     const stacks = shownStacks(), unit = data.units[scope];
-    const scored = stacks.flatMap((stack) => data.scores.filter((each) => each.scope === scope && each.label === stack));
+    const scored = stacks.flatMap((stack) => data.scores.filter((score) => score.scope === scope && score.label === stack));
     addIntervals(places.scores, scope, scored, unit, false);
     const all = [...document.querySelector("#effects-table tbody")?.rows ?? []].filter((row) => !row.hidden);
-    const rows = all.flatMap((row) => data.effects.filter((each) => each.scope === scope && each.row === Number(row.dataset.row)));
+    const rows = all.flatMap((row) => data.effects.filter((effect) => effect.scope === scope && effect.row === Number(row.dataset.row)));
     addIntervals(places.effects, scope, rows, `difference, ${unit}`, true);
   }
 }
