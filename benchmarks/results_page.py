@@ -154,7 +154,7 @@ def intervals(folder: str) -> list[str]:
 
 
 def data(*references: str) -> list[str]:
-    """What was trained on, and the score of its own episodes."""
+    """The data that was trained on, and the score of its own episodes."""
     lines = (RESULTS / "data.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [
         [
@@ -172,7 +172,7 @@ def data(*references: str) -> list[str]:
 
 
 def made(folder: str) -> list[str]:
-    """What made a folder, in one line."""
+    """How a folder was made, in one line."""
     rows = [row for cell in cells(folder) for row in cell]
     commits = _one(report_text.commit(row["commit"]) for row in rows)
     versions = _one(", ".join(f"{name} {value}" for name, value in row["versions"].items()) for row in rows)
@@ -181,7 +181,7 @@ def made(folder: str) -> list[str]:
 
 
 def commands(folder: str) -> list[str]:
-    """What made each cell of a folder."""
+    """The command of each cell of a folder."""
     rows = [
         [f"`{cell[0]['stack']}`", cell[0]["data"]["name"], report_text.commit(cell[0]["commit"]), cell[0]["command"]]
         for cell in cells(folder)
@@ -221,7 +221,7 @@ def numbers(values: Sequence[float | None], write: Callable[[float], str] = "{:.
 
 
 def _caption(chosen: Sequence[Cell]) -> list[str]:
-    """What is to be known before the numbers: where from, and how far they carry."""
+    """Words to read before the numbers: where from, and how far they carry."""
     rows = [row for cell in chosen for row in cell]
     fewest = min(map(len, chosen))
     words = f"{report_text.counted(fewest, 'seed')} of each stack, on {_one(row['device'] for row in rows)}"

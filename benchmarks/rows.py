@@ -188,7 +188,7 @@ def _words(part: Any) -> str:
 
 
 def _suite(options: argparse.Namespace) -> SuiteRecord:
-    """What is said of the whole folder: as it stands there, else as `bench` said it."""
+    """The record of the whole folder: as it stands there, else as `bench` wrote it."""
     for folder in (options.into, *options.folders):
         if (folder / SUITE).is_file():
             return read_suite(folder)

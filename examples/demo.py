@@ -225,7 +225,7 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 def print_closing(agents: dict[str, Agent], options: Options) -> None:
-    """What to do next."""
+    """Print what to do next."""
     for name, agent in agents.items():
         if agent.step < options.steps:
             print(f"{name} was stopped at step {agent.step} of {options.steps}: time was up (--minutes)")

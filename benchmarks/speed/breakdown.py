@@ -1,4 +1,4 @@
-"""Where a step's time goes: every operator's own time under torch's profiler, by what it is there for."""
+"""The time of a step by part: every operator's own time under torch's profiler, by what it is there for."""
 
 from __future__ import annotations
 

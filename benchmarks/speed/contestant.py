@@ -1,4 +1,4 @@
-"""What is timed: a contestant names one loop, its shapes and its number of seeds; `build` makes it run.
+"""Contestants: each names one loop, its shapes and its number of seeds; `build` makes it run.
 
 Everything here is plain data, so that a contestant reaches its process by value; the libraries it needs are imported
 there and nowhere else.
@@ -50,13 +50,13 @@ class Contestant:
     learner: str = "TD3BC"
     adapters: tuple[str, ...] = ()
     traced: bool = True
-    """Of ours: the fast path. False: every step as it is written."""
+    """Take the fast path of ours. False: every step as it is written."""
     precision: Literal["float32", "bf16"] = "float32"
-    """Of ours: what matrix products are computed in."""
+    """Precision of the matrix products of ours."""
     compiled: bool = False
     """Of ours: whole steps are compiled, on CUDA the stages."""
     floor: Literal["products", "copies"] = "products"
-    """Of the floor: which half of it."""
+    """Half of the floor that is timed."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Loop:
     device_memory: Callable[[], int | None] = lambda: None
     """Peak bytes on the accelerator; None on a CPU."""
     counts: tuple[float, float] | None = None
-    """Of the floor: floating-point operations and bytes of one step."""
+    """Floating-point operations and bytes of one step of the floor."""
 
 
 def build(contestant: Contestant, device: str) -> Loop:

@@ -14,12 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Counts(NamedTuple):
-    """Of one step, all seeds together."""
+    """Counts of one step, all seeds together."""
 
     products: float
     """Floating-point operations of matrix products, two per multiplication and addition."""
     bytes: float
-    """What operators read and write, each input and output once; float32."""
+    """Bytes that operators read and write, each input and output once; float32."""
     calls: float
     """Operators that touch memory."""
 
@@ -44,7 +44,7 @@ class _Traffic(TorchDispatchMode):
 
 
 def _float32_bytes(tensor: Tensor) -> int:
-    """Of the memory behind a tensor; broadcasting reads no element twice."""
+    """Bytes of the memory behind a tensor, as float32; broadcasting reads no element twice."""
     elements = 1
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         elements *= size if stride else 1

@@ -30,7 +30,7 @@ STARTING_AT_ONCE = 2
 
 @dataclass
 class Timing:
-    """What came out for one contestant."""
+    """Measurements of one contestant."""
 
     contestant: Contestant
     skipped: str = ""
@@ -42,9 +42,9 @@ class Timing:
     memory: int | None = None
     """Peak bytes of its process: on a CPU resident ones, otherwise what it allocated on the accelerator."""
     libraries: int | None = None
-    """Of those on a CPU, bytes that were resident before it was built."""
+    """Bytes of ``memory`` that were resident before it was built; on a CPU only."""
     counts: tuple[float, float] | None = None
-    """Of the floor: floating-point operations and bytes per step."""
+    """Floating-point operations and bytes per step of the floor."""
 
     @property
     def seed_seconds(self) -> list[float]:
@@ -57,7 +57,7 @@ class Timing:
 
     @staticmethod
     def from_json(record: dict[str, Any]) -> Timing:
-        """What `to_json` made."""
+        """The timing that `to_json` described."""
         plain = dict(record["contestant"])
         shape, adapters = Shape(**plain.pop("shape", {})), tuple(plain.pop("adapters", ()))
         return Timing(**record | {"contestant": Contestant(**plain, shape=shape, adapters=adapters)})

@@ -1,4 +1,4 @@
-"""What a run measured, as a file: JSON Lines, first how the run was made, then one line per measurement."""
+"""A measurement as a file: JSON Lines, first how the run was made, then one line per timing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adaptive_constraints.support.files import replacing
 DIGITS = 5
 """Significant digits of seconds; turns differ in the second or third."""
 GROUPS = {"by_threads": "threads", "sweeps": "sweep"}
-"""Where a measurement stands in a result, and the entry of its line that says so."""
+"""Groups of timings in a result, and the entry of a timing's line that names its place in the group."""
 
 
 def write(path: Path, result: Mapping[str, Any]) -> None:

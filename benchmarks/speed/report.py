@@ -1,4 +1,4 @@
-"""What a run found: JSON, Markdown tables with the ratios first, and a picture of the sweeps."""
+"""The report of a measurement: JSON, Markdown tables with the ratios first, and a picture of the sweeps."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def rate_table(timings: Timings) -> list[str]:
 
 
 def seed_table(timings: Timings) -> list[str]:
-    """What a step of one seed costs beside others."""
+    """The cost of a step of one seed beside others."""
     rows = [
         [seeds_in_words(seeds), *(_microseconds(timings.get(name)) for name in (jax(seeds).name, ours(seeds).name))]
         for seeds in SEEDS
@@ -107,7 +107,7 @@ def seed_table(timings: Timings) -> list[str]:
 
 
 def sweep_table(what: Any, timings: Timings) -> list[str]:
-    """What a step costs at other sizes."""
+    """The cost of a step at other sizes."""
     rows = []
     for size, contestants in sweep(what).items():
         measured = [timings.get(contestant.name) for contestant in contestants]

@@ -152,7 +152,7 @@ class Comparison:
 
 
 def verdict(values: Sequence[float], target: float | None, measure: Measure) -> str:
-    """Whether the median reaches a target, and if not by how much it is missed."""
+    """Say whether the median reaches a target, and if not by how much it is missed."""
     if target is None:
         return "-"
     if not values:
@@ -173,7 +173,7 @@ LARGEST_ADDED = {
 
 
 def comparisons(device: str) -> list[Comparison]:
-    """Those with a target of this device first."""
+    """Comparisons, those with a target of this device first."""
     one, eight, plain = ours().name, ours(8).name, PLAIN.name
     few = adapter_seeds(device)
     most, on_cpu = LARGEST_ADDED[device], device == "cpu"

@@ -195,7 +195,7 @@ class _Case:
         return self._ran[options]
 
     def after(self, **options: Any) -> State:
-        """What is learned after some steps."""
+        """The tensors that are learned after some steps."""
         return _learned(self.ran(**options))
 
 
@@ -212,7 +212,7 @@ def _different(one: State, two: State) -> list[str]:
 
 @contextmanager
 def _said_plainly(case: _Case) -> Iterator[None]:
-    """What torch says of a broken law, in the words of the law."""
+    """Put what torch says of a broken law into the words of the law."""
     try:
         yield
     except NotPureError as error:

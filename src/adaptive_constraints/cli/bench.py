@@ -115,7 +115,7 @@ class Bench(Command):
         return RayWorkers(*self.ray, threads=self.threads, gpus=self.gpus, device=device)
 
     def _command(self) -> str:
-        """What makes these results, wherever they are computed."""
+        """The command that makes these results, wherever they are computed."""
         words = ["adaptive-constraints", "bench", self.suite]
         for name in ("where", "only", "seeds", "seed_list", "steps", "eval_env", "eval_max_steps"):
             value = getattr(self, name)

@@ -24,7 +24,7 @@ class Command(ABC):
     """
 
     options_only: ClassVar[bool] = False
-    """Whether required fields are options too, instead of words that stand without a name."""
+    """Make required fields options too, instead of words that stand without a name."""
     common: Common
 
     @abstractmethod
@@ -34,7 +34,7 @@ class Command(ABC):
 
 @dataclass(kw_only=True)
 class Common:
-    """What every command takes."""
+    """Options that every command takes."""
 
     imports: tuple[str, ...] = ()
     """Modules to import first, which define learners or adapters of your own."""
@@ -44,7 +44,7 @@ class Common:
 
 @dataclass(kw_only=True)
 class RunOptions:
-    """Where a run computes, and how it is watched and kept; nothing here changes what is learned."""
+    """Options of where a run computes, and how it is watched and kept; nothing here changes what is learned."""
 
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."""

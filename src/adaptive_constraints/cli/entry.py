@@ -119,7 +119,7 @@ def _import(modules: Sequence[str]) -> None:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Of numpy, of torch on a GPU, or of torch on a CPU, which has no type for it."""
+    """Tell whether memory ran out: numpy's, torch's on a GPU, or torch's on a CPU, which has no type for it."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

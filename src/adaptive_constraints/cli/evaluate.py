@@ -31,7 +31,7 @@ class Evaluate(Command):
     """Steps after which episodes end; by default where the environment ends them or, if it has no time limit, after as
     many as the data's longest episode has."""
     device: str = "cpu"
-    """Where the policy runs."""
+    """Device that the policy runs on."""
     json: Path | None = None
     """Write every episode's return to this file too."""
     common: Common = field(default_factory=Common)

@@ -20,7 +20,7 @@ class Report(Command):
     out: Path | None = None
     """Folder to write to; by default report in the first results folder."""
     score: Score = "last_ten"
-    """What each seed counts with: the mean of its last ten evaluations, its last, or its best (which flatters)."""
+    """Number of a seed that counts: the mean of its last ten evaluations, its last, or its best (which flatters)."""
     common: Common = field(default_factory=Common)
 
     def run(self) -> int:

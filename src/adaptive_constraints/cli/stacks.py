@@ -39,7 +39,7 @@ def _short(part: Learner | Adapter) -> str:
 
 
 def file_name(text: str) -> str:
-    """Without what a file's name should not have."""
+    """The text less what a file's name should not have."""
     return re.sub(r"[^A-Za-z0-9_.+]+", "-", text).strip("-.")
 
 

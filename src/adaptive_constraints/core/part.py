@@ -21,7 +21,7 @@ class Part:
     """
 
     listed: ClassVar[bool] = True
-    """Whether it is found by its name; False for parts that tests make for their own ends."""
+    """Let it be found by its name; False for parts that tests make for their own ends."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Published settings by family of data sets (gym, antmaze, ...) or by data set, as far as the defaults differ."""
 

@@ -106,7 +106,7 @@ class Preparation(ABC):
     """The learner's discount per step."""
     device: torch.device
     progress: bool
-    """Whether to show progress bars."""
+    """Show progress bars."""
 
     @property
     @abstractmethod

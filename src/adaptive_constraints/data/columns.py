@@ -80,7 +80,7 @@ def floats(array: Array, wide: bool) -> Array:
 
 
 def needs_float64(array: Array) -> bool:
-    """Whether some column of [N] or [N, D] would lose more than `TOLERATED_LOSS` of its spread as float32."""
+    """Tell whether some column of [N] or [N, D] would lose more than `TOLERATED_LOSS` of its spread as float32."""
     exact = array.dtype.kind == "b" or (array.dtype.kind == "f" and array.dtype.itemsize <= 4)
     if exact or not array.size:
         return False

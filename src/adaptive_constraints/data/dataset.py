@@ -162,7 +162,7 @@ class Dataset:
 
     @property
     def recorded(self) -> Facts:
-        """What is known of the recordings that the rows come from, whether they are all here or not."""
+        """Facts of the recordings that the rows come from, whether they are all here or not."""
         if self.recorded_returns is None or self.recorded_lengths is None or self.recorded_success is None:
             return facts_of(self.rewards, self.terminals, self.episode_ids)
         return Facts(self.recorded_returns, self.recorded_lengths, self.recorded_success)

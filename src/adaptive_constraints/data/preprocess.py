@@ -184,7 +184,7 @@ def _like(array: NDArray[Any], values: object) -> Tensor:
 
 
 def _narrow(values: Tensor, constant: Tensor) -> Tensor:
-    """What was computed with constants in float64, as float32."""
+    """The values as float32 if they were computed with constants in float64, otherwise as they are."""
     return values.float() if constant.dtype == torch.float64 else values
 
 

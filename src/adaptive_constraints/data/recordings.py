@@ -1,4 +1,4 @@
-"""Where recordings begin and end in raw columns, what follows their rows, and what is kept of rows that are dropped."""
+"""Recordings in raw columns: where they begin and end, what follows their rows, and what is kept of dropped rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WITNESSES, _SELDOM = 2, 0.1
 
 
 class Facts(NamedTuple):
-    """What is known of the E recordings that rows come from, rows that were dropped included."""
+    """Facts of the E recordings that rows come from, rows that were dropped included."""
 
     returns: Array
     """[E] float64 undiscounted sums of raw rewards; NaN where not known."""
@@ -37,11 +37,11 @@ class Facts(NamedTuple):
     """[E] bool: the goal was reached; see `Dataset.episode_success`."""
 
     def of(self, episodes: Array) -> Facts:
-        """Of some episodes, by number."""
+        """Facts of some episodes, by number."""
         return Facts(*(fact[episodes] for fact in self))
 
     def equal(self, other: Facts) -> bool:
-        """Whether both say the same."""
+        """Tell whether both say the same."""
         return all(
             np.array_equal(mine, theirs, equal_nan=mine.dtype.kind == "f")
             for mine, theirs in zip(self, other, strict=True)
@@ -122,7 +122,7 @@ def _accepted(ordinary: Array, group: Array) -> Array:
 
 
 def _ordinary(columns: Mapping[str, Array], rows: Array) -> tuple[Array, Steps | None]:
-    """Whether the steps from these rows to the following ones are ordinary, and what is."""
+    """Tell whether the steps from these rows to the following ones are ordinary, and what is."""
     observations = columns["observations"]
     inside = np.flatnonzero(~(columns["terminals"] | columns["timeouts"])[:-1])
     steps = ordinary_steps(lambda r: observations[r], lambda r: observations[r + 1], inside)
@@ -171,7 +171,7 @@ def differ(following: Array, observations: Array, here: Array, there: Array) -> 
 
 
 def _is_double(array: Array) -> bool:
-    """Whether numbers have more digits than float32 keeps."""
+    """Tell whether numbers have more digits than float32 keeps."""
     if array.dtype != np.float64:
         return False
     with np.errstate(over="ignore", invalid="ignore"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from adaptive_constraints.errors import DatasetError
 
 FAMILY = "pointmaze/"
-"""What a maze's name begins with as a source of data: pointmaze/umaze."""
+"""Beginning of a maze's name as a source of data: pointmaze/umaze."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ _SAME_TASK = {
 _OTHER_TASK = {"ClipReward", "DelayObservation", "MaxAndSkipObservation", "RepeatAction", "StickyAction"}
 """Wrappers that make another task of it."""
 _NO_FILE = {"AtariPreprocessing", "NormalizeReward", "TransformReward"}
-"""Those that do so too, and that a file cannot rebuild: they hold functions or what an environment went through."""
+"""Wrappers that do so too, and that a file cannot rebuild: they hold functions or what an environment went through."""
 _REMEDY = (
     "Pass the environment yourself: an id such as 'module:Name-v0' or a function that makes one (fit: eval_env=, "
     "finetune and evaluate: env=; on the command line --eval-env or --env with an id)"
@@ -111,7 +111,7 @@ def _plain_wrapper(wrapper: Any) -> dict[str, Any]:
 
 
 def _plain_arguments(arguments: Mapping[str, Any], arrays: bool = False) -> tuple[dict[str, Any], set[str]]:
-    """Those that JSON can hold, and the names of the others. ``arrays``: arrays become lists."""
+    """Arguments that JSON can hold, and the names of the others. ``arrays``: arrays become lists."""
     plain, lost = {}, set()
     for name, value in arguments.items():
         if name == "render_mode":
@@ -142,7 +142,7 @@ def _registered_arguments(env_id: str, kwargs: Mapping[str, Any]) -> set[str]:
 
 
 def alterations(spec: Any) -> dict[str, Any]:
-    """What makes another task of a specification than its registered id; empty where it is that task.
+    """Find what makes another task of a specification than its registered id; empty where it is that task.
 
     spec: as `plain_env_spec` takes it. An id that is not registered here is compared with nothing, and a wrapper that
     is not Gymnasium's counts as harmless.
@@ -212,7 +212,7 @@ class RecordedEnv:
             raise
 
     def _registered(self) -> Any:
-        """What the id is registered with, without importing anything that the file could choose."""
+        """The specification that is registered for the id, without importing anything that the file could choose."""
         import gymnasium
 
         _register(self.env_id)

@@ -1,4 +1,4 @@
-"""What an agent expects of an environment, and what of it an environment does not keep."""
+"""Expectations of an agent of its environment, and what of them an environment does not keep."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Expected:
 
 
 def _differ(data: NDArray[Any], env: NDArray[Any]) -> bool:
-    """Whether finite bounds of an environment [A] are other than the data's."""
+    """Tell whether finite bounds of an environment [A] are other than the data's."""
     env = np.asarray(env, np.float64)
     finite = np.abs(env) < _UNBOUNDED
     apart = np.abs(data - env)[finite]
@@ -110,7 +110,7 @@ LIMIT_REMEDY = "eval_max_steps= (on the command line --eval-max-steps or --max-s
 
 
 def step_limit(env: CheckedEnv, option: int | None, longest: int | None) -> StepLimit:
-    """What bounds the episodes of an environment: an option, its own time limit, or the data's longest episode.
+    """Say what bounds the episodes of an environment: an option, its own time limit, or the data's longest episode.
 
     An environment that is registered without a time limit takes the data's longest episode, and is refused
     (`EvaluationError`) where that is not known. One that a function made without being registered may end by itself

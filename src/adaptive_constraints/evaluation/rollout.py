@@ -27,7 +27,7 @@ Policy: TypeAlias = Callable[[NDArray[Any], int], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Rollout:
-    """What E episodes of each of P policies came to.
+    """Returns and lengths of E episodes of each of P policies.
 
     returns: [P, E] undiscounted sums of rewards; NaN where the policy's action was not finite, which ends the episode.
     lengths: [P, E] environment steps taken.
@@ -79,9 +79,9 @@ class Evaluator:
             self.close()
             raise
         self.notes: list[str] = []
-        """What should be known about this environment, in words."""
+        """Notes on this environment, in words."""
         self.doubts: list[str] = []
-        """Those of the notes that mean that results may not be what they seem."""
+        """Notes which mean that results may not be what they seem."""
         self._compare(first, expected)
 
     def _compare(self, env: CheckedEnv, expected: Expected | None) -> None:
@@ -107,7 +107,7 @@ class Evaluator:
 
     @property
     def name(self) -> str:
-        """What messages call the environment: its id, or the class of what the function made."""
+        """The name of the environment in messages: its id, or the class of what the function made."""
         return self._environments[0].name if self._environments else str(self.source)
 
     @property

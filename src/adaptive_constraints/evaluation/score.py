@@ -42,7 +42,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run's evaluations amount to, per policy; [P] each, all in one measure.
+    """Summary of a run's evaluations, per policy; [P] each, all in one measure.
 
     measure: "score" where a reference is known, else "return".
     last: at the last evaluation.

@@ -1,4 +1,4 @@
-"""What a person sees of a bench run: a live table of scores on a terminal (extra ``cli``), else a line now and then."""
+"""The board of a bench run: a live table of scores on a terminal (extra ``cli``), else a line now and then."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class RayWorkers:
 
     @property
     def busy(self) -> bool:
-        """Whether anything runs or waits for Ray."""
+        """Tell whether anything runs or waits for Ray."""
         return bool(self._running)
 
     def start(self, cell: Cell, folder: Path) -> None:
@@ -51,7 +51,7 @@ class RayWorkers:
         self._running[self._task.remote(str(folder.resolve()), self._device, self._threads)] = cell
 
     def ended(self, seconds: float) -> list[tuple[Cell, str]]:
-        """Those that ended, each with how its worker was lost for good ("" if it was not)."""
+        """Cells that ended, each with how its worker was lost for good ("" if it was not)."""
         done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
         return [(self._running.pop(reference), self._end_of(reference)) for reference in done]
 

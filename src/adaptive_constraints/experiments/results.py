@@ -38,7 +38,7 @@ class Status(NamedTuple):
     """Latest score or return of each seed that is not lost."""
     steps_per_second: float = float("nan")
     reason: str = ""
-    """Of a failure."""
+    """The reason of a failure."""
 
 
 class ResultsFolder:

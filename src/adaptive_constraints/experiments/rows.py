@@ -1,4 +1,4 @@
-"""What a bench run leaves behind: one row per (stack, data, seed), and what the suite planned.
+"""Rows of a bench run: one per (stack, data, seed); and the record of what the suite planned.
 
 A results folder holds ``suite.json`` (the plan, the versions, published figures), ``rows.jsonl`` (one JSON object per
 line) and ``cells/<cell id>/`` (the run folder of every cell, with ``failed.json`` where it failed). Both files are
@@ -24,7 +24,7 @@ class Data(TypedDict):
     """The data set of a row."""
 
     reference: str
-    """What `load_dataset` was given, such as ``bundled:hopper``."""
+    """The reference that `load_dataset` was given, such as ``bundled:hopper``."""
     name: str
     fingerprint: str
     rows: int
@@ -42,7 +42,7 @@ class Reference(TypedDict):
 
 
 class Lost(TypedDict):
-    """Where a seed's losses ceased to be finite."""
+    """The place where a seed's losses ceased to be finite."""
 
     step: int
     term: str
@@ -105,7 +105,7 @@ class ResultRow(HowItRan):
     series: dict[str, list[list[float | None]]]
     """By name, such as ``aspc/scale``: [steps, values] of this seed's adaptive quantities, at most 200 points."""
     steps_per_second: float
-    """Of the cell, all its seeds together."""
+    """Steps per second of the cell, all its seeds together."""
     seconds: float
     """Spent in steps, by the whole cell."""
     wall_seconds: float
@@ -117,7 +117,7 @@ class ResultRow(HowItRan):
     commit: dict[str, str | bool] | None
     threads: int
     command: str
-    """What makes this cell, all its seeds."""
+    """The command that makes this cell, all its seeds."""
 
 
 class Published(TypedDict):
@@ -145,7 +145,7 @@ class PlannedCell(TypedDict):
 
 
 class SuiteRecord(TypedDict):
-    """What ``suite.json`` holds."""
+    """The content of ``suite.json``."""
 
     suite: str
     about: str
@@ -193,7 +193,7 @@ def write_suite(folder: str | Path, record: SuiteRecord) -> None:
 
 
 def read_suite(folder: str | Path) -> SuiteRecord:
-    """What the results folder was planned to hold."""
+    """Read what the results folder was planned to hold."""
     path = Path(folder) / SUITE
     remedy = "the same bench command writes it anew once that file is gone"
     try:
@@ -206,7 +206,7 @@ def read_suite(folder: str | Path) -> SuiteRecord:
 
 
 class Failed(TypedDict):
-    """What ``failed.json`` holds."""
+    """The content of ``failed.json``."""
 
     cell: str
     reason: str

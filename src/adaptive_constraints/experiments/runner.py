@@ -30,11 +30,11 @@ _POLL = 0.05
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a bench run came to."""
+    """The result of a bench run."""
 
     folder: Path
     rows: list[ResultRow]
-    """Of every finished cell of the folder."""
+    """The rows of every finished cell of the folder."""
     failed: dict[str, str]
     """The reason by cell."""
 
@@ -44,17 +44,17 @@ class Workers(Protocol):
 
     @property
     def room(self) -> bool:
-        """Whether one more may be started now."""
+        """Tell whether one more may be started now."""
 
     @property
     def busy(self) -> bool:
-        """Whether anything runs."""
+        """Tell whether anything runs."""
 
     def start(self, cell: Cell, folder: Path) -> None:
         """Begin a cell, or go on with it."""
 
     def ended(self, seconds: float) -> Sequence[tuple[Cell, str]]:
-        """Those that ended meanwhile, each with how its worker was lost ("" if it was not); waits at most so long."""
+        """Cells that ended meanwhile, each with how its worker was lost ("" if it was not); waits at most so long."""
 
     def close(self) -> None:
         """End everything that runs; it can go on later."""
@@ -124,12 +124,12 @@ class LocalWorkers:
 
     @property
     def room(self) -> bool:
-        """Whether one more may be started now."""
+        """Tell whether one more may be started now."""
         return len(self._running) < self.count
 
     @property
     def busy(self) -> bool:
-        """Whether anything runs."""
+        """Tell whether anything runs."""
         return bool(self._running)
 
     def start(self, cell: Cell, folder: Path) -> None:
@@ -137,7 +137,7 @@ class LocalWorkers:
         self._running.append(_Worker(cell, folder, self.start_process(folder)))
 
     def ended(self, seconds: float) -> list[tuple[Cell, str]]:
-        """Those that ended; a lost one is begun again before it counts as such."""
+        """Cells that ended; a lost one is begun again before it counts as such."""
         until = time.monotonic() + seconds
         ended: list[tuple[Cell, str]] = []
         while not ended and self._running and time.monotonic() < until:

@@ -58,7 +58,7 @@ def list_suites() -> dict[str, Path]:
 
 
 def short_name(reference: str) -> str:
-    """What a data set is called in presets: ``hopper-medium`` of ``d4rl:data/hopper_medium-v2.hdf5``."""
+    """The name of a data set in presets: ``hopper-medium`` of ``d4rl:data/hopper_medium-v2.hdf5``."""
     scheme, _, rest = reference.partition(":")
     parts = rest.split("/")
     name = "-".join(parts[1:] if scheme == "minari" and len(parts) > 1 else parts[-1:] if "." in parts[-1] else parts)
@@ -89,7 +89,7 @@ def narrow(
     eval_env: str | None = None,
     eval_max_steps: int | None = None,
 ) -> tuple[Cell, ...]:
-    """Those cells that are asked for, with other seeds, steps or environments to evaluate in if those are given.
+    """The cells that are asked for, with other seeds, steps or environments to evaluate in if those are given.
 
     where: ``key=pattern``, key one of learner, adapter, data, stack; patterns as in file names, in any case. Values
         of one key are alternatives, keys must all hold; ``adapter=none`` is the bare learner.

@@ -78,7 +78,7 @@ class EngineFit(ModelFit):
 
     @property
     def batches(self) -> Batches:
-        """Where its minibatches come from."""
+        """The source of its minibatches."""
         return self._engine.batches
 
     def run(self, steps: int) -> dict[str, list[float]]:
@@ -98,5 +98,5 @@ class EngineFit(ModelFit):
         self._engine.load(state, step)
 
     def ask(self, name: str, answer: Callable[[StateView], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """What ``answer`` of one seed's view says, for all seeds: tensors [S, ...], without gradient."""
+        """Compute ``answer`` of one seed's view for all seeds: tensors [S, ...], without gradient."""
         return self._engine.ask(name, answer)

@@ -1,4 +1,4 @@
-"""What adapters do with the data before step 1: columns, and models trained on the learners' own engine and kept."""
+"""Preparation of adapters before step 1: columns, and models trained on the learners' own engine and kept."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class BoundPreparation(Preparation):
         return {key: torch.stack([params[key] for params in ordered]) for key in ordered[0]}
 
     def _kept(self, name: str, settings: Mapping[str, Any], seeds: Sequence[int]) -> dict[int, Params]:
-        """What the cache holds, by seed."""
+        """The models that the cache holds, by seed."""
         cached = {seed: _read(self._file(name, settings, seed), name, seed) for seed in seeds}
         kept = {seed: params for seed, params in cached.items() if params is not None}
         return kept if _alike(kept) else {}  # who knows which is damaged
@@ -115,7 +115,7 @@ class BoundPreparation(Preparation):
         train: Callable[[Sequence[int], Pretraining], Params],
         steps: int,
     ) -> dict[int, Params]:
-        """What was trained now, by seed, and put into the cache."""
+        """Train models, by seed, and put them into the cache."""
         pretraining = KeptPretraining(half, self.device)
         bar = Progress(name, steps, pretraining.done, self.progress)
         with bar as pretraining.progress, tuned(self.device, pretraining.products):
@@ -162,7 +162,7 @@ def prepare(
     progress: bool = False,
     kept: Mapping[str, Prepared] = types.MappingProxyType({}),
 ) -> dict[str, Prepared]:
-    """What each adapter of a stack makes of the data, by its name; what is ``kept`` is not made again."""
+    """Prepare each adapter of a stack on the data, by its name; what is ``kept`` is not made again."""
     spec = Spec(data.observation_dim, data.action_dim)
     preparation = BoundPreparation(
         data, preprocessor, resolved.facts, spec, tuple(seeds), resolved.learner.discount, device, progress
@@ -181,7 +181,7 @@ def prepare(
 
 
 def _alike(models: Mapping[int, Params]) -> bool:
-    """Whether the models of all seeds have arrays of the same names, shapes and types."""
+    """Tell whether the models of all seeds have arrays of the same names, shapes and types."""
     kinds = [{key: (t.shape, t.dtype) for key, t in params.items()} for params in models.values()]
     return all(kind == kinds[0] for kind in kinds)
 

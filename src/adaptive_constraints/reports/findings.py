@@ -1,4 +1,4 @@
-"""What a grid of results says: scores, effects of adapters, profiles; each with how sure it is."""
+"""Findings in a grid of results: scores, effects of adapters, profiles; each with how sure it is."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Findings:
 
     @property
     def drawn_scopes(self) -> list[str]:
-        """What figures are of: all data sets together where that may be said, else each."""
+        """The scopes of figures: all data sets together where that may be said, else each."""
         return [ALL] if ALL in self.scopes else self.scopes
 
 
@@ -60,7 +60,7 @@ def find(grid: Grid, score: Score) -> Findings:
 
 
 def scopes(grid: Grid) -> list[str]:
-    """What numbers are said of: all data sets together where that may be, then each by its label."""
+    """The scopes of numbers: all data sets together where that may be, then each by its label."""
     labels = [data.label for data in grid.data]
     return [ALL, *labels] if grid.all_scored and len(labels) > 1 else labels
 
@@ -95,13 +95,13 @@ class Pair:
 
     @property
     def lost(self) -> bool:
-        """Whether either is lost."""
+        """Tell whether either is lost."""
         return is_lost(self.present) or is_lost(self.absent)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What an adapter changes in one scope.
+    """The change that an adapter makes in one scope.
 
     estimate: mean difference of the pairs that have numbers; None where none has.
     higher: how many of them are higher with the adapter.
@@ -118,7 +118,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Effect:
-    """What one adapter changes when it is added to one stack, or to a learner's stacks on average.
+    """The change that one adapter makes when it is added to one stack, or to a learner's stacks on average.
 
     base: label of the stack without it, or what is averaged over.
     by_scope: by data label, and `ALL` where the pairs are there on every data set and all are scored.
@@ -257,7 +257,7 @@ def thresholds(grid: Grid, score: Score) -> NDArray[np.float64]:
 
 
 def profiles(grid: Grid, score: Score) -> list[Profile]:
-    """Of every stack, on each scored data set and over all of them where that may be said."""
+    """Profiles of every stack, on each scored data set and over all of them where that may be said."""
     statistic = profile(thresholds(grid, score))
     profiles = []
     for stack in grid.stacks:

@@ -45,7 +45,7 @@ class StackName:
 
     @property
     def length(self) -> str:
-        """What the label says of the run's length: nothing, unless the grid holds several."""
+        """The run's length as the label says it: nothing, unless the grid holds several."""
         return self.label.removeprefix(" + ".join([self.learner, *self.adapters]))
 
     @property
@@ -62,11 +62,11 @@ class DataName:
     reference: str
     regenerated: bool
     scored: bool
-    """Whether normalised scores are known; mean returns otherwise."""
+    """Normalised scores are known; mean returns otherwise."""
 
     @property
     def unit(self) -> str:
-        """What the numbers of this data set are."""
+        """The unit of the numbers of this data set."""
         return "normalised score" if self.scored else "mean return"
 
 
@@ -110,7 +110,7 @@ class Missing(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """What some results folders hold together.
+    """Contents of some results folders together.
 
     stacks, data: rows and columns of the grid, as the suites list them.
     cells: by (stack label, data label); what has no finished cell is not there.
@@ -126,7 +126,7 @@ class Grid:
 
     @property
     def all_scored(self) -> bool:
-        """Whether every data set has normalised scores, so that numbers may be put together."""
+        """Tell whether every data set has normalised scores, so that numbers may be put together."""
         return all(data.scored for data in self.data)
 
     def across(self, stack: StackName) -> list[GridCell] | None:
@@ -184,7 +184,7 @@ def kind(part: str) -> str:
 
 
 def is_lost(row: ResultRow) -> bool:
-    """Whether a seed has no number at its end: its losses, or its policy's returns, ceased to be finite."""
+    """Tell whether a seed has no number at its end: its losses, or its policy's returns, ceased to be finite."""
     return row["lost"] is not None or (row["last"] is None and bool(row["evaluations"]))
 
 

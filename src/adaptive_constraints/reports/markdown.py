@@ -124,7 +124,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _escaped(words: str) -> str:
-    """Without what Markdown or the HTML in it would take for its own."""
+    """The words less what Markdown or the HTML in it would take for its own."""
     one_line = " ".join(words.split())
     return re.sub(r"[\\`*_|<>#]|\](?=\()", r"\\\g<0>", one_line)
 

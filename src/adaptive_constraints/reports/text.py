@@ -81,7 +81,7 @@ def heading(grid: Grid) -> str:
 
 
 def facts(grid: Grid, score: Score) -> list[tuple[str, str]]:
-    """What was run, with what, on what."""
+    """Facts of the runs: by which command, with what, on what."""
     rows = grid.rows
     cells = grid.cells.values()
     seeds = _range(_unique(len(cell.rows) for cell in cells))
@@ -107,7 +107,7 @@ def commit(record: dict[str, str | bool] | None) -> str:
 
 
 def warnings(grid: Grid) -> list[str]:
-    """What a reader must know before the numbers."""
+    """Warnings that a reader must know before the numbers."""
     notes = []
     regenerated = [data.label for data in grid.data if data.regenerated]
     if regenerated:

@@ -36,7 +36,7 @@ class History:
     unevaluated: int | None = None
     """The step at which an evaluation was broken off, to be made up for when the run goes on; None: at none."""
     advice: list[str] = field(default_factory=list)
-    """What is doubtful about the data, as it was said when the run began."""
+    """Doubts about the data, as they were said when the run began."""
 
     @property
     def steps_per_second(self) -> float:

@@ -35,7 +35,7 @@ class Online:
     identity: OnlineIdentity
     collector: Collector
     source: EnvSource | None = None
-    """Where environments come from; None once read from a file."""
+    """The source of environments; None once read from a file."""
 
     @property
     def settings(self) -> OnlineSettings:
@@ -98,7 +98,7 @@ class PreparedColumn:
     adapter: str
     name: str
     shape: tuple[int, ...]
-    """Of one row."""
+    """The shape of one row."""
     per_seed: bool
     """It differs between seeds."""
     online: float | None

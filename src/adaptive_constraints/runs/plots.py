@@ -27,12 +27,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E
 _DASHES = ("-", "--", ":", "-.")
 _PANELS_PER_COLUMN = 3
 _CHARACTERS_PER_INCH = 11
-"""Of a legend, at its size of type."""
+"""Characters of a legend in an inch, at its size of type."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What one stack did over a run of S seeds.
+    """Curves of one stack over a run of S seeds.
 
     steps: [T] the steps of the evaluations.
     scores: [T, S] scores or returns; NaN leaves a seed out from there on.

@@ -38,7 +38,7 @@ class Run:
     """Steps planned offline."""
     history: History
     columns: Sequence[PreparedColumn] = ()
-    """What the adapters prepared, beside the columns themselves."""
+    """Columns that the adapters prepared: their descriptions, beside the columns themselves."""
     dataset: Dataset | None = None
     """The data, where it is at hand."""
     products: Products = "default"
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Whether its phase has been going on already."""
+        """Tell whether its phase has been going on already."""
         return self.progress > (self.engine.phase_start, 0)
 
     @property

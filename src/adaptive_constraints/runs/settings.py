@@ -46,9 +46,9 @@ class RunSettings:
     checkpoint_every: int = 10_000
     """Steps between two checkpoints."""
     tensorboard: bool = False
-    """Whether TensorBoard events are written to the run folder."""
+    """Write TensorBoard events to the run folder."""
     progress: bool = True
-    """Whether a bar is shown."""
+    """Show a bar."""
 
     def __post_init__(self) -> None:
         for name in ("eval_every", "eval_episodes", "log_every", "checkpoint_every"):

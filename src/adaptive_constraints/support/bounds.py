@@ -15,7 +15,7 @@ class Bound(ABC):
 
     @abstractmethod
     def allows(self, value: float) -> bool:
-        """Whether a number lies within the bound; NaN never does."""
+        """Tell whether a number lies within the bound; NaN never does."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What small networks on a CPU gain from: process settings, and a word where a precision costs more than it gives.
+"""Speed of small networks on a CPU: process settings, and a word where a precision costs more than it gives.
 
 Which processor gains from what is not worth knowing by name: products of a usual size are timed, in some milliseconds.
 """
@@ -28,7 +28,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Names of glibc's mallopt(3)."""
 
 _FASTER, _EXACT = 1.3, 1e-5
-"""What oneDNN must reach to be used: so many times the usual rate, so small a relative error."""
+"""Limits that oneDNN must reach to be used: so many times the usual rate, so small a relative error."""
 
 
 Products = Literal["oneDNN", "default"]

@@ -129,7 +129,7 @@ _DIGEST = 64
 
 
 def _digest(file: IO[bytes], size: int | None = None) -> str:
-    """Of the bytes from here to the end, or of so many."""
+    """Digest of the bytes from here to the end, or of so many."""
     digest, left = hashlib.sha256(), size
     while block := file.read(1 << 20 if left is None else max(0, min(left, 1 << 20))):
         digest.update(block)
@@ -207,7 +207,7 @@ def _take(descriptor: int, wait: bool = False) -> None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file still stands at a path."""
+    """Tell whether an open file still stands at a path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -262,6 +262,6 @@ def check_file(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where trained models and collected data are kept; it may be deleted at any time."""
+    """Folder in which trained models and collected data are kept; it may be deleted at any time."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named).expanduser() if named else Path.home() / ".cache" / "adaptive-constraints"

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal (with the extra ``cli``), else a line now and then."""
+"""Progress of a run: a bar on a terminal (with the extra ``cli``), else a line now and then."""
 
 from __future__ import annotations
 

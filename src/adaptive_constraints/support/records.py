@@ -1,4 +1,4 @@
-"""What a run folder keeps: settings, metrics over steps, and what the run was made with. Standard library only.
+"""Records in a run folder: settings, metrics over steps, and what the run was made with. Standard library only.
 
 Files are readable by anything: JSON (not-a-number and infinities become null), one JSON object per line for metrics,
 and the same metrics as CSV once the run closes.
@@ -58,7 +58,7 @@ def with_digest(tree: Mapping[str, Any], place: tuple[int, ...] = ()) -> dict[st
 
 
 def without_digest(tree: Any, place: tuple[int, ...] = ()) -> dict[str, Any]:
-    """What `with_digest` was given; `ValueError` where it is not that any more, or never was."""
+    """The tree that `with_digest` was given; `ValueError` where it is not that any more, or never was."""
     if not isinstance(tree, dict) or DIGEST not in tree:
         raise ValueError(f"it has no {DIGEST}")
     rest = {name: value for name, value in tree.items() if name != DIGEST}
@@ -79,7 +79,7 @@ def write_record(path: str | Path, tree: Mapping[str, Any]) -> None:
 
 
 def read_record(path: Path, kind: Any, error: type[AdaptiveConstraintsError], what: str, remedy: str) -> Any:
-    """What `write_record` wrote, which is of the type ``kind``; ``error`` names the file, and says ``what`` it is.
+    """Read what `write_record` wrote, which is of the type ``kind``; ``error`` names the file, and says ``what`` it is.
 
     Raises `FileNotFoundError` where there is none.
     """
@@ -244,7 +244,7 @@ def _tensorboard_writer(folder: Path, resumed_step: int | None) -> SummaryWriter
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints in ``folder``, or None if it fails."""
+    """Output of git in ``folder``, or None if it fails."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-C", str(folder), *arguments]
     try:

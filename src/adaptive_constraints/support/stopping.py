@@ -19,7 +19,7 @@ class Stopped(BaseException):
 
 
 class Terminated(BaseException):
-    """What SIGTERM is to a command, as `KeyboardInterrupt` is what Ctrl-C is."""
+    """SIGTERM as an exception of a command, as `KeyboardInterrupt` is Ctrl-C."""
 
 
 def terminate(signum: int, frame: FrameType | None) -> NoReturn:
@@ -49,7 +49,7 @@ class _State:
     asked: int | None = None
     """The signal that asked for a stop."""
     said: str = ""
-    """Where it stopped, and how to go on."""
+    """The place where it stopped, and how to go on."""
     inside: bool = False
 
     def taken(self) -> int | None:
@@ -62,7 +62,7 @@ _state = _State()
 
 
 def asked() -> bool:
-    """Whether this thread is to stop at its next safe point."""
+    """Tell whether this thread is to stop at its next safe point."""
     return _state.asked is not None and threading.current_thread() is threading.main_thread()
 
 
@@ -125,7 +125,7 @@ def _restore(usual: dict[signal.Signals, Any]) -> None:
 
 
 def _end(number: int, handler: Any, said: str) -> None:
-    """What the signal would have done at once."""
+    """Do what the signal would have done at once."""
     if handler is signal.default_int_handler:
         raise KeyboardInterrupt(said)
     print(said, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What was read from a file, checked against the types that it should have."""
+"""Checks of what was read from a file against the types that it should have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, counted, with rows and remedy; and the refusal of what cannot be trained on."""
+"""The doctor: troubles of a data set, counted, with rows and remedy; and the refusal of what cannot be trained on."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def advise(
     reward_shift: float | str = 0.0,
     normalize_observations: bool = False,
 ) -> tuple[Finding, ...]:
-    """What `doctor` warns of, and what is doubtful when a learner reads the data with these settings of its own."""
+    """Warnings of `doctor`, and what is doubtful when a learner reads the data with these settings of its own."""
     warnings = [finding for finding in doctor(dataset).findings if finding.severity == "warning"]
     if len(dataset):
         warnings += values.check_scaling(dataset, reward_scale, reward_shift)

@@ -1,4 +1,4 @@
-"""What can be said of a data set: one kind of trouble each, counted, with rows and remedy."""
+"""Findings about a data set: one kind of trouble each, counted, with rows and remedy."""
 
 from __future__ import annotations
 

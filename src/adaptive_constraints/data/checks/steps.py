@@ -61,7 +61,7 @@ class Steps:
 
     @property
     def tell(self) -> bool:
-        """Whether a step into another recording would stand out."""
+        """Tell whether a step into another recording would stand out."""
         return len(self.dimensions) > 0 and self.power >= _POWER
 
     def sizes(self, before: Array, after: Array) -> Array:
@@ -89,7 +89,7 @@ class Steps:
 
 
 def ordinary_steps(before: Rows, after: Rows, rows: Array) -> Steps | None:
-    """What steps are ordinary in the given rows, by a sample of them; None where there are too few.
+    """The steps that are ordinary in the given rows, by a sample of them; None where there are too few.
 
     ``before(rows)`` and ``after(rows)`` are the observations [M, D] on both sides of steps.
     """
@@ -125,7 +125,7 @@ def ordinary_steps(before: Rows, after: Rows, rows: Array) -> Steps | None:
 
 
 def outlying_steps(before: Rows, after: Rows, rows: Array) -> Array:
-    """Those of the given rows whose step is none that a recording makes; empty where steps do not tell.
+    """Rows, among the given ones, whose step is none that a recording makes; empty where steps do not tell.
 
     They stand apart from all others by a gap that the tail of ordinary steps does not explain, alone among ordinary
     neighbours, and in most slow dimensions at once (a contact changes velocities only).
@@ -144,7 +144,7 @@ def outlying_steps(before: Rows, after: Rows, rows: Array) -> Array:
 
 
 def _confirmed(steps: Steps, before: Rows, after: Rows, rows: Array, sizes: Array, threshold: float) -> Array:
-    """Those of the rows whose step is longer, alone among shorter ones, and in most slow dimensions at once."""
+    """Rows whose step is longer, alone among shorter ones, and in most slow dimensions at once."""
     outlying = sizes >= max(threshold, _LONG * steps.distance)
     alone = outlying & ~_beside(outlying, rows)
     if not alone.any() or np.median(sizes[alone]) < _MOSTLY_LONG * steps.distance:

@@ -166,7 +166,7 @@ def _limit(magnitudes: Array, rules: tuple[tuple[float, float], ...]) -> float:
 
 
 def check_given_precision(dataset: Dataset) -> Iterator[Finding]:
-    """What float32 lost before the data came here, and what only centring keeps."""
+    """Find what float32 lost before the data came here, and what only centring keeps."""
     for name, array in _columns_of(dataset):
         message = _losses(name, array)
         if message and array.dtype == np.float32:
@@ -178,7 +178,7 @@ def check_given_precision(dataset: Dataset) -> Iterator[Finding]:
 
 
 def check_precision(dataset: Dataset, normalize_observations: bool, reward_shift: float | str) -> Iterator[Finding]:
-    """What float32 loses of float64 columns that these settings do not centre."""
+    """Find what float32 loses of float64 columns that these settings do not centre."""
     centred = {"observations": normalize_observations, "rewards": reward_shift == "dataset_mean"}
     for name, array in _columns_of(dataset):
         message = _losses(name, array) if array.dtype != np.float32 and not centred[name] else ""

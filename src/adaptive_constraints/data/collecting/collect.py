@@ -41,7 +41,7 @@ _DESCRIPTIONS = {
     "random": "uniformly random actions",
     "pointmaze": "scripted: a waypoint controller under noise; regenerated, not D4RL's maze2d",
 }
-"""What a file says of its rows, by the first word of its source."""
+"""Descriptions that a file gives of its rows, by the first word of its source."""
 # SAC's published settings, but for layers of 128 units and the fused optimizer: twice as fast on one CPU thread.
 # The first 1000 steps are uniformly random.
 _SAC_SETTINGS = {
@@ -102,7 +102,7 @@ def default_size(source: str, steps: int | None = None) -> tuple[int, int]:
 def collect_replay(
     env_id: str, *, total_steps: int, keep: int, seed: int = 0, progress: Progress | None = None
 ) -> Dataset:
-    """What SAC went through while it learned from scratch: whole episodes, evenly spaced, at most `keep` rows."""
+    """The episodes of SAC while it learned from scratch: whole ones, evenly spaced, at most `keep` rows."""
     env = _record_sac(env_id, total_steps, seed, progress)
     return _to_dataset(evenly_spaced(env.episodes, keep, env.steps), env, name=f"sac:{env_id}", provenance={})
 
@@ -120,7 +120,7 @@ def collect_maze(name: str, steps: int, seed: int = 0, progress: Progress | None
 
 
 def _recorder(source: str) -> Callable[[int, int, Progress | None], RecordingEnv]:
-    """What records `steps` steps of a source with a seed."""
+    """The function that records `steps` steps of a source with a seed."""
     if source.startswith(FAMILY):
         return partial(record_maze, find_maze(source))
     algorithm, _, env_id = source.partition(":")

@@ -72,7 +72,7 @@ class WaypointController:
         return np.clip(_GAIN * (waypoint - position) - _DAMPING * velocity, -1.0, 1.0)
 
     def arrived(self, observation: NDArray[np.float64]) -> bool:
-        """Whether the target is reached."""
+        """Tell whether the target is reached."""
         offset = observation[:2] - self._target
         return bool(offset @ offset < _ARRIVED**2)
 

@@ -81,7 +81,7 @@ def _ended_at(dataset: Dataset, rows: Array) -> Dataset:
 
 
 def _of_pieces(dataset: Dataset, ids: Array, joined: Array) -> Facts:
-    """What is known of the recordings that the pieces [P] belong to, given their ids [N]."""
+    """Facts of the recordings that the pieces [P] belong to, given their ids [N]."""
     own = facts_of(dataset.rewards, dataset.terminals, ids)
     starts = np.append(0, np.flatnonzero(np.diff(ids)) + 1)
     origin = np.searchsorted(dataset.episode_starts, starts, side="right") - 1

@@ -1,4 +1,4 @@
-"""What is mended in a data set when it is loaded, or by `adaptive-constraints repair`."""
+"""Repairs of a data set, made when it is loaded or by `adaptive-constraints repair`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Repairs:
-    """What to mend in a data set; by default nothing. The order of the fields is the order of the work."""
+    """Choice of what to mend in a data set; by default nothing. The order of the fields is the order of the work."""
 
     action_low: float | Sequence[float] | None = None
     """Least action, one number or one per dimension; none leaves the bound of the data."""
@@ -48,7 +48,7 @@ class Repairs:
 
     @property
     def asked(self) -> bool:
-        """Whether there is anything to do."""
+        """Tell whether there is anything to do."""
         return self != Repairs()
 
     def apply(self, dataset: Dataset) -> tuple[Dataset, tuple[str, ...]]:

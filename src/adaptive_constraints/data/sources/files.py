@@ -131,7 +131,7 @@ def _read_hdf5(name: str, entry: Any) -> Array:
 
 
 def _is_stored(entry: Any) -> bool:
-    """Whether all that the shape promises was written: HDF5 invents zeros for what was not."""
+    """Tell whether all that the shape promises was written: HDF5 invents zeros for what was not."""
     if entry.is_virtual or entry.external:
         return True
     if entry.chunks is None:
@@ -166,7 +166,7 @@ def existing_file(file: str, suffixes: tuple[str, ...]) -> Path:
 
 
 def suggest(name: str, there: Iterable[str]) -> str:
-    """What is there, the closest first."""
+    """Say what is there, the closest first."""
     names = list(there)
     if not names:
         return "there is none"

@@ -77,7 +77,7 @@ def load_dataset(
 
 
 def _load(reference: str, download: bool, ignore: Sequence[str]) -> Dataset:
-    """What a checked reference names, as it is."""
+    """The data set of a checked reference, as it is."""
     scheme, _, rest = reference.partition(":")
     if scheme in _FILE_SCHEMES:
         return _FILE_SCHEMES[scheme](rest, ignore)

@@ -67,7 +67,7 @@ def _from_minari(source: Any, name: str) -> Dataset:
 
 
 def _minari_provenance(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """What the data set says about itself, its own reference returns included, as text."""
+    """Statements of the data set about itself, its own reference returns included, as text."""
     keys = (
         "dataset_id",
         "algorithm_name",

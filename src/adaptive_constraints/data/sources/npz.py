@@ -25,7 +25,7 @@ _SHARED = ("next_observation_rows", "next_observation_values")
 
 
 _WRITTEN = ("observations", "actions", "rewards", "terminals", "timeouts", "episode_ids", "action_low", "action_high")
-"""What every file of `save_npz` holds, beside `_SHARED`."""
+"""Arrays that every file of `save_npz` holds, beside `_SHARED`."""
 
 
 @checked(DatasetError)
@@ -95,7 +95,7 @@ def _less(file: ArrayFile, names: Sequence[str]) -> ArrayFile:
 
 
 def _npz_metadata(file: ArrayFile) -> dict[str, Any]:
-    """What `save_npz` wrote beside the arrays, with "arrays", the names of those it wrote; {} of a file of others."""
+    """The metadata of `save_npz`, with "arrays", the names of those it wrote; {} of a file of others."""
     if "metadata" not in file.names:
         return {}
     try:

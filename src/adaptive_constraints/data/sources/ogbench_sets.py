@@ -18,7 +18,7 @@ _WORD = "singletask"
 _IMAGES = ("visual", "powderworld")
 """First words of sets that are not of state vectors."""
 _FOLDER = Path("~/.ogbench/data")
-"""Where OGBench keeps its files."""
+"""Folder in which OGBench keeps its files."""
 
 
 def local_names() -> list[str]:

@@ -23,7 +23,7 @@ _DECIDING = ("adaptive-constraints", "numpy", "gymnasium", "gymnasium-robotics",
 
 
 def load_scripted(source: str) -> Dataset:
-    """What `adaptive-constraints collect` makes of a source (pointmaze/umaze) by default, from the cache where it can.
+    """Rows that `adaptive-constraints collect` makes of a source (pointmaze/umaze) by default, cached where possible.
 
     The same versions give the same rows. A damaged file is made anew; of two processes, the second waits. Raises
     `DatasetError` for an unknown source and `DependencyError` where the extra `robotics` is missing.
@@ -42,7 +42,7 @@ def load_scripted(source: str) -> Dataset:
 
 
 def what_is_kept(file: Path) -> tuple[Dataset | None, str]:
-    """What the cache holds; None and the reason where it is nothing, or not what its manifest says."""
+    """The file that the cache keeps; None and the reason where there is none, or not as its manifest says."""
     manifest = file.with_suffix(".json")
     try:
         data = load_npz(str(file))
