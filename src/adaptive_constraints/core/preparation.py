@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -93,6 +94,7 @@ class Pretraining(ABC):
         """
 
 
+@dataclass(frozen=True)
 class Preparation(ABC):
     """One data set, and everything that `Adapter.prepare` may do with it."""
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from adaptive_constraints._version import __version__
 from adaptive_constraints.composition.resolved import Resolved
 from adaptive_constraints.core.preparation import ModelFit, Preparation, Pretraining
-from adaptive_constraints.core.types import Facts, Params, Prepared, Spec, Stage
+from adaptive_constraints.core.types import Params, Prepared, Spec, Stage
 from adaptive_constraints.data import Dataset, Preprocessor
 from adaptive_constraints.errors import CheckpointError, StackError
 from adaptive_constraints.pretraining.model_fit import EngineFit
@@ -34,23 +34,13 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class BoundPreparation(Preparation):
-    """One data set and everything that `Adapter.prepare` may use with it."""
+    """A preparation whose models are trained on the learners' own engine."""
 
-    data: Dataset
-    preprocessor: Preprocessor
-    """The map between raw data and learner space, both ways."""
-    facts: Facts
-    spec: Spec
-    seeds: tuple[int, ...]
-    discount: float
-    """The learner's."""
     device: torch.device = CPU
     progress: bool = False
-    """Show bars."""
 
     @cached_property
     def table(self) -> dict[str, Tensor]:
-        """The transitions in learner space; see `Preprocessor.table`."""
         return self.preprocessor.table(self.data)
 
     def model(
