@@ -54,7 +54,7 @@ class Contestant:
     precision: Literal["float32", "bf16"] = "float32"
     """Precision of the matrix products of ours."""
     compiled: bool = False
-    """Of ours: whole steps are compiled, on CUDA the stages."""
+    """Compile whole steps of ours, on CUDA the stages."""
     floor: Literal["products", "copies"] = "products"
     """Half of the floor that is timed."""
 

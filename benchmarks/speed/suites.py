@@ -98,10 +98,10 @@ def main_suite(device: str, quick: bool = False) -> list[Contestant]:
 
 
 def _small_suite() -> list[Contestant]:
-    """What a CPU is used for most: small networks, and compiled steps with adapters."""
+    """The common uses of a CPU: small networks, and compiled steps with adapters."""
     return [
         plain_loop(SMALL),
-        *(each for seeds in (1, 8) for each in (jax(seeds, SMALL), ours(seeds, size=SMALL))),
+        *(contestant for seeds in (1, 8) for contestant in (jax(seeds, SMALL), ours(seeds, size=SMALL))),
         *(ours(seeds, size=SMALL, compiled=True) for seeds in (1, 8)),
         *(ours(1, [name], compiled=True) for name in ADAPTERS),
         *(ours(1, learner=name, compiled=True) for name in LEARNERS),
@@ -169,7 +169,7 @@ LARGEST_ADDED = {
     "cpu": {"ASPC": 0.05, "SSAR": 0.60, "ANQ": 0.70},
     "cuda": {"ASPC": 0.05, "SSAR": 0.15, "ANQ": 0.40, "ILQ": 1.0},
 }
-"""What each adapter may add to a step of TD3+BC, as a fraction, by device."""
+"""The most that each adapter may add to a step of TD3+BC, as a fraction, by device."""
 
 
 def comparisons(device: str) -> list[Comparison]:

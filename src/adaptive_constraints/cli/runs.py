@@ -42,7 +42,7 @@ class Train(Command):
     out: Path | None = None
     """Run folder; by default runs/<data>-<stack>-<steps>."""
     precision: Precision = "float32"
-    """Of matrix products. bf16 pays on hardware with such instructions only."""
+    """Precision of matrix products. bf16 pays on hardware with such instructions only."""
     compiled: Literal["auto", "on", "off"] = "auto"
     """Compile before training: about a minute, kept for later runs, and faster from then on; needs a C++ compiler (on
     CUDA, Triton). auto: on a CPU, for 50,000 steps or more, or where a run like it was compiled before."""

@@ -29,10 +29,10 @@ def announce(stack: Stack, data: Dataset, wanted: Identity, out: Path) -> None:
     print(f"{stack.name} on {data!r}")
     print(f"seeds {', '.join(map(str, wanted.seeds))}; {wanted.steps} steps; run folder {out}")
     if (out / CHECKPOINT).is_file():
-        found = read_run(out / CHECKPOINT, torch.device("cpu"))
-        if replace(found.identity, compiled=wanted.compiled) == wanted:
-            then = "it is complete" if found.engine.step == wanted.steps else "going on from there"
-            print(f"{out} holds this run at step {found.engine.step} of {wanted.steps}: {then}")
+        saved = read_run(out / CHECKPOINT, torch.device("cpu"))
+        if replace(saved.identity, compiled=wanted.compiled) == wanted:
+            then = "it is complete" if saved.engine.step == wanted.steps else "going on from there"
+            print(f"{out} holds this run at step {saved.engine.step} of {wanted.steps}: {then}")
 
 
 def interrupted(out: Path) -> str:

@@ -387,7 +387,7 @@ def _value_text(value: Any) -> str:
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={_value_text(each)}" for name, each in value.items())
+        return ", ".join(f"{name}={_value_text(entry)}" for name, entry in value.items())
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value_text, value))}]"
     named = value if isinstance(value, type) or callable(value) else type(value)

@@ -1,4 +1,4 @@
-"""Whether a run's steps are compiled, where that is left to the library: decided before step 1, and kept."""
+"""The choice whether a run's steps are compiled, where it is left to the library: made before step 1, and kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adaptive_constraints.support.cpu import check_compiler
 from adaptive_constraints.support.files import cache_folder, replacing
 
 Compiled = Literal["auto"] | bool
-"""Whether to compile; "auto": by `decide`."""
+"""The choice to compile or not; "auto": by `decide`."""
 
 WORTH_COMPILING = 50_000
 """Steps that repay the compiler's minute: whatever the shapes, a compiled step saves about a millisecond or more."""
@@ -35,7 +35,7 @@ def decide(
     stop_after: int | None = None,
     say: bool = False,
 ) -> bool:
-    """Whether the wanted run's steps are compiled.
+    """Decide whether the wanted run's steps are compiled.
 
     compiled: what the user says; "auto" compiles on a CPU with a compiler where this call runs `WORTH_COMPILING` steps,
         or where an earlier run like it was compiled, so that the cache has its steps.
@@ -73,7 +73,7 @@ def remember(run: Identity) -> None:
 
 
 def _can_be(stack: Stack) -> bool:
-    """Whether its steps are lists of tensor operations: back-ends that check the meta step are not."""
+    """Tell whether its steps are lists of tensor operations: back-ends that check the meta step are not."""
     meta = stack.resolve().meta
     return meta is None or meta[1].backend == "closed_form"
 
