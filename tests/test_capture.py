@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import gymnasium
@@ -21,7 +20,6 @@ from adaptive_constraints.testing import made_data
 
 from .emulation import Count, EmulatedGraph
 from .helpers import FOUR, build, different, largest_difference, learned
-from .test_layouts import learner as outputs_by_inputs
 
 LEARNERS = {
     "TD3BC": TD3BC(hidden=8, batch_size=16),
@@ -189,33 +187,15 @@ def test_models_and_the_online_phase_are_recorded_too(monkeypatch, tmp_path, ada
 
     recorded = []
 
-    def graph():
-        recorded.append(EmulatedGraph())
-        return recorded[-1]
+    class Noted(EmulatedGraph):
+        def __init__(self) -> None:
+            super().__init__()
+            recorded.append(self)
 
     plain = run("plain", None)
     assert not recorded
-    assert not different(plain, run("recorded", graph))
+    assert not different(plain, run("recorded", Noted))
     assert len(recorded) >= 5, "model, and two kinds of step each offline and online; or ILQ's three models"
-
-
-# -- compiled ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it imports the compiler
-def test_compiled_is_eager_to_rounding_and_resumes_bit_for_bit():
-    """Two seeds, and weights kept as [outputs, inputs]: the compiler is free to lay gradients out otherwise."""
-    stack: dict[str, Any] = {"learner": outputs_by_inputs(), "seeds": (0, 1), "dtype": torch.float64}
-    whole, first, second = (build(**stack, compiled=True, traced=True) for _ in range(3))
-    eager = build(**stack)
-    for engine in (whole, eager):
-        engine.run(4)
-    assert largest_difference(learned(whole), learned(eager)) < 1e-12
-    first.run(1)
-    second.load(states(first), 1)
-    second.run(3)
-    assert not different(states(whole), states(second))
 
 
 # -- on CUDA ----------------------------------------------------------------------------------------------------------

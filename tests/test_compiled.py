@@ -31,6 +31,7 @@ from .emulation import Count
 from .helpers import FOUR, build, different, largest_difference, learned
 from .sketches import TinyIQL
 from .test_capture import states
+from .test_layouts import learner as outputs_by_inputs
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
@@ -171,6 +172,15 @@ def test_compiled_resumes_bit_for_bit_from_the_cache(cache, monkeypatch):
     assert not different(states(whole), states(second))
     assert made == {path: path.stat().st_mtime_ns for path in cache.glob("*.so")}
     assert not [path for path in cache.iterdir() if path.is_dir() and path.name != "compiler"], "no work is left over"
+
+
+@needs_compiler
+def test_weights_of_another_layout_are_stepped_where_they_lie(cache):
+    """Two seeds, and weights kept as [outputs, inputs]: the compiler is free to lay gradients out otherwise."""
+    stack: dict[str, Any] = {"learner": outputs_by_inputs(), "seeds": (0, 1), "dtype": torch.float64}
+    compiled, eager = build(**stack, compiled=True, traced=True), build(**stack)
+    compiled.run(4), eager.run(4)
+    assert largest_difference(learned(compiled), learned(eager)) < 1e-12
 
 
 @needs_compiler
