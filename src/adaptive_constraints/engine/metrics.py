@@ -43,6 +43,7 @@ class Metrics:
     def __init__(self, seeds: int, device: torch.device) -> None:
         self._seeds, self._device = seeds, device
         self._groups: dict[str, _Group] = {}
+        self._counted: dict[str, int] = {}
 
     def add(self, group: str, values: Mapping[str, Tensor], step: Tensor) -> None:
         """Add one value [S] per name at this step []; ``group``, a word without a slash, always brings the same names.
@@ -59,10 +60,17 @@ class Metrics:
 
     def count(self, group: str) -> None:
         """Remember that something was added to this group."""
-        self._groups[group].added.add_(1)
+        self._counted[group] = self._counted.get(group, 0) + 1
+
+    def _settle(self) -> None:
+        """Add up what was counted."""
+        for group, count in self._counted.items():
+            self._groups[group].added.add_(count)
+        self._counted.clear()
 
     def flush(self) -> dict[str, list[float]]:
         """The average [S] of each name since the last flush."""
+        self._settle()
         totals: dict[str, tuple[Tensor, int]] = {}
         for held in self._groups.values():
             for row, name in enumerate(held.names):
@@ -84,6 +92,7 @@ class Metrics:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold, by name."""
+        self._settle()
         found: dict[str, Tensor] = {}
         for group, held in self._groups.items():
             found |= held.arrays(group)
@@ -104,6 +113,7 @@ class Metrics:
         if any(int(held.added) < 0 for held in groups.values()):
             raise ValueError("a sum of metrics has a negative number of terms")
         self._groups = groups
+        self._counted.clear()
 
     def _new(self, names: tuple[str, ...]) -> _Group:
         size = (len(names), self._seeds)

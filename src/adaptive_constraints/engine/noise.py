@@ -108,6 +108,8 @@ class NoiseTables:
         self._dtype, self._namespace, self._clock = dtype, namespace, clock
         self._ahead = AHEAD_ON_CPU if device.type == "cpu" else AHEAD
         self._chunks: dict[Draw, _Chunk] = {}
+        self.fills = 0
+        """How often a chunk was drawn."""
         self.read: set[Draw] = set()
         """What was read since somebody cleared this."""
 
@@ -134,19 +136,31 @@ class NoiseTables:
         twin.seeds, twin._seeds = self.seeds, self._seeds.to(device)
         return twin
 
-    def refill(self, step: int, draws: Iterable[Draw]) -> None:
-        """Make sure that these draws of this step stand where `at` has read them before."""
-        for draw in draws:
-            self._fill(step, draw)
+    def refill(self, step: int, draws: Iterable[Draw]) -> range:
+        """Make sure that these draws of this step stand where `at` has read them before.
 
-    def _fill(self, step: int, draw: Draw) -> None:
-        length = self._length(draw.shape)
-        number, chunk = step // length, self._chunks.get(draw)
+        Returns the steps for which they stand there as long as `fills` does not change.
+        """
+        first, end = 0, step + 1 + (1 << 62)
+        for draw in draws:
+            length = self._fill(step, draw)
+            start = step - step % length
+            first, end = max(first, start), min(end, start + length)
+        return range(first, end)
+
+    def _fill(self, step: int, draw: Draw) -> int:
+        """Draw the chunk of this step, if it is another; steps in a chunk."""
+        chunk = self._chunks.get(draw)
+        length = self._length(draw.shape) if chunk is None else len(chunk.values)
+        number = step // length
         if chunk is None:
+            self.fills += 1
             self._chunks[draw] = _Chunk(number, self._draw(draw, number * length, length))
         elif chunk.number != number:
+            self.fills += 1
             chunk.number = number
             chunk.values.copy_(self._draw(draw, number * length, length))  # in place: graphs read it there
+        return length
 
     def _length(self, shape: tuple[int, ...]) -> int:
         """Steps in a chunk."""

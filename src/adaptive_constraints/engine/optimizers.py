@@ -75,12 +75,14 @@ class Optimizers:
 
     def set_rate(self, group: str, rate: float) -> None:
         """Set the learning rate of the next step."""
+        if self._rates.get(group) == rate:
+            return
+        self._rates[group] = rate
         options = self._adam[group].param_groups[0]
-        if not isinstance(options["lr"], Tensor):
-            options["lr"] = rate
-        elif self._rates.get(group) != rate:
+        if isinstance(options["lr"], Tensor):
             options["lr"].fill_(rate)
-            self._rates[group] = rate
+        else:
+            options["lr"] = rate
 
     def moments(self, group: str) -> dict[str, Params]:
         """Adam's first and second moments by parameter name; the live tensors."""

@@ -61,7 +61,7 @@ class CudaGraph:
         self._graph.replay()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Recorded:
     """The graph of a step and what else there is to know of it."""
 
@@ -70,6 +70,8 @@ class Recorded:
     """Noise that it reads."""
     batch: dict[str, Tensor]
     """Its minibatch, where the graph leaves it."""
+    filled: tuple[range, int] = (range(0), 0)
+    """Steps whose noise stands there, as long as there were so many fills."""
 
 
 def graphs_for(device: torch.device, compiled: bool) -> type[Graph] | None:
@@ -93,7 +95,10 @@ class Recorder:
     def replay(self, due: Hashable, step: int, batches: Batches, run: Callable[[], dict[str, Tensor]]) -> Columns:
         """Do what ``run`` does, which is the same for equal ``due``; its minibatch, where the graph leaves it."""
         recorded = self.recorded.get(due) or self.record(due, run)
-        self._noise.refill(step, recorded.draws)
+        steps, fills = recorded.filled
+        if fills != self._noise.fills or step not in steps:
+            steps = self._noise.refill(step, recorded.draws)
+            recorded.filled = steps, self._noise.fills
         batches.refill(step)
         recorded.graph.replay()
         return recorded.batch
