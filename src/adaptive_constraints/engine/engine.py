@@ -191,9 +191,8 @@ class Engine:
 
     def run(self, steps: int) -> None:
         """Run this many steps; on CUDA, it does not wait for the device."""
+        self.record_ahead()
         with product_precision(self.execution.precision):
-            if self._foresees and steps:
-                self._record_ahead()
             for _ in range(steps):
                 self.step += 1
                 due = self._timetable.at(self.step)
@@ -206,18 +205,22 @@ class Engine:
                 for number in due.stages:
                     self.metrics.count(self._metric_group(self._stages[number - 1], due))
 
-    def _record_ahead(self) -> None:
-        """Record every kind of step that is to come, so that they compile side by side."""
-        assert self._recorder is not None
-        self._foresees = False
+    def record_ahead(self) -> None:
+        """Record every kind of step that is to come, where they are compiled, so that they compile side by side.
+
+        `run` does so by itself; what runs against a clock calls it before.
+        """
+        if not self._foresees or self._recorder is None or self._batches is None:
+            return
+        self._foresees, started, at = False, time.perf_counter(), self.step
         dues = self._timetable.ahead(self.step, self.horizon)
         self.say(f"recording {len(dues)} kinds of steps, and compiling those that no earlier run compiled")
-        started, at = time.perf_counter(), self.step
-        for due in dues:
-            self.step += 1  # one that is run, so that its rates are set
-            self._set_rates(due)
-            self._recorder.record(due, lambda due=due: self._run_step(due))  # type: ignore[misc]
-            self.step = at
+        with product_precision(self.execution.precision):
+            for due in dues:
+                self.step += 1  # one that is run, so that its rates are set
+                self._set_rates(due)
+                self._recorder.record(due, lambda due=due: self._run_step(due))  # type: ignore[misc]
+                self.step = at
         for due in dues:
             self._recorder.recorded[due].graph.ready()
         self._batch = None

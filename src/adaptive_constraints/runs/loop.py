@@ -135,6 +135,8 @@ class Loop:
         """Take the run on; the loop leaves it saved."""
         engine, settings, history = self._run.engine, self._settings, self._run.history
         self._make_up()
+        if engine.step < self._last and self._run.online is None:  # online there are no rows yet
+            engine.record_ahead()  # whose time is none of the steps'
         while engine.step < self._last and not asked():
             before, started = engine.step, time.perf_counter()
             self._steps(self._next_stop(before))
