@@ -115,6 +115,7 @@ def test_an_array_less_or_more_than_the_header_says(changed):
         (("data",), [None, {}, []]),
         (("data", "reference"), [{}, 1, {"task": "hopper"}]),
         (("columns",), [[{}], None, {"x": 1}]),
+        (("choices",), [None, [], {"nobody": {"rule": "a"}}, {"nobody": 1}, {"nobody": {"rule": 2}}]),
         (("online", "start"), [-1, 7, None]),
         (("online", "settings", "capacity"), [0, -1, "x", 10**25]),
         (("online", "settings", "warm_up"), [-1, 9, None]),

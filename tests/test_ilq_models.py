@@ -11,7 +11,6 @@ import torch
 
 from adaptive_constraints import ILQ, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.core.types import chosen
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.support import checkpoint
 from adaptive_constraints.testing import made_data
@@ -95,4 +94,4 @@ def test_small_data_of_one_dimension_and_one_episode():
     data = random_data(10, observation=1, action=1)
     data = replace(data, terminals=np.zeros(10, bool), timeouts=np.arange(10) == 9)
     engine = trained(LEARNERS["TD3BC"], ILQ(**TINY), data=data, steps=2)
-    assert not engine.metrics.failures() and chosen(engine.frozen["ilq"], "termination") == "none"
+    assert not engine.metrics.failures() and engine.choices == {"ilq": {"termination": "none"}}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
@@ -234,23 +233,6 @@ class Prepared:
     """The value a row collected online gets in each column."""
     choices: Mapping[str, str] = field(default_factory=dict)
     """Words that the data decided, the same for all seeds, such as the name of a rule; read by ``v.choice``."""
-
-    def frozen(self, seeds: int) -> Params:
-        """The models, and each choice as a tensor [S] without content that bears it in its name.
-
-        What a step does may depend on names, which are known when it is recorded, but not on the values of tensors.
-        """
-        return dict(self.models) | {f"{_choice(key)}{word}": torch.zeros(seeds) for key, word in self.choices.items()}
-
-
-def chosen(frozen: Mapping[str, Tensor], key: str) -> str:
-    """The word that `Prepared.choices` had under a key, from what `Prepared.frozen` made of it."""
-    prefix = _choice(key)
-    return next(name.removeprefix(prefix) for name in frozen if name.startswith(prefix))
-
-
-def _choice(key: str) -> str:
-    return f"choice.{key}."
 
 
 class Draw(NamedTuple):

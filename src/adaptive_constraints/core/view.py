@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptive_constraints.core.types import Draw, ExtraRows, Facts, Gaussian, Params, Phase, Point, Spec, Terms, chosen
+from adaptive_constraints.core.types import Draw, ExtraRows, Facts, Gaussian, Params, Phase, Point, Spec, Terms
 from adaptive_constraints.errors import StackError
 
 Inputs = dict[str, Any]
@@ -71,6 +71,8 @@ class StateView:
         """Adapters' non-gradient state, by adapter name."""
         self.frozen: Mapping[str, Params] = inputs["frozen"]
         """Models prepared before step 1, by adapter name."""
+        self.choices: Mapping[str, Mapping[str, str]] = {}
+        """Words that the data decided before step 1, by adapter name; see `choice`."""
         self.batch: Mapping[str, Tensor] = inputs["batch"]
         """Columns of the minibatch, in learner space."""
         clock = inputs["clock"]
@@ -86,7 +88,7 @@ class StateView:
 
     def choice(self, adapter: str, key: str) -> str:
         """The word that an adapter's `Prepared.choices` has under a key; plain text, so that ``if`` may ask it."""
-        return chosen(self.frozen[adapter], key)
+        return self.choices[adapter][key]
 
     # -- the minibatch --------------------------------------------------------------------------------------------
 

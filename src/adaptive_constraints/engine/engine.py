@@ -113,7 +113,9 @@ class Engine:
             "phase_step": torch.zeros((), dtype=torch.int64, device=device),
             "horizon": torch.full((), horizon, dtype=torch.int64, device=device),
         }
-        self._losses = Losses(program, len(self.seeds))
+        self.choices = initial.choices
+        """Words that the data decided, by adapter name."""
+        self._losses = Losses(program, len(self.seeds), self.choices)
         kind = graphs or (graphs_for(device, execution.compiled) if execution.traced else None)
         in_one_piece = kind is not None and kind.in_one_piece
         inside = execution._replace(traced=False, compiled=False) if in_one_piece else execution

@@ -40,8 +40,8 @@ class StageGradients(NamedTuple):
 class Losses:
     """What a program computes from a state tree, for all seeds."""
 
-    def __init__(self, program: Program, seeds: int) -> None:
-        self._program, self._seeds = program, seeds
+    def __init__(self, program: Program, seeds: int, choices: Mapping[str, Mapping[str, str]]) -> None:
+        self._program, self._seeds, self._choices = program, seeds, choices
 
     def view(self, inputs: Inputs) -> StateView:
         """One seed's state as its losses see it; `MissingDraw` for noise that is not in ``inputs``."""
@@ -52,7 +52,9 @@ class Losses:
                 raise MissingDraw(wanted)
             return found
 
-        return self._program.view(inputs, noise)
+        view = self._program.view(inputs, noise)
+        view.choices = self._choices  # text, which is no part of a tree of tensors
+        return view
 
     def map(self, function: Callable[..., Any], *trees: Any) -> Any:
         """``function`` of one seed, mapped over all of them."""

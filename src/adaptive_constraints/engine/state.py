@@ -37,6 +37,8 @@ class InitialState:
     """Prepared columns [S, N] or [S, N, C], likewise."""
     targets: Groups = field(default_factory=dict)
     """Polyak averages by group; those that are needed but missing start at the parameters."""
+    choices: dict[str, dict[str, str]] = field(default_factory=dict)
+    """`Prepared.choices` by adapter name."""
 
 
 def initial_state(
@@ -48,9 +50,10 @@ def initial_state(
         spec=spec,
         params=stack_seeds([_params(resolved, spec, seed) for seed in seeds]),
         buffers=stack_seeds([{a.name: a.buffers(spec, resolved.facts) for a in resolved.adapters} for _ in seeds]),
-        frozen={name: each.frozen(len(seeds)) for name, each in prepared.items()},
+        frozen={name: dict(each.models) for name, each in prepared.items()},
         columns={f"{name}.{key}": c for name, each in prepared.items() for key, c in each.columns.items()},
         seed_columns={f"{name}.{key}": c for name, each in prepared.items() for key, c in each.seed_columns.items()},
+        choices={name: dict(each.choices) for name, each in prepared.items() if each.choices},
     )
 
 

@@ -120,6 +120,7 @@ def go_online(
         columns={},
         seed_columns=own,
         targets=run.engine.targets,
+        choices=run.engine.choices,
     )
     execution = run.engine.execution._replace(traced=traced)
     engine = online_engine(run.stack, online, initial, columns, run.device, execution, table)
@@ -173,7 +174,7 @@ def _models(run: Run) -> dict[str, Prepared]:
     """The models of adapters that prepared nothing but models: a checkpoint holds those, but no prepared columns."""
     with_columns = {column.adapter for column in run.columns}
     return {
-        name: Prepared(models=models)
+        name: Prepared(models=models, choices=run.engine.choices.get(name, {}))
         for name, models in run.engine.frozen.items()
         if models and name not in with_columns
     }

@@ -48,6 +48,7 @@ class _Header(PlainIdentity):
     history: dict[str, Any]
     versions: dict[str, str]
     columns: list[PreparedColumn]
+    choices: dict[str, dict[str, str]]
     collector: CollectorHeader | None
 
 
@@ -62,6 +63,7 @@ def write_run(run: Run, path: str | Path) -> None:
         "history": run.history.to_json(),
         "versions": versions(),
         "columns": [asdict(column) for column in run.columns],
+        "choices": run.engine.choices,
         "collector": collector and collector.header(),
     }
     space = prefixed("preprocessor", run.preprocessor.state())
@@ -90,7 +92,7 @@ def _read(header: Any, tensors: Mapping[str, Tensor], device: torch.device) -> R
     data = DataFacts.from_json(header["data"])
     space = under("preprocessor", tensors)
     _check_space(space, spec)
-    state = _unfilled_state(stack, spec, identity.seeds, grouped(under("frozen", tensors)))
+    state = _unfilled_state(stack, spec, identity.seeds, grouped(under("frozen", tensors)), header["choices"])
     columns = [PreparedColumn(**column) for column in header["columns"]]
     online = _read_online(identity, header["collector"], under("collector", tensors), spec)
     execution = Execution(precision=identity.precision, compiled=identity.compiled)
@@ -126,12 +128,15 @@ def _read_online(
     return Online(identity.online, Collector.read(identity.seeds, header, episodes, spec))
 
 
-def _unfilled_state(stack: Stack, spec: Spec, seeds: tuple[int, ...], frozen: Groups) -> InitialState:
+def _unfilled_state(
+    stack: Stack, spec: Spec, seeds: tuple[int, ...], frozen: Groups, choices: dict[str, dict[str, str]]
+) -> InitialState:
     """A state of the names and shapes that a stack's run has, whatever its numbers; of models, those that are given."""
     names = [adapter.name for adapter in stack.adapters]
-    for name, models in frozen.items():
+    for name in [*frozen, *choices]:
         if name not in names:
-            raise ValueError(f"it has models of an adapter {name!r}, which is not in the stack")
+            raise ValueError(f"it has models or choices of an adapter {name!r}, which is not in the stack")
+    for name, models in frozen.items():
         for key, tensor in models.items():
             if tensor.shape[:1] != (len(seeds),):
                 raise ValueError(f"the model array {name}/{key} is not of {len(seeds)} seeds")
@@ -141,6 +146,7 @@ def _unfilled_state(stack: Stack, spec: Spec, seeds: tuple[int, ...], frozen: Gr
     return replace(
         fresh,
         frozen={name: {} for name in names} | frozen,
+        choices=choices,
         targets={group: fresh.params[group] for group in averaged},
     )
 
