@@ -43,14 +43,14 @@ class Acting:
 
         draws, first = self.draws.setdefault(way, {}), key not in self._met
         self._met.add(key)
-        found = with_draws(draws, actions, lambda wanted: (observations, self._drawn(way, step, wanted)), first=first)
+        result = with_draws(draws, actions, lambda wanted: (observations, self._drawn(way, step, wanted)), first=first)
         if self._traced and not first and len(self._traces) < KEPT:
             drawn = self._drawn(way, step, draws)
             graph = make_fx(lambda x, *noise: actions((x, dict(zip(drawn, noise, strict=True)))))(
                 observations, *drawn.values()
             )
             self._traces[key] = simplified(graph).forward
-        return found
+        return result
 
     def _drawn(self, way: Way, step: int, wanted: Sequence[Draw] | Mapping[Draw, None]) -> dict[Draw, Tensor]:
         """Noise at sites apart from those of training."""

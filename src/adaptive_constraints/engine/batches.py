@@ -40,7 +40,7 @@ def batches_of(
     shapes = {name: tensor.shape[1:] for name, tensor in table.items()}
     packed = _packed(table, rows, dtype)
     own = {name: column.to(dtype if column.is_floating_point() else column.dtype) for name, column in columns.items()}
-    needed = sum(each.numel() * each.element_size() for each in (packed, *own.values()))
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in (packed, *own.values()))
     free = room(device)
     if free is not None and needed > ROOM * free and growth is None:
         return Streamed(packed, shapes, own, noise, size, device)
@@ -55,18 +55,18 @@ def batches_of(
 def _packed(table: Mapping[str, Tensor], rows: int, dtype: torch.dtype) -> Tensor:
     """All columns side by side, [N, W]; the tensor that they are parts of already, if they are (`packed_table`)."""
     whole = next(iter(table.values()))._base
-    widths = [each[:1].numel() if rows else each.shape[1:].numel() for each in table.values()]
+    widths = [column[:1].numel() if rows else column.shape[1:].numel() for column in table.values()]
     starts = [sum(widths[:number]) for number in range(len(widths))]
     if whole is not None and whole.dtype == dtype and whole.shape == (rows, sum(widths)) and whole.is_contiguous():
         placed = zip(table.values(), starts, strict=True)
         if all(
-            each._base is whole and each.storage_offset() == start and each.stride(0) == sum(widths)
-            for each, start in placed
+            column._base is whole and column.storage_offset() == start and column.stride(0) == sum(widths)
+            for column, start in placed
         ):
             return whole
     packed = torch.empty(rows, sum(widths), dtype=dtype, device=next(iter(table.values())).device)
-    for each, part in zip(table.values(), torch.split(packed, widths, 1), strict=True):
-        part.copy_(each.reshape(rows, part.shape[1]))
+    for column, part in zip(table.values(), torch.split(packed, widths, 1), strict=True):
+        part.copy_(column.reshape(rows, part.shape[1]))
     return packed
 
 
@@ -119,9 +119,9 @@ class Batches:
 
     def _gather(self, index: Tensor, seed_index: Tensor) -> Columns:
         """Rows [S, B] of the packed table, and of the columns of each seed."""
-        each = torch.arange(len(index), device=index.device)[:, None]
+        seeds = torch.arange(len(index), device=index.device)[:, None]
         packed = self.packed.index_select(0, index.reshape(-1)).view(*index.shape, -1)
-        return self._unpack(packed) | {name: column[each, seed_index] for name, column in self._columns.items()}
+        return self._unpack(packed) | {name: column[seeds, seed_index] for name, column in self._columns.items()}
 
     def _unpack(self, packed: Tensor) -> Columns:
         parts = torch.split(packed, self._widths, -1)
@@ -148,7 +148,7 @@ class Streamed(Batches):
         self._number: int | None = None
         self._window: Columns = {}
         """[length, S, B, ...]"""
-        per_step = sum(each.numel() * each.element_size() for each in super().at(0).values())
+        per_step = sum(tensor.numel() * tensor.element_size() for tensor in super().at(0).values())
         self._length = max(1, min(256, WINDOW // per_step))
         warnings.warn(
             f"the data ({packed.numel() * packed.element_size() / 2**30:.2f} GiB) does not fit in the free memory of "
@@ -167,8 +167,8 @@ class Streamed(Batches):
         number = step // self._length
         if number == self._number:
             return
-        gathered = [super(Streamed, self).at(number * self._length + each) for each in range(self._length)]
-        ahead = {name: torch.stack([each[name] for each in gathered]) for name in gathered[0]}
+        gathered = [super(Streamed, self).at(number * self._length + offset) for offset in range(self._length)]
+        ahead = {name: torch.stack([batch[name] for batch in gathered]) for name in gathered[0]}
         for name, values in ahead.items():
             if name in self._window:
                 self._window[name].copy_(values)  # in place: graphs read it there
@@ -279,7 +279,7 @@ class Replay(Batches):
         packed = [state[name].flatten(2) if shape else state[name][..., None] for name, shape in self._shapes.items()]
         self.count = count
         self._kept.fill_(filled)
-        self._collected[:, :filled] = torch.cat([each.to(self.packed) for each in packed], -1)
+        self._collected[:, :filled] = torch.cat([column.to(self.packed) for column in packed], -1)
 
 
 def _padded(column: Tensor, value: float) -> Tensor:

@@ -154,22 +154,22 @@ class Engine:
     @property
     def draws(self) -> frozenset[Draw]:
         """Every draw of noise that the steps so far were found to make."""
-        repeated = [each for running in self._stages for each in (running.gradients, running.outer_gradients)]
-        found = [*self._draws.values(), *self._acting.draws.values(), *(each.draws for each in repeated)]
+        repeated = [function for running in self._stages for function in (running.gradients, running.outer_gradients)]
+        several = [*self._draws.values(), *self._acting.draws.values(), *(function.draws for function in repeated)]
         if self._outer is not None:
-            found += [self._outer.loss.draws, self._outer.through.draws]
-        return frozenset(draw for draws in found for draw in draws)
+            several += [self._outer.loss.draws, self._outer.through.draws]
+        return frozenset(draw for draws in several for draw in draws)
 
     @property
     def traced(self) -> dict[str, bool]:
         """Which of the functions that have run were traced, by name."""
         named: dict[str, Repeated[Any, Any]] = {
-            f"{each.number}.{each.stage.name}": each.gradients for each in self._stages
+            f"{running.number}.{running.stage.name}": running.gradients for running in self._stages
         }
-        named |= {f"{each.number}.{each.stage.name}+meta": each.outer_gradients for each in self._stages}
+        named |= {f"{running.number}.{running.stage.name}+meta": running.outer_gradients for running in self._stages}
         if self._outer is not None:
             named |= {"outer loss": self._outer.loss, "through the trade-off": self._outer.through}
-        return {name: each.traced for name, each in named.items() if each.met}
+        return {name: function.traced for name, function in named.items() if function.met}
 
     @property
     def recorded(self) -> Mapping[Hashable, Recorded]:
@@ -246,20 +246,20 @@ class Engine:
     def _run_stage(self, running: _Running, due: Due) -> None:
         stage, constrained = running.stage, self.program.constrained
         outer = self._outer if due.outer and self._timetable.is_constrained(stage) else None
-        found = (running.gradients if outer is None else running.outer_gradients)(self._inputs)
+        gradients = (running.gradients if outer is None else running.outer_gradients)(self._inputs)
         # The constrained group steps first and the trade-off at once, while every other group holds its old value.
         for update in sorted(stage.updates, key=lambda update: update.group != constrained):
-            own = found.by_group[update.group]
+            own = gradients.by_group[update.group]
             factor = over_seeds.clip(own, update.clip)
             if outer is not None and update.group == constrained:
-                scaled = found._replace(mixed=over_seeds.scale(found.mixed, factor))
+                scaled = gradients._replace(mixed=over_seeds.scale(gradients.mixed, factor))
                 result = outer.take(update, scaled, self._inputs)
                 self._assign(outer.owner, result.buffers)
-                found.scalars.update(result.scalars)
+                gradients.scalars.update(result.scalars)
             else:
                 self.optimizers.step(update.group, own)
         self._average([stage.averages[number] for place, number in due.averages if place == running.number])
-        self.metrics.add(self._metric_group(running, due), found.scalars, self._clock["step"])
+        self.metrics.add(self._metric_group(running, due), gradients.scalars, self._clock["step"])
 
     def _metric_group(self, running: _Running, due: Due) -> str:
         """A word without a slash: what a stage logs differs with whether the trade-off steps."""
@@ -302,17 +302,17 @@ class Engine:
 
     def diagnose(self) -> Scalars:
         """What the adapters want logged at this step, by 'adapter/quantity'; each [S]."""
-        found = {
+        logged = {
             f"{adapter}/{name}": value
             for adapter, diagnostics in self.program.diagnostics.items()
             for name, value in self.ask(adapter, diagnostics).items()
         }
-        for name, value in found.items():
+        for name, value in logged.items():
             if value.dim() != 1:
                 raise StackError(
                     f"the diagnostic {name!r} must be one number, not of the shape {list(value.shape[1:])}"
                 )
-        return found
+        return logged
 
     @torch.no_grad()
     def ask(self, name: str, answer: Callable[[Any], Mapping[str, Tensor]]) -> Scalars:

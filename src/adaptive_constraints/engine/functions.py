@@ -124,10 +124,10 @@ class Repeated(Generic[Arguments, Result]):
         """Its result at the arguments that ``inputs`` makes."""
         if self._graph is None:
             if not (self._trace and self.met):
-                found = with_draws(self.draws, self._function, inputs, first=not self.met)
+                answer = with_draws(self.draws, self._function, inputs, first=not self.met)
                 self.met = True
                 if not self._compiled:  # compiled operations round differently, so all runs are compiled ones
-                    return found
+                    return answer
             with said_plainly():
                 graph = trace(self._function, inputs(self.draws))
             with torch.no_grad():

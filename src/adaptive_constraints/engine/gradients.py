@@ -47,10 +47,10 @@ class Losses:
         """One seed's state as its losses see it; `MissingDraw` for noise that is not in ``inputs``."""
 
         def noise(wanted: Draw) -> Tensor:
-            found: Tensor | None = inputs["noise"].get(wanted)
-            if found is None:
+            drawn: Tensor | None = inputs["noise"].get(wanted)
+            if drawn is None:
                 raise MissingDraw(wanted)
-            return found
+            return drawn
 
         view = self._program.view(inputs, noise)
         view.choices = self._choices  # text, which is no part of a tree of tensors
@@ -74,7 +74,7 @@ class Losses:
     @torch.enable_grad()
     def gradients(self, stage: Stage, inputs: Inputs, outer: bool = False) -> StageGradients:
         """Gradients of all updates of a stage, at the state as it stands; ``outer``: the outer step follows."""
-        found = StageGradients({}, (), {}, {})
+        result = StageGradients({}, (), {}, {})
         for update in stage.updates:
             leaves = over_seeds.leaves(inputs["params"][update.group])
             if update.group == self._program.constrained:
@@ -82,16 +82,16 @@ class Losses:
                 loss, terms, logged = self.map(self.constrained_loss(update), leaves, k, inputs)
                 value, _, constraint = terms
                 means = {f"{update.group}/value": value.mean(-1), f"{update.group}/constraint": constraint.mean(-1)}
-                logged, found = means | logged, found._replace(terms=terms)
+                logged, result = means | logged, result._replace(terms=terms)
                 if outer:
                     # h = d(dL/dk)/dtheta, wherever in the loss the trade-off stands.
                     (by_k,) = torch.autograd.grad(loss.sum(), k, create_graph=True, materialize_grads=True)
-                    found = found._replace(mixed=over_seeds.gradient(by_k, leaves, retain_graph=True))
+                    result = result._replace(mixed=over_seeds.gradient(by_k, leaves, retain_graph=True))
             else:
                 loss, logged = self.map(self._loss(update), leaves, inputs)
-            found.by_group[update.group] = over_seeds.gradient(loss, leaves)
-            found.scalars.update({f"{update.group}/loss": loss.detach(), **logged})
-        return found
+            result.by_group[update.group] = over_seeds.gradient(loss, leaves)
+            result.scalars.update({f"{update.group}/loss": loss.detach(), **logged})
+        return result
 
     def tradeoff(self, inputs: Inputs) -> Tensor:
         """The trade-off [] of one seed."""

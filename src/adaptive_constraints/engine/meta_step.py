@@ -41,7 +41,9 @@ class Derivative(Protocol):
     def before_step(self) -> None:
         """Keep what the step is about to change."""
 
-    def __call__(self, update: Update, found: StageGradients, by_theta: Params, after: WithNoise[AfterStep]) -> Tensor:
+    def __call__(
+        self, update: Update, gradients: StageGradients, by_theta: Params, after: WithNoise[AfterStep]
+    ) -> Tensor:
         """dL/dk [S], from the gradient ``by_theta`` of the outer loss by the parameters after the step."""
 
 
@@ -56,10 +58,12 @@ class ClosedForm:
     def before_step(self) -> None:
         """Nothing: the moments after the step are what it needs."""
 
-    def __call__(self, update: Update, found: StageGradients, by_theta: Params, after: WithNoise[AfterStep]) -> Tensor:
+    def __call__(
+        self, update: Update, gradients: StageGradients, by_theta: Params, after: WithNoise[AfterStep]
+    ) -> Tensor:
         group = update.group
         adam, moments = self._optimizers.last_step(group), self._optimizers.moments(group)
-        g, h = found.by_group[group], found.mixed
+        g, h = gradients.by_group[group], gradients.mixed
         products = [
             by_theta[name] * tangent(adam, moments["first"][name], moments["second"][name], g[name], h[name])
             for name in g
@@ -101,19 +105,19 @@ class OuterStepper:
         )
         """From the trade-off to the parameters that it is a function of."""
 
-    def take(self, update: Update, found: StageGradients, inputs: WithNoise[Inputs]) -> OuterResult:
+    def take(self, update: Update, gradients: StageGradients, inputs: WithNoise[Inputs]) -> OuterResult:
         """Step the constrained group and then the trade-off; every other group still holds its old value."""
         group, outer = update.group, self._outer
         before = {name: tensor.clone() for name, tensor in self._params[group].items()}
         self._derivative.before_step()
-        self._optimizers.step(group, found.by_group[group])
+        self._optimizers.step(group, gradients.by_group[group])
 
         def after(draws: Mapping[Draw, None]) -> AfterStep:
             state = inputs(draws)
-            return self._params[group], found.terms, state | {"params": state["params"] | {group: before}}
+            return self._params[group], gradients.terms, state | {"params": state["params"] | {group: before}}
 
         by_theta, buffers, scalars = self.loss(after)
-        derivative = self._derivative(update, found, by_theta, after)
+        derivative = self._derivative(update, gradients, by_theta, after)
         self._optimizers.step(outer.step.group, self.through(lambda draws: (derivative, inputs(draws))))
         logged = {**scalars, "gradient": derivative}
         return OuterResult(buffers, {f"{outer.owner}/{name}": value for name, value in logged.items()})

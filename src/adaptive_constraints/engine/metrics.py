@@ -82,21 +82,21 @@ class Metrics:
 
     def failures(self) -> dict[int, Failure]:
         """The first non-finite term of each lost seed, by position."""
-        found: dict[int, Failure] = {}
+        lost: dict[int, Failure] = {}
         for held in self._groups.values():
             for row, steps in enumerate(held.first_bad.tolist()):
                 for seed, step in enumerate(steps):
-                    if step and (seed not in found or step < found[seed].step):
-                        found[seed] = Failure(step, held.names[row])
-        return found
+                    if step and (seed not in lost or step < lost[seed].step):
+                        lost[seed] = Failure(step, held.names[row])
+        return lost
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold, by name."""
         self._settle()
-        found: dict[str, Tensor] = {}
+        arrays: dict[str, Tensor] = {}
         for group, held in self._groups.items():
-            found |= held.arrays(group)
-        return found
+            arrays |= held.arrays(group)
+        return arrays
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over a saved state; raises `ValueError`, with everything as it was, where it is none."""

@@ -55,7 +55,9 @@ class Oracle:
         """Keep Adam's moments."""
         self._moments = pytree.tree_map(torch.clone, self._optimizers.moments(self._group))
 
-    def __call__(self, update: Update, found: StageGradients, by_theta: Params, after: WithNoise[AfterStep]) -> Tensor:
+    def __call__(
+        self, update: Update, gradients: StageGradients, by_theta: Params, after: WithNoise[AfterStep]
+    ) -> Tensor:
         adam = self._optimizers.last_step(self._group)
         counted = AdamStep(float(adam.learning_rate), float(adam.step))
         return with_draws(self._draws, lambda x: self._by_seeds(update, counted, x[1], x[2]), after)
@@ -70,9 +72,9 @@ class Oracle:
 
             def gradient(theta: Sequence[Tensor], k: Tensor) -> list[Tensor]:
                 loss, _, _ = constrained_loss(dict(zip(names, theta, strict=True)), k, x)
-                found = torch.autograd.grad(loss, list(theta), create_graph=True, materialize_grads=True)
-                factor = clip_factor([each.detach()[None] for each in found], update.clip)
-                return [each * factor[0] for each in found]
+                gradients = torch.autograd.grad(loss, list(theta), create_graph=True, materialize_grads=True)
+                factor = clip_factor([g.detach()[None] for g in gradients], update.clip)
+                return [g * factor[0] for g in gradients]
 
             return differentiate(
                 self._backend,
@@ -155,10 +157,10 @@ def _torchopt_step(inner: InnerStep, theta: Sequence[Tensor], gradients: Sequenc
 def _carry(state: Any, first: tuple[Tensor, ...], second: tuple[Tensor, ...], steps: int) -> Any:
     """TorchOpt's state tree with Adam's moments and counts replaced; counts in float64, as are corrections then."""
     if hasattr(state, "mu"):
-        counts = tuple(torch.full_like(each, steps, dtype=torch.float64) for each in state.count)
+        counts = tuple(torch.full_like(count, steps, dtype=torch.float64) for count in state.count)
         return state._replace(mu=first, nu=second, count=counts)
     if isinstance(state, tuple) and not hasattr(state, "_fields"):
-        return type(state)(_carry(each, first, second, steps) for each in state)
+        return type(state)(_carry(part, first, second, steps) for part in state)
     return state
 
 

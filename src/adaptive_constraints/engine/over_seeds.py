@@ -34,8 +34,10 @@ def gradient(per_seed: Tensor, start: Params, retain_graph: bool = False) -> Par
     """The gradient of each seed's own scalar, from [S] by the sum over seeds; 0 where nothing leads there."""
     if not per_seed.requires_grad:
         return {name: torch.zeros_like(leaf) for name, leaf in start.items()}
-    found = torch.autograd.grad(per_seed.sum(), list(start.values()), retain_graph=retain_graph, materialize_grads=True)
-    return dict(zip(start, found, strict=True))
+    gradients = torch.autograd.grad(
+        per_seed.sum(), list(start.values()), retain_graph=retain_graph, materialize_grads=True
+    )
+    return dict(zip(start, gradients, strict=True))
 
 
 def clip_factor(gradients: Sequence[Tensor], largest: float | None) -> Tensor:
@@ -43,7 +45,7 @@ def clip_factor(gradients: Sequence[Tensor], largest: float | None) -> Tensor:
     seeds = gradients[0].shape[0]
     if largest is None:
         return gradients[0].new_ones(seeds)
-    norm = torch.stack([each.reshape(seeds, -1).square().sum(1) for each in gradients]).sum(0).sqrt()
+    norm = torch.stack([tensor.reshape(seeds, -1).square().sum(1) for tensor in gradients]).sum(0).sqrt()
     return (largest / (norm + 1e-6)).clamp(max=1.0)
 
 

@@ -50,10 +50,10 @@ def initial_state(
         spec=spec,
         params=stack_seeds([_params(resolved, spec, seed) for seed in seeds]),
         buffers=stack_seeds([{a.name: a.buffers(spec, resolved.facts) for a in resolved.adapters} for _ in seeds]),
-        frozen={name: dict(each.models) for name, each in prepared.items()},
-        columns={f"{name}.{key}": c for name, each in prepared.items() for key, c in each.columns.items()},
-        seed_columns={f"{name}.{key}": c for name, each in prepared.items() for key, c in each.seed_columns.items()},
-        choices={name: dict(each.choices) for name, each in prepared.items() if each.choices},
+        frozen={name: dict(own.models) for name, own in prepared.items()},
+        columns={f"{name}.{key}": c for name, own in prepared.items() for key, c in own.columns.items()},
+        seed_columns={f"{name}.{key}": c for name, own in prepared.items() for key, c in own.seed_columns.items()},
+        choices={name: dict(own.choices) for name, own in prepared.items() if own.choices},
     )
 
 
