@@ -19,7 +19,7 @@ from adaptive_constraints import ANQ, ASPC, Adapter, Learner, load_agent, wrap
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC
 from adaptive_constraints.engine import lowering, step_cache
 from adaptive_constraints.engine.compiled_step import recorded
-from adaptive_constraints.errors import DependencyError, StackError
+from adaptive_constraints.errors import DependencyError, StackError, TrainingError
 from adaptive_constraints.runs import compiling
 from adaptive_constraints.runs.compiling import WORTH_COMPILING, decide
 from adaptive_constraints.runs.identity import Identity
@@ -237,6 +237,21 @@ print(float(sum(t.double().abs().sum() for t in engine.state().values())))
 
 
 @needs_compiler
+def test_a_umask_that_lets_others_write_does_not_compile_for_ever(own_copy):
+    for file in [*own_copy.glob("*.so"), *own_copy.glob("*.sha256")]:
+        file.unlink()
+    before = os.umask(0o002)
+    try:
+        tiny().run(1)
+    finally:
+        os.umask(before)
+    assert [file.stat().st_mode & 0o777 for file in own_copy.glob("*.so")] == [0o700]
+    own_copy.chmod(0o777)
+    with pytest.raises(DependencyError, match="does not keep what was compiled: it must be this user's"):
+        tiny().run(1)
+
+
+@needs_compiler
 def test_two_processes_compile_the_same_once(tmp_path):
     environment = os.environ | {CACHE_VARIABLE: str(tmp_path)}
     runs = [
@@ -299,6 +314,8 @@ def test_auto_is_decided_by_length_compiler_and_what_was_begun(monkeypatch, tmp_
     assert auto(short, kept=identity(compiled=True)) and not auto(long, kept=identity())
     compiling.remember(identity(steps=WORTH_COMPILING - 1, seeds=(7,), compiled=True))
     assert auto(short) and not auto(identity(steps=10)) and not auto(identity(steps=WORTH_COMPILING - 1, seeds=(0, 1)))
+    with pytest.raises(TrainingError, match="begun with compiled steps"):
+        auto(short, kept=identity(compiled=True), traced=False)
     assert decide(True, short, None, CPU, traced=True) and not decide(False, long, None, CPU, traced=True)
 
     def none(device: torch.device) -> None:

@@ -72,7 +72,14 @@ class Library:
         file = self.kept()
         if file is None:  # another process, which was compiling it, gave up, or it was damaged meanwhile
             self._compile(lambda text: _stop_if_asked())
-            return self.load()
+            if self._process is not None:
+                self._finish(self._process)
+            file = self.kept()
+        if file is None:
+            raise DependencyError(
+                f"{self._folder} does not keep what was compiled: it must be this user's, and others must not be able "
+                "to write to it (chmod 700); or leave compiled at False"
+            )
         run: Callable[[list[Tensor]], Any] = torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1).run
         return run
 
@@ -137,6 +144,8 @@ class Library:
             )
         digest = self._work / DIGEST
         digest.write_text(hashlib.sha256(made.read_bytes()).hexdigest(), encoding="ascii")
+        for file in (made, digest):
+            file.chmod(0o700)  # whatever this user's umask lets others do: `kept` refuses what they may write
         os.replace(made, self._folder / f"{self._name}.so")
         os.replace(digest, self._folder / f"{self._name}{DIGEST}")
 

@@ -47,6 +47,8 @@ def decide(
             raise TrainingError("compiled=True compiles what is traced: leave traced at True")
         return compiled
     if kept is not None:
+        if kept.compiled and not traced:
+            raise TrainingError("this run was begun with compiled steps, which are traced: leave traced at True")
         return kept.compiled
     if device.type != "cpu" or not traced or not _can_be(Stack.from_spec(wanted.stack)):
         return False
