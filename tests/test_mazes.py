@@ -178,7 +178,7 @@ def test_scripted_reference_collects_once_and_keeps_the_same_rows(
 def test_scripted_data_is_listed_and_wrong_names_are_told_what_there_is() -> None:
     assert {f"scripted:pointmaze/{name}" for name in MAZES} <= set(list_datasets())
     for reference in ("scripted:pointmaze/huge", "scripted:umaze"):
-        with pytest.raises(DatasetError, match="there: pointmaze/umaze, pointmaze/medium, pointmaze/large"):
+        with pytest.raises(DatasetError, match=r"there: .*pointmaze/.*umaze, ?.*medium"):
             load_dataset(reference)
     assert default_size("pointmaze/large") == (MAZES["large"].steps,) * 2
     assert default_size("sac:Hopper-v5") == (200_000, 50_000)
@@ -188,7 +188,7 @@ def test_missing_robotics_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
     for module in ("gymnasium_robotics", "adaptive_constraints.environments.maze_env"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)  # importing it raises ImportError
-    assert not any(reference.startswith("scripted:") for reference in list_datasets())
+    assert not any(reference.startswith("scripted:pointmaze") for reference in list_datasets())
     for attempt in (lambda: make_environment(UMAZE), lambda: collect_maze("umaze", 300)):
         with pytest.raises(DependencyError, match=r"pip install 'adaptive-constraints\[robotics\]'"):
             attempt()

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.environments import pendulum
 from adaptive_constraints.environments.maze_tasks import MAZES, maze_id, maze_task
 from adaptive_constraints.environments.specs import alterations, plain_env_spec
 from adaptive_constraints.errors import DatasetError
@@ -18,7 +19,8 @@ from adaptive_constraints.errors import DatasetError
 TABLE_VERSION = "1"
 
 _D4RL = "D4RL infos.py, REF_MIN_SCORE and REF_MAX_SCORE (Farama-Foundation/D4RL)"
-_MAZE_EPISODES = "1,000 episodes each, reset seeds 0 to 999, gymnasium-robotics 1.4.2, mujoco 3.11.0"
+_EPISODES = "1,000 episodes each, reset seeds 0 to 999"
+_MAZE_EPISODES = f"{_EPISODES}, gymnasium-robotics 1.4.2, mujoco 3.11.0"
 
 
 @dataclass(frozen=True)
@@ -55,23 +57,27 @@ def _table() -> dict[str, ReferenceScore]:
         "relocate": (-6.425911, 4233.877797728884),
         "kitchen": (0.0, 4.0),
     }
-    return {task: ReferenceScore(task, low, high, _D4RL) for task, (low, high) in returns.items()} | _mazes()
+    return {task: ReferenceScore(task, low, high, _D4RL) for task, (low, high) in returns.items()} | _scripted()
 
 
-def _mazes() -> dict[str, ReferenceScore]:
-    """Our own mazes, in `benchmarks/maze_references.py`'s measure: (mean return, its standard error) of each policy."""
-    measured = {  # maze: random, controller
-        "umaze": ((37.40, 2.33), (239.51, 1.24)),
-        "medium": ((25.83, 2.28), (477.43, 1.81)),
-        "large": ((13.34, 1.64), (624.49, 2.71)),
+def _scripted() -> dict[str, ReferenceScore]:
+    """Our own tasks, as `benchmarks/references.py` measures them: (mean return, its standard error) of each policy."""
+    measured = {  # task: random, controller
+        maze_task("umaze"): ((37.40, 2.33), (239.51, 1.24)),
+        maze_task("medium"): ((25.83, 2.28), (477.43, 1.81)),
+        maze_task("large"): ((13.34, 1.64), (624.49, 2.71)),
+        pendulum.TASK: ((-1224.16, 9.10), (-150.73, 2.86)),
     }
     table = {}
-    for name, ((low, low_error), (high, high_error)) in measured.items():
+    for task, ((low, low_error), (high, high_error)) in measured.items():
+        controller, episodes = (
+            ("controller", _EPISODES) if task == pendulum.TASK else ("waypoint controller", _MAZE_EPISODES)
+        )
         source = (
             f"this project's own, not D4RL's: uniformly random actions (standard error {low_error:g}), and the "
-            f"waypoint controller without noise (standard error {high_error:g}); {_MAZE_EPISODES}"
+            f"{controller} without noise (standard error {high_error:g}); {episodes}"
         )
-        table[maze_task(name)] = ReferenceScore(maze_task(name), low, high, source)
+        table[task] = ReferenceScore(task, low, high, source)
     return table
 
 
@@ -85,6 +91,7 @@ TASK_OF_ENV = {
     **{f"Walker2d-v{version}": "walker2d" for version in (2, 3, 4, 5)},
     **{f"Ant-v{version}": "ant" for version in (2, 3, 4)},
     **{maze_id(name): maze_task(name) for name in MAZES},
+    pendulum.ENV_ID: pendulum.TASK,
 }
 
 # How D4RL names its files, and the task each belongs to.

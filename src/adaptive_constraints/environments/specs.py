@@ -145,12 +145,14 @@ def alterations(spec: Any) -> dict[str, Any]:
     """Find what makes another task of a specification than its registered id; empty where it is that task.
 
     spec: as `plain_env_spec` takes it. An id that is not registered here is compared with nothing, and a wrapper that
-    is not Gymnasium's counts as harmless.
+    is not Gymnasium's counts as harmless. Where Gymnasium is not installed, no id is registered.
     """
-    import gymnasium
-
-    register_mazes()
     mine = plain_env_spec(spec)
+    try:
+        import gymnasium
+    except ImportError:
+        return {}
+    register_mazes()
     registered = gymnasium.registry.get(mine["id"])
     if registered is None:
         return {}

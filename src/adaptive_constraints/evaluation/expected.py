@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.environments.boundary import CheckedEnv
 from adaptive_constraints.errors import EvaluationError
+from adaptive_constraints.evaluation.fleet import Described
 
 PATIENCE, TIMES = 10_000, 10
 """An environment that does not say when it ends may take so many steps, or so many times the data's longest episode."""
@@ -34,7 +34,7 @@ class Expected:
     time_limit: int | None = None
     """Steps after which the recorded environment ended episodes; None where that is not known."""
 
-    def check(self, env: CheckedEnv) -> None:
+    def check(self, env: Described) -> None:
         """Raise `EvaluationError` where an environment has other sizes or bounds of actions than the data."""
         wanted, actual = (self.observation_size, self.action_size), (env.observation_size, env.action_size)
         if wanted != actual:
@@ -53,7 +53,7 @@ class Expected:
                 f"(env, {_argument(self.action_low)}, {_argument(self.action_high)})."
             )
 
-    def other_time_limit(self, env: CheckedEnv) -> str:
+    def other_time_limit(self, env: Described) -> str:
         """In words, how an environment's time limit differs from that of the data; "" where it does not."""
         limit, recorded = env.time_limit, self.time_limit
         if limit is None or limit == recorded:
@@ -109,7 +109,7 @@ OPTION, LONGEST = "the option", "the data's longest episode"
 LIMIT_REMEDY = "eval_max_steps= (on the command line --eval-max-steps or --max-steps) bounds it"
 
 
-def step_limit(env: CheckedEnv, option: int | None, longest: int | None) -> StepLimit:
+def step_limit(env: Described, option: int | None, longest: int | None) -> StepLimit:
     """Say what bounds the episodes of an environment: an option, its own time limit, or the data's longest episode.
 
     An environment that is registered without a time limit takes the data's longest episode, and is refused

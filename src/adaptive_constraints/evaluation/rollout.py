@@ -1,8 +1,7 @@
 """Roll many policies out at once, on common starting states, in Gymnasium environments.
 
 The P policies (one per training seed) and their E episodes advance in lockstep, so that one batched call of the policy
-serves all P * E environments. They are stepped in a plain loop rather than by ``gymnasium.vector.SyncVectorEnv``, which
-cannot leave a finished episode alone. Gymnasium is imported when the first environment is made.
+serves all P * E environments. Gymnasium is imported when the first of its environments is made.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.environments.boundary import LARGEST_SEED, CheckedEnv, EnvironmentWarning
-from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, make_environment
+from adaptive_constraints.environments.boundary import LARGEST_SEED, EnvironmentWarning
+from adaptive_constraints.environments.specs import EnvSource, RecordedEnv
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation.expected import LIMIT_REMEDY, LONGEST, Expected, StepLimit, step_limit
+from adaptive_constraints.evaluation.fleet import Described, Fleet, fleet_of
 
 #: ``policy(observations [P, E, D], step) -> actions [P, E, A]`` in the environment's own action units.
 Policy: TypeAlias = Callable[[NDArray[Any], int], NDArray[Any]]
@@ -68,8 +68,8 @@ class Evaluator:
         self.source = env
         self.episodes = episodes
         self.reset_seeds = reset_seeds(seed, episodes)
-        self._environments: list[CheckedEnv] = []
-        first = self._make()
+        self._fleet: Fleet | None = fleet_of(env)
+        self._one = first = self._fleet.one
         self.observation_size, self.action_size = first.observation_size, first.action_size
         try:
             if expected is not None:
@@ -84,7 +84,7 @@ class Evaluator:
         """Notes which mean that results may not be what they seem."""
         self._compare(first, expected)
 
-    def _compare(self, env: CheckedEnv, expected: Expected | None) -> None:
+    def _compare(self, env: Described, expected: Expected | None) -> None:
         """Note how time limits differ: a doubt where it is certain, or where nobody chose this environment."""
         if expected is not None and (text := expected.other_time_limit(env)):
             certain = expected.time_limit is not None or isinstance(self.source, RecordedEnv)
@@ -108,12 +108,12 @@ class Evaluator:
     @property
     def name(self) -> str:
         """The name of the environment in messages: its id, or the class of what the function made."""
-        return self._environments[0].name if self._environments else str(self.source)
+        return self._one.name
 
     @property
     def spec(self) -> Any:
         """Gymnasium's EnvSpec of the environments; None where they are not registered."""
-        return self._environments[0].spec if self._environments else None
+        return self._one.spec
 
     def run(self, policy: Policy, policies: int) -> Rollout:
         """Roll ``policies`` policies out for ``episodes`` episodes each.
@@ -121,35 +121,33 @@ class Evaluator:
         policy: ``policy(observations [P, E, D], step) -> actions [P, E, A]``. Finished episodes keep their last
             observation and their actions are ignored; actions are clipped to the environment's box.
         """
-        shape = (policies, self.episodes)
-        envs = self._ensure(policies * self.episodes)
-        observations = self._reset(envs)
-        returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
-        terminated = np.zeros(len(envs), np.bool_)
-        early, limit = returns, self.limit
-        low, high, action_type = envs[0].low, envs[0].high, envs[0].action_type
-        running, step = list(range(len(envs))), 0
-        while running and step != limit.end:
+        if self._fleet is None:
+            raise EvaluationError("This Evaluator is closed; make a new one.")
+        shape, count = (policies, self.episodes), policies * self.episodes
+        observations = self._fleet.reset(self.reset_seeds * policies)
+        returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+        terminated = np.zeros(count, np.bool_)
+        early, limit, one = returns, self.limit, self._one
+        running, step = np.arange(count), 0
+        while running.size and step != limit.end:
             if step == limit.steps:
                 early = returns.copy()
             answer = self._checked(policy(observations.reshape(*shape, -1).copy(), step), shape)
             finite = np.isfinite(answer).all(-1)
-            actions = answer.clip(low, high).astype(action_type)
-            still = []
-            for i in running:
-                if not finite[i]:
-                    returns[i] = np.nan
-                    continue
-                observations[i], reward, terminated[i], truncated, _ = envs[i].step(actions[i])
-                returns[i] += reward
-                lengths[i] += 1
-                if not (terminated[i] or truncated):
-                    still.append(i)
-            running, step = still, step + 1
-        if running and limit.patience is not None:
+            returns[running[~finite[running]]] = np.nan
+            running = running[finite[running]]
+            if not running.size:
+                break
+            stepped = self._fleet.step(answer.clip(one.low, one.high).astype(one.action_type), running)
+            observations[running] = stepped.observations
+            returns[running] += stepped.rewards
+            lengths[running] += 1
+            terminated[running] = stepped.terminated
+            running, step = running[~(stepped.terminated | stepped.truncated)], step + 1
+        if running.size and limit.patience is not None:
             late = lengths > (steps := self._give_up(limit))
             returns[late], lengths[late], terminated[late] = early[late], steps, False
-        if running and limit.by == LONGEST:
+        if running.size and limit.by == LONGEST:
             self._say_cut()
         return Rollout(returns.reshape(shape), lengths.reshape(shape), terminated.reshape(shape))
 
@@ -171,21 +169,6 @@ class Evaluator:
             stacklevel=3,
         )
 
-    def _ensure(self, count: int) -> list[CheckedEnv]:
-        """The first ``count`` environments, making those that are missing."""
-        if not self._environments:
-            raise EvaluationError("This Evaluator is closed; make a new one.")
-        while len(self._environments) < count:
-            self._make()
-        return self._environments[:count]
-
-    def _reset(self, envs: list[CheckedEnv]) -> NDArray[Any]:
-        """Start every episode; observations [P * E, D]."""
-        observations = np.empty((len(envs), self.observation_size), envs[0].observation_type)
-        for i, env in enumerate(envs):
-            observations[i], _ = env.reset(seed=self.reset_seeds[i % self.episodes])
-        return observations
-
     def _checked(self, actions: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
         """The policy's answer laid out as [P * E, A], once its shape has been checked."""
         actions, wanted = np.asarray(actions), (*shape, self.action_size)
@@ -196,22 +179,11 @@ class Evaluator:
             )
         return actions.reshape(-1, self.action_size)
 
-    def _make(self) -> CheckedEnv:
-        """Make one more environment and keep it."""
-        named = str(self.source) if isinstance(self.source, str | RecordedEnv) else ""
-        made = make_environment(self.source)
-        try:
-            self._environments.append(CheckedEnv(made, named))
-        except BaseException:
-            getattr(made, "close", lambda: None)()
-            raise
-        return self._environments[-1]
-
     def close(self) -> None:
         """Close the environments; a second call does nothing."""
-        for env in self._environments:
-            env.close()
-        self._environments = []
+        if self._fleet is not None:
+            self._fleet.close()
+        self._fleet = None
 
     def __enter__(self) -> Self:
         return self

@@ -22,8 +22,7 @@ from adaptive_constraints.data.sources.files import (
 from adaptive_constraints.data.sources.hdf5 import load_hdf5
 from adaptive_constraints.data.sources.minari_sets import load_minari, local_minari_names
 from adaptive_constraints.data.sources.npz import load_npz, read_npz
-from adaptive_constraints.data.sources.scripted import load_scripted
-from adaptive_constraints.environments.maze_tasks import find_maze, scripted_names
+from adaptive_constraints.data.sources.scripted import check_source, load_scripted, scripted_names
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.arguments import checked
 
@@ -50,6 +49,8 @@ def load_dataset(
 
     - `bundled:hopper`: shipped with this package.
     - `scripted:pointmaze/umaze` (medium, large): collected here on first use and kept in the cache folder.
+    - `scripted:pendulum/mixed` (random, expert, mixed-5, mixed-30, slips, weak, med-exp): rolled out here from a recipe;
+      `scripted:pendulum/mixed#draw=3` is another data set of the same recipe.
     - `minari:NAMESPACE/NAME-v0`: from Minari's local folder (`MINARI_DATASETS_PATH`); fetched only if `download`.
     - `ogbench:NAME-singletask-v0`: from OGBench's folder, with one task's rewards; fetched only if `download`.
     - `d4rl:FILE.hdf5`: a file in D4RL's layout, read without the d4rl package, or one of d3rlpy (1 or 2).
@@ -96,7 +97,7 @@ def check_reference(reference: str) -> None:
     if scheme == "bundled" and rest not in (names := _bundled_names()):
         raise DatasetError(f"no bundled data set {rest!r}; {suggest(rest, names)}")
     if scheme == "scripted":
-        find_maze(rest)
+        check_source(rest)
     if scheme == "ogbench":
         ogbench_sets.check_name(rest)
 
@@ -148,6 +149,7 @@ _SCHEME_OF_SUFFIX = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl"}
 _USAGES = (
     "bundled:NAME",
     "scripted:pointmaze/NAME",
+    "scripted:pendulum/NAME",
     "minari:NAMESPACE/NAME-v0",
     "ogbench:NAME-singletask-v0",
     "d4rl:FILE.hdf5",

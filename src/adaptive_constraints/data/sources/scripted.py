@@ -1,4 +1,7 @@
-"""`scripted:pointmaze/umaze`: data that is collected here on first use, and kept."""
+"""`scripted:pointmaze/umaze` and `scripted:pendulum/mixed`: data that is made here.
+
+Mazes need a simulator and minutes, so what was collected is kept; pendulums are rolled out anew each time.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from pathlib import Path
 
 from adaptive_constraints.data.collecting.collect import collect, default_size, versions
 from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.sources.files import suggest
 from adaptive_constraints.data.sources.npz import load_npz
-from adaptive_constraints.environments.maze_tasks import find_maze
+from adaptive_constraints.data.sources.pendulum_sets import FAMILY, RECIPES, pendulum_set
+from adaptive_constraints.environments import maze_tasks
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.files import cache_folder, locked
 from adaptive_constraints.support.typed import damage
@@ -22,13 +27,53 @@ _DECIDING = ("adaptive-constraints", "numpy", "gymnasium", "gymnasium-robotics",
 """Packages whose versions may change the rows."""
 
 
-def load_scripted(source: str) -> Dataset:
-    """Rows that `adaptive-constraints collect` makes of a source (pointmaze/umaze) by default, cached where possible.
+DRAW = "#draw="
+"""Between the name of a recipe and the number of the data set that is drawn from it."""
 
-    The same versions give the same rows. A damaged file is made anew; of two processes, the second waits. Raises
-    `DatasetError` for an unknown source and `DependencyError` where the extra `robotics` is missing.
+
+def load_scripted(source: str) -> Dataset:
+    """Rows of a source, such as pointmaze/umaze, pendulum/mixed or pendulum/mixed#draw=3.
+
+    A maze's are those that `adaptive-constraints collect` makes by default, cached where possible; the same versions
+    give the same rows. A damaged file is made anew; of two processes, the second waits. Raises `DatasetError` for an
+    unknown source and `DependencyError` where a maze lacks the extra `robotics`.
     """
-    find_maze(source)
+    check_source(source)
+    data = pendulum_set(*_recipe(source)) if source.startswith(FAMILY) else _maze_set(source)
+    return dataclasses.replace(data, name=f"scripted:{source}")
+
+
+def check_source(source: str) -> None:
+    """Raise `DatasetError` for a source that there is not."""
+    if source.startswith(FAMILY):
+        _recipe(source)
+    elif source.startswith(maze_tasks.FAMILY):
+        maze_tasks.find_maze(source)
+    else:
+        known = ", ".join(f"{family}{names}" for family, names in _FAMILIES.items())
+        raise DatasetError(f"no scripted data {source!r}; there: {known}")
+
+
+_FAMILIES = {FAMILY: "{" + ",".join(RECIPES) + "}", maze_tasks.FAMILY: "{" + ",".join(maze_tasks.MAZES) + "}"}
+
+
+def scripted_names() -> list[str]:
+    """References of the data that can be made here."""
+    return [f"scripted:{FAMILY}{recipe}" for recipe in RECIPES] + maze_tasks.scripted_names()
+
+
+def _recipe(source: str) -> tuple[str, int]:
+    """Recipe and draw of a source: pendulum/mixed#draw=3 -> mixed, 3."""
+    name, given, number = source.removeprefix(FAMILY).partition(DRAW)
+    if name not in RECIPES:
+        raise DatasetError(f"no scripted data {source!r}; {suggest(f'{FAMILY}{name}', [FAMILY + r for r in RECIPES])}")
+    if given and not (number.isascii() and number.isdigit()):
+        raise DatasetError(f"scripted:{source}: the draw is a whole number from 0, as in {FAMILY}{name}{DRAW}1")
+    return name, int(number or 0)
+
+
+def _maze_set(source: str) -> Dataset:
+    """The kept file of a maze, collected where it is missing or damaged."""
     file = kept_file(source)
     data, _ = what_is_kept(file)
     if data is None:
@@ -38,7 +83,7 @@ def load_scripted(source: str) -> Dataset:
                 if os.path.isfile(file):  # False, not an error, where the folder may not be looked at
                     print(f"what is kept is damaged and made anew: {reason}", file=sys.stderr, flush=True)
                 data = collect_anew(source, file)
-    return dataclasses.replace(data, name=f"scripted:{source}")
+    return data
 
 
 def what_is_kept(file: Path) -> tuple[Dataset | None, str]:

@@ -1,0 +1,154 @@
+"""Many environments of one kind: one object that steps all of them, or a loop over Gymnasium's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_constraints.environments import pendulum
+from adaptive_constraints.environments.boundary import CheckedEnv
+from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, make_environment
+
+
+class Described(Protocol):
+    """Facts of one environment; D observation and A action dimensions."""
+
+    @property
+    def name(self) -> str:
+        """The name in messages."""
+
+    @property
+    def spec(self) -> Any:
+        """Gymnasium's EnvSpec, or what has its fields; None where there is none."""
+
+    @property
+    def time_limit(self) -> int | None:
+        """Steps after which an episode ends by itself, as far as that is known."""
+
+    @property
+    def observation_size(self) -> int:
+        """D."""
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+
+    @property
+    def low(self) -> NDArray[Any]:
+        """[A] the smallest actions that it takes."""
+
+    @property
+    def high(self) -> NDArray[Any]:
+        """[A] the largest."""
+
+    @property
+    def action_type(self) -> Any:
+        """Type of its actions."""
+
+    @property
+    def observation_type(self) -> Any:
+        """Floating type of its observations."""
+
+
+class Stepped(NamedTuple):
+    """The answers of K environments."""
+
+    observations: NDArray[Any]
+    """[K, D]"""
+    rewards: NDArray[np.float64]
+    """[K]"""
+    terminated: NDArray[np.bool_]
+    """[K] the environment ended the episode."""
+    truncated: NDArray[np.bool_]
+    """[K] time ran out."""
+
+
+class Fleet(Protocol):
+    """Environments that are started together, each with a seed of its own."""
+
+    @property
+    def one(self) -> Described:
+        """The facts that all of them share."""
+
+    def reset(self, seeds: Sequence[int]) -> NDArray[Any]:
+        """Start an episode for each of N seeds: observations [N, D]."""
+
+    def step(self, actions: NDArray[Any], running: NDArray[np.int64]) -> Stepped:
+        """Step those of the N that run [K]; ``actions`` [N, A] holds one for each of the N."""
+
+    def close(self) -> None:
+        """Close all."""
+
+
+class PendulumFleet:
+    """Pendulum-v1, all at once."""
+
+    def __init__(self) -> None:
+        self.one = pendulum.Pendulums()
+
+    def reset(self, seeds: Sequence[int]) -> NDArray[Any]:
+        """Start an episode for each seed."""
+        return self.one.reset(seeds)
+
+    def step(self, actions: NDArray[Any], running: NDArray[np.int64]) -> Stepped:
+        """Step all together."""
+        return Stepped(*self.one.step(actions, running))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class GymnasiumFleet:
+    """Gymnasium's environments one after the other; ``gymnasium.vector`` cannot leave a finished episode alone.
+
+    They are made as they are needed and kept, because making them is slower than many steps.
+    """
+
+    def __init__(self, source: EnvSource) -> None:
+        self._source = source
+        self._all: list[CheckedEnv] = []
+        self.one = self._make()
+
+    def reset(self, seeds: Sequence[int]) -> NDArray[Any]:
+        """Start an episode for each seed, making the environments that are missing."""
+        while len(self._all) < len(seeds):
+            self._make()
+        observations = np.empty((len(seeds), self.one.observation_size), self.one.observation_type)
+        for i, seed in enumerate(seeds):
+            observations[i], _ = self._all[i].reset(seed=seed)
+        return observations
+
+    def step(self, actions: NDArray[Any], running: NDArray[np.int64]) -> Stepped:
+        """Step one after the other."""
+        answers = [self._all[i].step(actions[i])[:4] for i in running]
+        observations, rewards, terminated, truncated = zip(*answers, strict=True)
+        return Stepped(np.stack(observations), np.array(rewards), np.array(terminated), np.array(truncated))
+
+    def close(self) -> None:
+        """Close all; a second call does nothing."""
+        for env in self._all:
+            env.close()
+        self._all = []
+
+    def _make(self) -> CheckedEnv:
+        """Make one more environment and keep it."""
+        named = str(self._source) if isinstance(self._source, str | RecordedEnv) else ""
+        made = make_environment(self._source)
+        try:
+            self._all.append(CheckedEnv(made, named))
+        except BaseException:
+            getattr(made, "close", lambda: None)()
+            raise
+        return self._all[-1]
+
+
+def fleet_of(source: EnvSource) -> Fleet:
+    """Environments of a source: Pendulum-v1 as it is registered all at once, any other one by one."""
+    plain = source.env_id if isinstance(source, RecordedEnv) and source.spec is None else source
+    return PendulumFleet() if plain == pendulum.ENV_ID else GymnasiumFleet(source)
+
+
+__all__ = ["Described", "Fleet", "GymnasiumFleet", "PendulumFleet", "Stepped", "fleet_of"]
