@@ -2,7 +2,7 @@
 
     python benchmarks/references.py [umaze] [medium] [large] [pendulum]
 
-The two policies start each episode from the same state. A maze takes about two minutes on one core, the pendulum a second.
+The two policies start each episode from the same state. A maze takes two minutes on one core, the pendulum a second.
 """
 
 from __future__ import annotations

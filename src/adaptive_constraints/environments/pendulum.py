@@ -1,7 +1,7 @@
 """Gymnasium's Pendulum-v1, many at once, in numpy: the environment of the data sets `scripted:pendulum/...`.
 
 A pendulum hangs on a motor too weak to lift it at once; the reward is highest where it stands upright and still. All
-copies step in one call, so that an evaluation of many policies takes a fraction of a second, and Gymnasium is not needed.
+copies step in one call: an evaluation of many policies takes a fraction of a second, and Gymnasium is not needed.
 """
 
 from __future__ import annotations
