@@ -9,12 +9,15 @@ from adaptive_constraints.reports.statistics import (
     Estimate,
     bootstrap,
     estimate,
+    holm,
     interquartile_mean,
     mean_of_means,
+    p_value,
     paired_difference,
     pooled_interquartile_mean,
     probability_of_improvement,
     profile,
+    resampled,
 )
 
 
@@ -113,3 +116,42 @@ def test_the_interval_of_the_interquartile_mean_holds_it_too():
         low, high = bootstrap(strata, pooled_interquartile_mean, resamples=500)
         held.append(low <= 10 <= high)
     assert 0.88 <= np.mean(held) <= 0.98
+
+
+# -- several draws of the data ------------------------------------------------------------------------------------
+
+
+def test_draws_of_the_data_are_drawn_anew_and_then_seeds_within_each():
+    """Two draws of 3 and 1 seeds: slots keep their places, whole draws are swapped, and seeds stay in their draw."""
+    values, draws = np.array([1.0, 2.0, 3.0, 10.0]), np.array([0, 0, 0, 1])
+    seen = resampled([values], lambda strata: strata[0], draws=[draws], resamples=400)
+    of_first, of_second = seen[:, :3], seen[:, 3]
+    assert set(of_first.ravel()) == {1.0, 2.0, 3.0, 10.0} == set(of_second)
+    one_draw_each = (of_first == 10).all(1) | (of_first != 10).all(1)
+    assert one_draw_each.all()
+    assert (of_first == 10).all(1).mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_intervals_of_several_draws_hold_the_truth_where_those_of_seeds_alone_do_not():
+    """Scores = effect of the draw (sd 4) + effect of the seed (sd 1); 200 experiments with 6 draws of 4 seeds each."""
+    generator = np.random.default_rng(0)
+    held = {"draws": 0, "seeds": 0}
+    draws = np.repeat(np.arange(6), 4)
+    for _ in range(200):
+        values = 4 * generator.normal(size=6)[draws] + generator.normal(size=24)
+        for name, of in (("draws", [draws]), ("seeds", None)):
+            low, high = bootstrap([values], mean_of_means, draws=of, resamples=300)
+            held[name] += low <= 0 <= high
+    assert held["draws"] > 160 > 140 > held["seeds"]
+
+
+def test_one_draw_is_as_no_draw():
+    strata = [np.array([3.0, 1.0, 4.0, 1.0, 5.0])]
+    assert estimate(strata, draws=[np.zeros(5, np.int64)]) == estimate(strata)
+
+
+def test_p_values_and_their_correction_by_hand():
+    assert p_value([np.array([1.0, 2.0, 3.0])]) == 1 / 2000  # no resample has a mean of 0 or less
+    assert p_value([np.array([-1.0, 1.0])]) > 0.9
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 x 0.01, 2 x 0.03, and never falling
+    assert holm([0.5, 0.9]) == [1.0, 1.0]

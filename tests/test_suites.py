@@ -114,7 +114,7 @@ def test_a_grid_has_what_the_top_says_unless_it_says_otherwise(tmp_path):
         (MINIMAL.replace("hopper", "hoper"), r"no bundled data set 'hoper'"),
         (MINIMAL.replace("bundled:hopper", "scripted:pointmaze/tiny"), r"no scripted data 'pointmaze/tiny'"),
         (MINIMAL.replace("steps = 10\n", ""), r"the top, steps: it is missing"),
-        (MINIMAL.replace("seeds = 2", "seeds = [1, 1]"), r"the top, seeds: the same seed stands there twice"),
+        (MINIMAL.replace("seeds = 2", "seeds = [1, 1]"), r"the top, seeds: 1 stands there twice"),
         (MINIMAL.replace("seeds = 2", "seeds = true"), r"the top, seeds: a whole number from 1 is needed, not True"),
         (MINIMAL.replace('"TD3BC"', "3"), r"the top, learners: text or a list of texts is needed, not 3"),
         (MINIMAL.replace('learners = "TD3BC"\n', ""), r"the top: no stacks"),

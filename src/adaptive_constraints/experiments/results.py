@@ -15,6 +15,7 @@ from adaptive_constraints.experiments.rows import (
     CELLS,
     ROWS,
     SUITE,
+    Claim,
     PlannedCell,
     Published,
     ResultRow,
@@ -73,6 +74,7 @@ class ResultsFolder:
                 "commit": commit(),
                 "versions": versions(),
                 "published": _relevant(figures, planned.values()),
+                "claims": _complete(suite.claims, planned.values()),
                 "cells": list(planned.values()),
             },
         )
@@ -126,6 +128,16 @@ def _relevant(published: Sequence[Published], planned: Any) -> list[Published]:
     """Figures on the data that is planned."""
     data = {cell["data"] for cell in planned}
     return [figure for figure in published if figure["data"] in data]
+
+
+def _complete(claims: Sequence[Claim], planned: Any) -> list[Claim]:
+    """Claims of which every cell is planned."""
+    cells = {(cell["stack"], cell["data"]) for cell in planned}
+    return [
+        claim
+        for claim in claims
+        if all((stack, data) in cells for stack in (claim["stack"], *claim["against"]) for data in claim["data"])
+    ]
 
 
 def _short(value: Any) -> str:

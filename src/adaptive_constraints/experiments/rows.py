@@ -144,7 +144,29 @@ class PlannedCell(TypedDict):
     steps: int
 
 
-class SuiteRecord(TypedDict):
+class Claim(TypedDict):
+    """What a suite expects to find, written down before it is run; `reports.claims` compares it with the rows."""
+
+    text: str
+    """In words, and what would refute it."""
+    expect: Literal["nowhere worse", "better", "share of best"]
+    stack: str
+    """Label of the stack that it is about."""
+    against: list[str]
+    """Labels of the stacks that it is compared with; one, unless the best of several counts."""
+    data: list[str]
+    """Data references, draws included."""
+    share: float
+    """Least part of the best score, for "share of best"; 0 otherwise."""
+
+
+class Claiming(TypedDict, total=False):
+    """A part of a plan that older folders lack."""
+
+    claims: list[Claim]
+
+
+class SuiteRecord(Claiming):
     """The content of ``suite.json``."""
 
     suite: str
@@ -245,6 +267,7 @@ def _parsed(path: Path, place: tuple[int, int], line: bytes) -> ResultRow:
 
 
 __all__ = [
+    "Claim",
     "PlannedCell",
     "Published",
     "ResultRow",

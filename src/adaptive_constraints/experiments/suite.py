@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from adaptive_constraints.data.sources.loaders import check_reference
+from adaptive_constraints.data.sources.scripted import DRAW, is_drawn
 from adaptive_constraints.errors import AdaptiveConstraintsError, DatasetError, StackError, SuiteError
 from adaptive_constraints.experiments.cell import Cell
-from adaptive_constraints.experiments.rows import Published
+from adaptive_constraints.experiments.rows import Claim, Published
 from adaptive_constraints.experiments.stacks import BARE, NamedStack, joined, read_stack, subsets
 from adaptive_constraints.support.typed import damage, read_text
 
 _FOLDER = Path("benchmarks", "suites")
-_GRID = ("stacks", "learners", "adapters", "every_subset_of", "data", "family", "seeds", "steps", "evaluation")
+_GRID = ("stacks", "learners", "adapters", "every_subset_of", "data", "draws", "family", "seeds", "steps", "evaluation")
 _EVALUATION = {"every": 5_000, "episodes": 10, "env": "auto", "max_steps": None}
 _PUBLISHED = ("source", "data", "scores", "spreads")
+_CLAIM = ("text", "expect", "stack", "against", "data", "share")
 _LONGEST_ID = 150
 _MOST = 10_000
 """More seeds, stacks or data sets than that are a slip."""
@@ -38,6 +40,7 @@ class Suite:
     about: str
     cells: tuple[Cell, ...]
     published: tuple[Published, ...]
+    claims: tuple[Claim, ...] = ()
 
 
 def load_suite(name: str | Path, imports: Sequence[str] = ()) -> Suite:
@@ -173,6 +176,7 @@ class _Reader:
     def suite(self, tree: dict[str, Any]) -> Suite:
         grids = self._tables(tree.pop("grid", []), "grid")
         published = self._tables(tree.pop("published", []), "published")
+        claims = self._tables(tree.pop("claim", []), "claim")
         about = self._text(tree.pop("about", None), "about")
         self._known(tree, _GRID, "the top")
         cells: dict[str, Cell] = {}
@@ -191,12 +195,15 @@ class _Reader:
                 if cells.setdefault(cell.id, cell) != cell:
                     self._fail(place, f"{cell.stack} on {cell.data} stands in an earlier grid too, with other settings")
         figures = [figure for n, table in enumerate(published, start=1) for figure in self._published(table, n, names)]
-        return Suite(self.path.stem, " ".join(about.split()), tuple(cells.values()), tuple(figures))
+        claimed = [self._claim(table, n, cells.values()) for n, table in enumerate(claims, start=1)]
+        return Suite(self.path.stem, " ".join(about.split()), tuple(cells.values()), tuple(figures), tuple(claimed))
 
     # -- grids
 
     def _cells(self, grid: Mapping[str, Any], place: str) -> Iterable[Cell]:
         lines, data = self._lines(grid, place), self._data(grid.get("data"), place)
+        draws = grid.get("draws")
+        data = data if draws is None else self._drawn(data, self._numbers(draws, f"{place}, draws", least=0), place)
         family = self._text(grid.get("family", ""), f"{place}, family")
         evaluation = {**_EVALUATION, **grid["evaluation"]}
         seeds, steps = self._seeds(grid.get("seeds"), place), self._count(grid.get("steps"), f"{place}, steps")
@@ -249,12 +256,27 @@ class _Reader:
         if not isinstance(value, dict):
             listed = self._texts(value, f"{place}, data")
             value = {short_name(reference): reference for reference in self._expanded(listed, place)}
-        for name, reference in value.items():
-            try:
-                check_reference(self._text(reference, f"{place}, data"))
-            except DatasetError as error:
-                self._fail(f"{place}, data {name}", str(error), error)
-        return dict(value)
+        return {
+            name: self._checked(self._text(reference, f"{place}, data"), f"{place}, data {name}")
+            for name, reference in value.items()
+        }
+
+    def _checked(self, reference: str, place: str) -> str:
+        try:
+            check_reference(reference)
+        except DatasetError as error:
+            self._fail(place, str(error), error)
+        return reference
+
+    def _drawn(self, data: Mapping[str, str], draws: Sequence[int], place: str) -> dict[str, str]:
+        """Each data set as often as it is to be drawn."""
+        drawn = {}
+        for name, reference in data.items():
+            if not is_drawn(reference):
+                self._fail(f"{place}, draws", f"{reference} is one data set; draws are of scripted:pendulum/... only")
+            for draw in draws:
+                drawn[f"{name}#{draw}"] = self._checked(f"{reference}{DRAW}{draw}", f"{place}, draws")
+        return drawn
 
     def _expanded(self, listed: Sequence[str], place: str) -> list[str]:
         try:
@@ -274,13 +296,20 @@ class _Reader:
         return str(value)
 
     def _seeds(self, value: Any, place: str) -> tuple[int, ...]:
-        if isinstance(value, list) and value and all(type(seed) is int for seed in value):
-            if len(set(value)) == len(value):
+        return self._numbers(value, f"{place}, seeds")
+
+    def _numbers(self, value: Any, place: str, least: int | None = None) -> tuple[int, ...]:
+        """As a list says, or 0, 1, ... as many as a number says."""
+        if isinstance(value, list) and value and all(type(number) is int for number in value):
+            if least is not None and min(value) < least:
+                self._fail(place, f"numbers from {least} are needed")
+            twice = [number for number in value if value.count(number) > 1]
+            if not twice:
                 return tuple(value)
-            self._fail(f"{place}, seeds", "the same seed stands there twice")
-        count = self._count(value, f"{place}, seeds")
+            self._fail(place, f"{twice[0]} stands there twice")
+        count = self._count(value, place)
         if count > _MOST:
-            self._fail(f"{place}, seeds", f"{count} are more than {_MOST}")
+            self._fail(place, f"{count} are more than {_MOST}")
         return tuple(range(count))
 
     # -- published figures
@@ -311,6 +340,38 @@ class _Reader:
                         {"data": reference, "stack": method, "score": score, "spread": spread, "source": source}
                     )
         return figures
+
+    # -- claims
+
+    def _claim(self, table: Mapping[str, Any], number: int, cells: Iterable[Cell]) -> Claim:
+        place = f"claim {number}"
+        self._known(table, _CLAIM, place)
+        expect = table.get("expect")
+        if expect not in ("nowhere worse", "better", "share of best"):
+            self._fail(f"{place}, expect", f'"nowhere worse", "better" or "share of best" is needed, not {expect!r}')
+        stack = self._stack(place, self._text(table.get("stack"), f"{place}, stack")).label
+        lines = self._texts(table.get("against"), f"{place}, against")
+        against = [self._stack(place, line).label for line in lines]
+        if expect != "share of best" and len(against) != 1:
+            self._fail(f"{place}, against", f'one stack is needed where "{expect}" is expected')
+        share = table.get("share", 0.0)
+        if type(share) not in (int, float) or (share > 0) != (expect == "share of best"):
+            self._fail(f"{place}, share", 'a number above 0 belongs to "share of best", and to nothing else')
+        there: dict[str, set[str]] = {}
+        for cell in cells:
+            there.setdefault(cell.stack, set()).add(cell.data)
+        for label in (stack, *against):
+            if label not in there:
+                self._fail(place, f"no grid has the stack {label}; there are {', '.join(there)}")
+        shared = set.intersection(*(there[label] for label in (stack, *against)))
+        wanted = self._expanded(self._texts(table.get("data", ["*"]), f"{place}, data"), place)
+        data = sorted(name for name in shared if any(fnmatch(name.partition(DRAW)[0], pattern) for pattern in wanted))
+        if not data:
+            self._fail(
+                f"{place}, data", f"no data set that all its stacks share; those are {', '.join(sorted(shared))}"
+            )
+        text = " ".join(self._text(table.get("text"), f"{place}, text").split())
+        return {"text": text, "expect": expect, "stack": stack, "against": against, "data": data, "share": float(share)}
 
     # -- what may stand where
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints.experiments.rows import ResultRow
-from adaptive_constraints.reports.grid import Grid, Score, StackName, is_lost, seed_value
+from adaptive_constraints.reports.claims import Outcome, outcomes
+from adaptive_constraints.reports.grid import Grid, Score, StackName, draw_numbers, is_lost, seed_value
 from adaptive_constraints.reports.statistics import (
     Estimate,
     bootstrap,
@@ -36,6 +37,7 @@ class Findings:
     effects: list[Effect]
     thresholds: NDArray[np.float64]
     profiles: list[Profile]
+    outcomes: list[Outcome]
 
     @property
     def drawn_scopes(self) -> list[str]:
@@ -53,6 +55,7 @@ def find(grid: Grid, score: Score) -> Findings:
         effects(grid, score),
         thresholds(grid, score),
         profiles(grid, score),
+        outcomes(grid, score),
     )
 
 
@@ -76,7 +79,7 @@ def scores(grid: Grid, score: Score) -> dict[tuple[str, str], Estimate]:
         for scope, cells in members.items():
             strata = [cell.values(score) for cell in cells]
             if strata and all(map(len, strata)):
-                estimates[stack.label, scope] = estimate(strata)
+                estimates[stack.label, scope] = estimate(strata, draws=[cell.draws(score) for cell in cells])
     return estimates
 
 
@@ -183,29 +186,52 @@ def _pair(present: ResultRow, absent: ResultRow, score: Score) -> Pair:
 
 def _scopes(grid: Grid, pairs: dict[str, tuple[Pair, ...]]) -> dict[str, Difference]:
     """The difference on each data set, and over all of them where that may be said."""
-    values = {label: np.array([pair.values for pair in of_data]) for label, of_data in pairs.items()}
-    lost = {label: sum(pair.lost for pair in of_data) for label, of_data in pairs.items()}
-    return _differences(grid, values, lost)
+    measured = {
+        label: Measured(
+            np.array([pair.values for pair in of_data]),
+            draw_numbers([pair.present for pair in of_data]),
+            sum(pair.lost for pair in of_data),
+        )
+        for label, of_data in pairs.items()
+    }
+    return _differences(grid, measured)
 
 
-def _differences(grid: Grid, values: dict[str, NDArray[np.float64]], lost: dict[str, int]) -> dict[str, Difference]:
-    """From numbers with and without [N, 2] by data label."""
-    differences = {label: _difference([values[label]], lost[label]) for label in values}
-    if grid.all_scored and len(values) == len(grid.data) > 1:
-        differences[ALL] = _difference(list(values.values()), sum(lost.values()))
+class Measured(NamedTuple):
+    """Pairs of one data set."""
+
+    values: NDArray[np.float64]
+    """[N, 2] with and without the adapter."""
+    draws: NDArray[np.int64]
+    """[N] the draw of the data of each."""
+    lost: int
+    """Pairs of which a seed is lost."""
+
+    def known(self) -> Measured:
+        """Those that have both numbers."""
+        kept = ~np.isnan(self.values).any(axis=1)
+        return self._replace(values=self.values[kept], draws=self.draws[kept])
+
+
+def _differences(grid: Grid, measured: dict[str, Measured]) -> dict[str, Difference]:
+    """By data label, and over all of them where that may be said."""
+    differences = {label: _difference([pairs]) for label, pairs in measured.items()}
+    if grid.all_scored and len(measured) == len(grid.data) > 1:
+        differences[ALL] = _difference(list(measured.values()))
     return differences
 
 
-def _difference(strata: Sequence[NDArray[np.float64]], lost: int) -> Difference:
-    pairs = sum(map(len, strata))
-    known = [values[~np.isnan(values).any(axis=1)] for values in strata]
-    if not all(map(len, known)):
-        return Difference(None, 0, pairs, lost, None)
-    changes = [values[:, 0] - values[:, 1] for values in known]
-    sides = [values[:, side] for side in (0, 1) for values in known]
+def _difference(measured: Sequence[Measured]) -> Difference:
+    count, lost = sum(len(pairs.values) for pairs in measured), sum(pairs.lost for pairs in measured)
+    known = [pairs.known() for pairs in measured]
+    if not all(len(pairs.values) for pairs in known):
+        return Difference(None, 0, count, lost, None)
+    changes = [pairs.values[:, 0] - pairs.values[:, 1] for pairs in known]
+    sides = [pairs.values[:, side] for side in (0, 1) for pairs in known]
+    draws = [pairs.draws for pairs in known]
     higher = sum(int((change > 0).sum()) for change in changes)
-    wins = estimate(sides, probability_of_improvement)
-    return Difference(paired_difference(changes), higher, pairs, lost, wins)
+    wins = estimate(sides, probability_of_improvement, draws=draws * 2)
+    return Difference(paired_difference(changes, draws=draws), higher, count, lost, wins)
 
 
 def _averaged(grid: Grid, group: Sequence[Effect]) -> Effect:
@@ -215,18 +241,25 @@ def _averaged(grid: Grid, group: Sequence[Effect]) -> Effect:
     one pair, and only seeds that every stack has take part.
     """
     first = group[0]
-    values: dict[str, NDArray[np.float64]] = {}
-    lost: dict[str, int] = {}
+    measured: dict[str, Measured] = {}
     for label in [data.label for data in grid.data]:
-        by_seed = [{pair.seed: pair for pair in effect.pairs.get(label, ())} for effect in group]
+        by_seed = [{_seed_of(pair): pair for pair in effect.pairs.get(label, ())} for effect in group]
         seeds = sorted(set.intersection(*map(set, by_seed)))
         if seeds:
             pairs = [[stack[seed] for stack in by_seed] for seed in seeds]
-            values[label] = np.array([[pair.values for pair in of_seed] for of_seed in pairs]).mean(axis=1)
-            lost[label] = sum(any(pair.lost for pair in of_seed) for of_seed in pairs)
+            measured[label] = Measured(
+                np.array([[pair.values for pair in of_seed] for of_seed in pairs]).mean(axis=1),
+                draw_numbers([of_seed[0].present for of_seed in pairs]),
+                sum(any(pair.lost for pair in of_seed) for of_seed in pairs),
+            )
     length = "" if first.stack is None else first.stack.length
     base = f"{first.learner}{length}, mean over {len(group)} stacks"
-    return Effect(first.adapter, base, first.learner, None, _differences(grid, values, lost), {})
+    return Effect(first.adapter, base, first.learner, None, _differences(grid, measured), {})
+
+
+def _seed_of(pair: Pair) -> tuple[str, int]:
+    """The seed, and the draw of the data that it was trained on."""
+    return pair.present["data"]["fingerprint"], pair.seed
 
 
 # -- performance profiles -----------------------------------------------------------------------------------------
@@ -267,7 +300,8 @@ def profiles(grid: Grid, score: Score) -> list[Profile]:
             strata = [cell.values(score) for cell in members or []]
             if strata and all(map(len, strata)):
                 several = min(map(len, strata)) > 1
-                low, high = bootstrap(strata, statistic) if several else (None, None)
+                draws = [cell.draws(score) for cell in members or []]
+                low, high = bootstrap(strata, statistic, draws=draws) if several else (None, None)
                 profiles.append(Profile(stack, scope, statistic(strata), low, high))
     return profiles
 

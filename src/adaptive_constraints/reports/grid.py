@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints.data.sources.scripted import DRAW
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.experiments.rows import (
     CELLS,
@@ -83,6 +84,11 @@ class GridCell:
         values = np.array([seed_value(row, score) for row in self.rows])
         kept: NDArray[np.float64] = values[~np.isnan(values)]
         return kept
+
+    def draws(self, score: Score) -> NDArray[np.int64]:
+        """[N] the draw of the data of each of these, numbered from 0."""
+        kept = [row for row in self.rows if not math.isnan(seed_value(row, score))]
+        return draw_numbers(kept)
 
     @property
     def lost(self) -> int:
@@ -178,6 +184,12 @@ def read_grid(folders: Sequence[str | Path]) -> Grid:
     )
 
 
+def draw_numbers(rows: Sequence[ResultRow]) -> NDArray[np.int64]:
+    """[N] which data set each row is of, numbered from 0."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(row["data"]["fingerprint"], len(numbers)) for row in rows], np.int64)
+
+
 def kind(part: str) -> str:
     """``ASPC`` of ``ASPC(interval=5)``."""
     return part.partition("(")[0]
@@ -220,18 +232,24 @@ def _stack_labels(rows: Sequence[ResultRow]) -> dict[tuple[str, int], str]:
 
 
 def _data_labels(rows: Sequence[ResultRow]) -> dict[str, str]:
-    """The label of a fingerprint: the reference, with the fingerprint where two data sets share one."""
+    """The label of a fingerprint: the reference without its draw; with the fingerprint where two share a reference."""
     references = {row["data"]["fingerprint"]: row["data"]["reference"] for row in rows}
     counts = Counter(references.values())
     return {
-        fingerprint: reference if counts[reference] == 1 else f"{reference} ({fingerprint[:8]})"
+        fingerprint: recipe(reference) if counts[reference] == 1 else f"{reference} ({fingerprint[:8]})"
         for fingerprint, reference in references.items()
     }
 
 
+def recipe(reference: str) -> str:
+    """``scripted:pendulum/mixed`` of ``scripted:pendulum/mixed#draw=1``."""
+    return reference.partition(DRAW)[0]
+
+
 def _data_name(row: ResultRow, labels: dict[str, str]) -> DataName:
     data = row["data"]
-    return DataName(labels[data["fingerprint"]], data["reference"], data["regenerated"], row["measure"] == "score")
+    label = labels[data["fingerprint"]]
+    return DataName(label, recipe(data["reference"]), data["regenerated"], row["measure"] == "score")
 
 
 def _position(order: Sequence[str], label: str) -> int:
@@ -264,4 +282,17 @@ def _aligned(
     return np.array(steps, np.float64), values
 
 
-__all__ = ["SCORES", "DataName", "Grid", "GridCell", "Score", "StackName", "is_lost", "kind", "read_grid", "seed_value"]
+__all__ = [
+    "SCORES",
+    "DataName",
+    "Grid",
+    "GridCell",
+    "Score",
+    "StackName",
+    "draw_numbers",
+    "is_lost",
+    "kind",
+    "read_grid",
+    "recipe",
+    "seed_value",
+]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
 from adaptive_constraints.reports import text
+from adaptive_constraints.reports.claims import Outcome
 from adaptive_constraints.reports.figures import figure_data
 from adaptive_constraints.reports.findings import ALL, Difference, Effect, Findings
 from adaptive_constraints.reports.grid import SCORES, DataName, GridCell, StackName, is_lost, kind
@@ -31,6 +32,7 @@ def page(findings: Findings, command: str) -> str:
         "facts": _facts(findings, command),
         "filters": _filters(findings),
         "score": join([SCORES[findings.score]]),
+        "claims": _claims(findings),
         "scores": _scores(findings),
         "effects": _effects(findings),
         "published": _published(findings),
@@ -117,6 +119,30 @@ def _data(label: str, findings: Findings) -> DataName:
     return next(data for data in findings.grid.data if data.label == label)
 
 
+def _claims(findings: Findings) -> Html:
+    """What was claimed beforehand, and what became of it; nothing without claims."""
+    if not findings.outcomes:
+        return Html()
+    return tag(
+        "section",
+        tag("h2", "Claims and outcomes"),
+        tag("p", text.CLAIMS),
+        *map(_claim, findings.outcomes),
+        id="claims",
+    )
+
+
+def _claim(outcome: Outcome) -> Html:
+    heads = [_head(name, numeric=name not in text.CLAIM_WORDS) for name in text.CLAIM_HEADS]
+    rows = [
+        tag("tr", *(_number(cell, None) if i not in (0, 2) else tag("td", cell) for i, cell in enumerate(cells)))
+        for cells in text.claim_rows(outcome)
+    ]
+    table = _table("", outcome.claim["stack"], heads, rows) if rows else None
+    verdict = tag("strong", text.verdict(outcome), class_=outcome.verdict)
+    return tag("div", tag("p", verdict, " ", outcome.claim["text"]), table, class_="claim")
+
+
 def _scores(findings: Findings) -> Html:
     heads = [_head("Stack", numeric=False), *(_column(scope, findings) for scope in findings.scopes)]
     rows = [_score_row(stack, findings) for stack in findings.grid.stacks]
@@ -144,7 +170,7 @@ def _score(cell: GridCell, shown: Html, findings: Findings) -> Html:
     """A number that unfolds into its seeds, and into the command that makes it."""
     badge = text.lost(cell.lost, len(cell.rows), "seeds")
     heads = [tag("th", name, scope="col") for name in ("seed", "last ten", "last", "best")]
-    rows = [tag("tr", tag("th", str(row["seed"]), scope="row"), *_seed(cell, i)) for i, row in enumerate(cell.rows)]
+    rows = [tag("tr", tag("th", text.seed_name(row), scope="row"), *_seed(cell, i)) for i, row in enumerate(cell.rows)]
     return tag(
         "details",
         tag("summary", shown, badge and tag("span", badge, class_="lost")),

@@ -27,6 +27,7 @@ def _lines(findings: Findings, pictures: dict[str, Path], command: str) -> Itera
         yield from ("", _escaped(about))
     for warning in text.warnings(findings.grid):
         yield from ("", f"> {_escaped(warning)}")
+    yield from claims(findings)
     yield from ("", "## Scores", "")
     yield f"Interquartile mean over seeds [95 % interval]; each seed counts with its {SCORES[findings.score]}."
     yield from ("", *_scores(findings))
@@ -45,6 +46,16 @@ def _lines(findings: Findings, pictures: dict[str, Path], command: str) -> Itera
     yield from ("", "## How it was made", "")
     for name, value in [*text.facts(findings.grid, findings.score), ("This report", command)]:
         yield f"- {name}: {_escaped(value)}"
+
+
+def claims(findings: Findings) -> Iterator[str]:
+    """Claims and outcomes, where there are any."""
+    if findings.outcomes:
+        yield from ("", "## Claims and outcomes", "", text.CLAIMS)
+    for outcome in findings.outcomes:
+        yield from ("", f"**{text.verdict(outcome)}** {_escaped(outcome.claim['text'])}")
+        if rows := text.claim_rows(outcome):
+            yield from ("", f"{_escaped(outcome.claim['stack'])}:", "", *_table(text.CLAIM_HEADS, rows))
 
 
 def _scores(findings: Findings) -> list[str]:
@@ -104,7 +115,7 @@ def _runs(findings: Findings) -> list[str]:
 def _seeds(findings: Findings) -> list[str]:
     rows = []
     for cell in findings.grid.cells.values():
-        values = [f"{row['seed']}: {_seed(row, findings)}" for row in cell.rows]
+        values = [f"{text.seed_name(row)}: {_seed(row, findings)}" for row in cell.rows]
         rows.append([cell.stack.label, cell.data.label, ", ".join(values)])
     return _table(["stack", "data", f"seed: {SCORES[findings.score]}"], rows)
 
@@ -129,4 +140,4 @@ def _escaped(words: str) -> str:
     return re.sub(r"[\\`*_|<>#]|\](?=\()", r"\\\g<0>", one_line)
 
 
-__all__ = ["document"]
+__all__ = ["claims", "document"]

@@ -1,7 +1,9 @@
 """How good, and how sure: the statistics of reports, as Agarwal et al. define them (arXiv 2108.13264, ``rliable``).
 
 Scores come as *strata*: one array per data set, whose last axis holds its seeds. A bootstrap draws seeds anew within
-each data set and never across, because data sets are chosen and seeds are drawn. Numpy only.
+each data set and never across, because data sets are chosen and seeds are drawn. Where a data set was itself drawn
+several times from one recipe, the draws are drawn anew too, and then seeds within each (a hierarchical bootstrap): a
+finding has to survive another data set as well as another seed. Numpy only.
 
 An interval from few seeds says little. Two seeds give the range between them, whatever the level: for one data set
 that covers the true mean about half the time. Four seeds give about 80 % where 95 % is asked for, ten about 90 %. A
@@ -20,6 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 Values: TypeAlias = NDArray[np.float64]
 Strata: TypeAlias = Sequence[Values]
 """One array [..., N] per data set: N seeds, after any axes of resamples."""
+Draws: TypeAlias = Sequence[NDArray[np.int64]]
+"""One array [N] per data set: the draw of the data that each seed was trained on."""
 Statistic: TypeAlias = Callable[[Strata], Values]
 """From strata with leading axes [...] to [..., *shape of the statistic]."""
 
@@ -102,45 +106,101 @@ def _average(values: Sequence[Values]) -> Values:
 
 
 def bootstrap(
-    strata: Strata, statistic: Statistic, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+    strata: Strata,
+    statistic: Statistic,
+    *,
+    draws: Draws | None = None,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
 ) -> tuple[Values, Values]:
     """Ends of the stratified percentile bootstrap interval of ``statistic``, each of the statistic's shape.
 
-    Equal scores give equal intervals: the draws depend on ``seed`` and the strata's sizes alone.
+    draws: the draw of the data that each seed was trained on; None: all on the same.
+
+    Equal scores give equal intervals: what is drawn depends on ``seed`` and the strata's sizes and draws alone.
     """
-    draw = np.random.default_rng(seed)
-    drawn = [values[draw.integers(len(values), size=(resamples, len(values)))] for values in strata]
     tail = (1 - level) / 2
-    low, high = np.quantile(statistic(drawn), [tail, 1 - tail], axis=0)
+    low, high = np.quantile(
+        resampled(strata, statistic, draws=draws, resamples=resamples, seed=seed), [tail, 1 - tail], 0
+    )
     return low, high
 
 
-def estimate(strata: Strata, statistic: Statistic = pooled_interquartile_mean) -> Estimate:
-    """A scalar statistic of ``strata`` (one array [N] per data set) with its 95 % interval."""
+def resampled(
+    strata: Strata, statistic: Statistic, *, draws: Draws | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Values:
+    """The statistic [resamples, ...] of seeds, and of draws of the data, drawn anew."""
+    generator = np.random.default_rng(seed)
+    groups = draws or [np.zeros(len(values), np.int64) for values in strata]
+    return statistic([values[_drawn(of, resamples, generator)] for values, of in zip(strata, groups, strict=True)])
+
+
+def _drawn(draws: NDArray[np.int64], resamples: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Positions [resamples, N]: each draw of the data is replaced by any, each seed by any of its new draw's."""
+    _, group = np.unique(draws, return_inverse=True)
+    sizes = np.bincount(group)
+    if len(sizes) == 1:
+        return generator.integers(len(draws), size=(resamples, len(draws)))
+    ordered, first = np.argsort(group, kind="stable"), np.cumsum(sizes) - sizes
+    chosen = generator.integers(len(sizes), size=(resamples, len(sizes)))[:, group]
+    positions: NDArray[np.int64] = ordered[first[chosen] + generator.integers(sizes[chosen])]
+    return positions
+
+
+def estimate(
+    strata: Strata,
+    statistic: Statistic = pooled_interquartile_mean,
+    *,
+    draws: Draws | None = None,
+    level: float = LEVEL,
+) -> Estimate:
+    """A scalar statistic of ``strata`` (one array [N] per data set) with its interval, by default of 95 %."""
     count = sum(len(values) for values in strata)
     value = float(statistic(strata))
     if min(len(values) for values in strata) < 2:
         return Estimate(value, None, None, count)
-    low, high = bootstrap(strata, statistic)
+    low, high = bootstrap(strata, statistic, draws=draws, level=level)
     return Estimate(value, float(low), float(high), count)
 
 
-def paired_difference(strata: Strata) -> Estimate:
+def paired_difference(strata: Strata, *, draws: Draws | None = None) -> Estimate:
     """The mean difference of pairs that share a seed, from one array of differences [N] per data set.
 
     Each data set counts alike. Whole pairs are drawn anew, so what a pair's two runs share cancels.
     """
-    return estimate(strata, mean_of_means)
+    return estimate(strata, mean_of_means, draws=draws)
+
+
+def p_value(strata: Strata, *, draws: Draws | None = None) -> float:
+    """Two-sided bootstrap p-value of a mean difference of 0; at least 1 / `RESAMPLES`, which is its resolution."""
+    means = resampled(strata, mean_of_means, draws=draws)
+    tail = min((means <= 0).mean(), (means >= 0).mean())
+    return float(min(1.0, max(2 * tail, 1 / len(means))))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for being several (Holm, 1979): compare each with the level that one alone would have."""
+    order = np.argsort(p_values)
+    count, largest = len(order), 0.0
+    corrected = [0.0] * count
+    for rank, position in enumerate(order):
+        largest = max(largest, min(1.0, (count - rank) * p_values[position]))
+        corrected[position] = largest
+    return corrected
 
 
 __all__ = [
     "Estimate",
     "bootstrap",
     "estimate",
+    "holm",
     "interquartile_mean",
     "mean_of_means",
+    "p_value",
     "paired_difference",
     "pooled_interquartile_mean",
     "probability_of_improvement",
     "profile",
+    "resampled",
 ]

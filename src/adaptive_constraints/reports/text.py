@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from adaptive_constraints.experiments.rows import Published
+from adaptive_constraints.data.sources.scripted import DRAW
+from adaptive_constraints.experiments.rows import Published, ResultRow
+from adaptive_constraints.reports.claims import Outcome
 from adaptive_constraints.reports.findings import Difference, Effect
 from adaptive_constraints.reports.grid import SCORES, Grid, GridCell, Missing, Score
 from adaptive_constraints.reports.statistics import Estimate
@@ -48,6 +50,51 @@ def _interval(estimate: Estimate, write: Callable[[float], str]) -> str:
 def lost(count: int, of: int, things: str) -> str | None:
     """Such as ``1 of 4 seeds lost``; None where none is."""
     return f"{count} of {of} {things} lost" if count else None
+
+
+CLAIMS = (
+    "Each claim stood in the suite before it was run. Differences are of pairs that share data set and seed; intervals "
+    "are 95 %, over draws of the data and seeds. Corrected p-values allow for the claim's other data sets."
+)
+CLAIM_HEADS = ("data", "score", "against", "its score", "difference", "higher in", "corrected p")
+CLAIM_WORDS = ("data", "against")
+"""Those of them that are no numbers."""
+
+
+def verdict(outcome: Outcome) -> str:
+    """In words, such as ``Refuted: +12.1 [+3.4, +20.2] over all data sets``."""
+    said = outcome.verdict.capitalize()
+    if outcome.missing:
+        return f"{said}: {counted(outcome.missing, 'pair')} not there."
+    if outcome.whole is None:
+        return f"{said}."
+    if outcome.claim["expect"] == "share of best":
+        low, high = outcome.whole.low, outcome.whole.high
+        ends = "" if low is None or high is None else f" [{low:.0%}, {high:.0%}]"
+        return f"{said}: {outcome.whole.value:.0%}{ends} of the best, where {outcome.claim['share']:.0%} are asked for."
+    return f"{said}: {signed(outcome.whole.value)}{_interval(outcome.whole, signed)} over all data sets."
+
+
+def claim_rows(outcome: Outcome) -> list[list[str]]:
+    """The lines of a claim's table, under `CLAIM_HEADS`."""
+    return [
+        [
+            part.label,
+            estimated(part.stack),
+            part.rival,
+            estimated(part.against),
+            f"{signed(part.difference.value)}{_interval(part.difference, signed)}",
+            f"{part.wins} of {part.difference.n}",
+            "< 0.001" if part.corrected < 0.001 else f"{part.corrected:.3f}",
+        ]
+        for part in outcome.on
+    ]
+
+
+def seed_name(row: ResultRow) -> str:
+    """Such as ``3``, or ``3 (draw 1)`` where the data is a draw of a recipe."""
+    _, drawn, draw = row["data"]["reference"].partition(DRAW)
+    return f"{row['seed']} (draw {draw})" if drawn else str(row["seed"])
 
 
 def title(effect: Effect) -> str:

@@ -62,6 +62,11 @@ def scripted_names() -> list[str]:
     return [f"scripted:{FAMILY}{recipe}" for recipe in RECIPES] + maze_tasks.scripted_names()
 
 
+def is_drawn(reference: str) -> bool:
+    """Tell whether a reference names a recipe, of which there are several draws, and none of them yet."""
+    return reference.startswith(f"scripted:{FAMILY}") and DRAW not in reference
+
+
 def _recipe(source: str) -> tuple[str, int]:
     """Recipe and draw of a source: pendulum/mixed#draw=3 -> mixed, 3."""
     name, given, number = source.removeprefix(FAMILY).partition(DRAW)
