@@ -27,7 +27,7 @@ from adaptive_constraints.support.files import CACHE_VARIABLE
 from adaptive_constraints.testing import made_data
 
 from .emulation import Count
-from .helpers import FOUR, build, different, largest_difference, learned
+from .helpers import FOUR, build, different, largest_difference, learned, random_data
 from .sketches import TinyIQL
 from .test_capture import states
 from .test_layouts import learner as outputs_by_inputs
@@ -50,7 +50,7 @@ class Interpreted:
 
     def record(self, run: Any) -> None:
         graph, self.inputs = recorded(run)
-        self.graph = lowering.pure(graph, self.inputs)
+        self.graph, _ = lowering.pure(graph, self.inputs)
 
     def ready(self) -> None:
         """It is."""
@@ -119,6 +119,20 @@ def test_back_ends_that_check_the_meta_step_are_not_compiled():
         build(TD3BC(**SMALL), ASPC(meta_step="autograd"), graphs=Interpreted)
 
 
+def test_tables_of_data_are_what_is_only_gathered_from():
+    """By rows, by seeds and rows; not where a table is also read whole, nor an index."""
+    table, column, read_whole = torch.rand(7, 2), torch.rand(2, 7), torch.rand(7, 3)
+    rows, seeds, out = torch.tensor([[1, 5], [0, 6]]), torch.tensor([[0], [1]]), torch.zeros(2, 2)
+
+    def step() -> None:
+        gathered = table.index_select(0, rows.reshape(-1)).view(2, 2, 2).sum(-1) + column[seeds, rows]
+        out.copy_(gathered + read_whole.index_select(0, rows[0]).sum() + read_whole.mean())
+
+    graph, inputs = recorded(step)
+    found = {id(inputs[position]): axis for position, axis in lowering.long_axes(graph).items()}
+    assert found == {id(table): 0, id(column): 1}
+
+
 # -- native code ------------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +188,17 @@ def test_compiled_resumes_bit_for_bit_from_the_cache(cache, monkeypatch):
     second.load(states(first), 4)
     second.run(5)
     assert not different(states(whole), states(second))
+
+
+@needs_compiler
+def test_data_sets_of_other_lengths_share_a_program(cache, monkeypatch):
+    tiny().run(1)
+    monkeypatch.setattr(subprocess, "Popen", None)  # nothing is compiled again
+    for rows in (40, 1000):
+        data = random_data(rows)
+        compiled, eager = tiny(data=data), build(TinyIQL(), seeds=(0, 1), dtype=torch.float64, data=data)
+        compiled.run(5), eager.run(5)
+        assert largest_difference(learned(compiled), learned(eager)) < 1e-12
 
 
 @needs_compiler

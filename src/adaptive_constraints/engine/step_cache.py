@@ -46,7 +46,9 @@ class Library:
     def __init__(self, graph: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
         self._graph, self._layouts = graph, [Layout.of(tensor) for tensor in inputs]
         self._threads = torch.get_num_threads()
-        text = json.dumps([graph.code, *map(str, self._layouts), self._threads, *surroundings()])
+        long = lowering.long_axes(graph)
+        layouts = [_text(layout, long.get(position)) for position, layout in enumerate(self._layouts)]
+        text = json.dumps([graph.code, *layouts, self._threads, *surroundings()])
         self._folder = cache_folder() / "steps"
         self._name = hashlib.sha256(text.encode()).hexdigest()[:32]
         self._lock = ExitStack()
@@ -165,6 +167,16 @@ class Library:
         except (OSError, UnicodeDecodeError):
             return None
         return file if whole else None
+
+
+def _text(layout: Layout, long_axis: int | None) -> str:
+    """A layout in words; of a table of data without its length, which its program does not depend on."""
+    if long_axis is None:
+        return str(layout)
+    shape = list(layout.shape)
+    shape[long_axis] = -1
+    contiguous = torch.empty(layout.shape, device="meta").stride() == layout.strides
+    return f"{shape} {'' if contiguous else layout.strides} {layout.dtype}"
 
 
 def _start_queued() -> None:
