@@ -106,6 +106,16 @@ class IQL(Learner):
         "antmaze": {"beta": 10.0, "expectile": 0.9, "reward_shift": -1.0},
         "adroit": {"expectile": 0.8, "dropout": 0.1},
         "maze2d": {},
+        # Small networks for small data: this project's own, for scripted:pendulum/...
+        "pendulum": {
+            "hidden": 64,
+            "batch_size": 64,
+            "discount": 0.97,
+            "polyak": 0.05,
+            "value_learning_rate": 1e-3,
+            "critic_learning_rate": 1e-3,
+            "actor_learning_rate": 1e-3,
+        },
         # The learner under adaptive neighbourhoods (arXiv 2511.02567), but for its slower policy and targets: on Gym,
         # and on AntMaze. Inferred there: the mean of the critics, and raw observations in the large maze.
         "anq": {"policy": "deterministic", "critics": 4, "largest_weight": 3.0},

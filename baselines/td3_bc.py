@@ -83,6 +83,16 @@ class TD3BC(Learner):
         "maze2d": {},
         "antmaze": {"reward_shift": -1.0},
         "adroit": {},
+        # Small networks for small data: this project's own, for scripted:pendulum/...
+        "pendulum": {
+            "critic": "layernorm",
+            "hidden": 64,
+            "batch_size": 64,
+            "discount": 0.97,
+            "polyak": 0.05,
+            "actor_learning_rate": 1e-3,
+            "critic_learning_rate": 1e-3,
+        },
         # What state-adaptive coefficients (arXiv 2505.19923) stand on; on AntMaze with rarer steps online.
         "ssar": {"critic": "layernorm"},
         "ssar-antmaze-umaze": SSAR_ANTMAZE,

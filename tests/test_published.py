@@ -110,8 +110,11 @@ def test_what_adapters_stand_on():
 # Which optimizer steps at which rate, as the released code builds them: in general, and where a data set differs. A
 # rate in a paper's table may be meant for one network alone.
 ADAM: dict[type[Part], tuple[dict[str, float], dict[str, dict[str, float]]]] = {
-    TD3BC: ({"critic": 3e-4, "actor": 3e-4}, {}),
-    IQL: ({"value": 3e-4, "critic": 3e-4, "actor": 3e-4}, {}),
+    TD3BC: ({"critic": 3e-4, "actor": 3e-4}, {"pendulum": {"critic": 1e-3, "actor": 1e-3}}),
+    IQL: (
+        {"value": 3e-4, "critic": 3e-4, "actor": 3e-4},
+        {"pendulum": {"value": 1e-3, "critic": 1e-3, "actor": 1e-3}},
+    ),
     CQL: (
         {"temperature": 3e-5, "actor": 3e-5, "critic": 3e-4},
         {

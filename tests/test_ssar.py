@@ -70,7 +70,7 @@ def test_frozen_is_the_learner_bit_for_bit(learner, settings, dtype):
 
 def test_frozen_is_still_selective():
     """Alone, the trust flags leave out rows."""
-    frozen = SSAR(frozen=True, hidden=8)
+    frozen = SSAR(select="return", loosen_bound=True, frozen=True, hidden=8)
     one, two = (trained(LEARNERS["TD3BC"], *adapters) for adapters in ((), (frozen,)))
     assert not torch.equal(one.params["actor"]["weight0"], two.params["actor"]["weight0"])
 

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 from adaptive_constraints import SSAR, Dataset, Spec
+from adaptive_constraints.adapters.trust import by_separation
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.errors import DatasetError
@@ -181,3 +182,48 @@ def test_length_of_the_selecting_training():
     from adaptive_constraints.adapters.trust import Advantage
 
     assert [Advantage.steps_for(rows) for rows in (100, 50_000, 202_000, 2_000_000)] == [100_000, 250_000, 10**6, 10**6]
+
+
+def plain_split(returns: list[float]) -> list[bool]:
+    """Every cut by a plain loop: least variance within, then the distance of means in standard deviations."""
+    best, cut = np.inf, 0.0
+    for limit in sorted(set(returns))[:-1]:
+        low, high = [r for r in returns if r <= limit], [r for r in returns if r > limit]
+        within = len(low) * np.var(low) + len(high) * np.var(high)
+        if within < best:
+            best, cut = float(within), limit
+            apart = np.mean(high) - np.mean(low), np.sqrt((np.var(low) + np.var(high)) / 2)
+    separate = apart[0] >= 4.5 * apart[1]
+    return [r > cut if separate else True for r in returns]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -3e5])
+def test_separate_groups_of_episodes_equal_a_plain_loop(offset: float) -> None:
+    """Two groups, one (normal, uniform), a far group of few, and returns with ties, wherever their zero is."""
+    draw = np.random.default_rng(0)
+    cases = {
+        "two": [*draw.normal(0, 1, 30), *draw.normal(20, 2, 10)],
+        "normal": draw.normal(0, 1, 200),
+        "uniform": draw.uniform(0, 1, 200),
+        "few": [*draw.normal(0, 1, 60), 100.0, 101.0],
+        "ties": [0.0] * 7 + [5.0] * 3,
+    }
+    split = {}
+    for name, returns in cases.items():
+        listed = (np.round(np.asarray(returns, np.float32), 1) + np.float32(offset)).astype(float).tolist()
+        rows = by_separation(episodes(*([value] for value in listed))).tolist()
+        assert rows == plain_split(listed), name
+        split[name] = sum(rows)
+    assert split == {"two": 10, "normal": 200, "uniform": 200, "few": 2, "ties": 3}
+
+
+def test_returns_that_are_all_equal_are_one_group() -> None:
+    assert by_separation(episodes(*[[3.0]] * 5)).all() and by_separation(episodes([1.0, 2.0])).all()
+
+
+def test_the_default_trusts_the_better_of_two_groups_or_everything() -> None:
+    mixed, alike = (episodes(*([value] for value in returns)) for returns in ([0, 0.5, 0.2, 9, 9.4], range(5)))
+    assert prepared(SSAR(), mixed).columns["trusted"].tolist() == [0, 0, 0, 1, 1]
+    assert prepared(SSAR(), alike).columns["trusted"].all()
+    assert prepared(SSAR(trusted_fraction=0.2), mixed).columns["trusted"].tolist() == [0, 0, 0, 0, 1]
+    assert prepared(SSAR(return_threshold=0.3), mixed).columns["trusted"].tolist() == [0, 1, 0, 1, 1]

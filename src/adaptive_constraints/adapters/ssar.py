@@ -21,7 +21,7 @@ from torch import Tensor
 
 from adaptive_constraints.adapters.deviation import TrustInterval, natural_kind
 from adaptive_constraints.adapters.ssar_presets import PRESETS
-from adaptive_constraints.adapters.trust import Advantage, by_rank, by_return, by_success
+from adaptive_constraints.adapters.trust import Advantage, by_rank, by_return, by_separation, by_success
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.preparation import Preparation
 from adaptive_constraints.core.types import AdapterStage, Facts, Params, Phase, Prepared, Schedule, Spec, Stage, Update
@@ -39,6 +39,8 @@ PUBLISHED_GROWTH_EVERY, GROWTHS = 50_000, 10
 PUBLISHED_ANNEALING = 400_000 / 250_000
 """Length of the annealing in lengths of the online run."""
 GRADIENT_CLIP = 0.5
+USUAL_FRACTION = 0.3
+"""The best episodes that "return" trusts where nothing else is said."""
 FEW = 0.01
 """A trusted share of the data below this is warned of."""
 
@@ -54,24 +56,29 @@ class SSAR(Adapter):
     ['  constraint_weight  ssar']
     """
 
-    select: Literal["all", "return", "success", "advantage"] = "return"
-    """The trusted subset D^. return: episodes of a high return. success: episodes that reached the goal, as
-    `Dataset.episode_success` says (sparse rewards). advantage: rows with min Q(s, a) >= V(s) under critics of implicit
-    Q-learning, trained before step 1, per seed, and kept. all: everything; switches selection off."""
+    select: Literal["auto", "all", "return", "success", "advantage"] = "auto"
+    """The trusted subset D^. auto: the better of two groups of episodes, where returns fall into two separate ones (a
+    mixture of good and bad behaviour), else everything: where nothing says who deserves trust, trusting a part costs
+    more than it gains. The paper's rules are the others, and its ``presets`` name them. return: episodes of a high
+    return. success: episodes that reached the goal, as `Dataset.episode_success` says (sparse rewards). advantage:
+    rows with min Q(s, a) >= V(s) under critics of implicit Q-learning, trained before step 1, per seed, and kept. all:
+    everything; switches selection off."""
     return_threshold: float | None = None
-    """For "return": the raw episode return that must be exceeded; None: ``trusted_fraction`` says."""
-    trusted_fraction: Annotated[float, Between(0, 1, "(]")] = 0.3
-    """For "return" without a threshold: the best episodes that are trusted, as a fraction of all. Inferred; the paper
-    has a threshold per data set. From a tenth to a half is where to start on data of one source; on mixed data,
-    "advantage" is better."""
+    """The raw episode return that must be exceeded. None: under "auto" the gap between two groups of returns, under
+    "return" ``trusted_fraction`` says."""
+    trusted_fraction: Annotated[float, Between(0, 1, "(]")] | None = None
+    """The best episodes by return that are trusted, as a fraction of all, where no threshold is given; None: 0.3 under
+    "return". Inferred; the paper has a threshold per data set."""
     selection_expectile: Annotated[float, Between(0, 1, "()")] = 0.7
     """For "advantage": the expectile of V; the paper has 0.5 or 0.7 per data set."""
     selection_steps: Annotated[int, AtLeast(1)] | None = None
     """For "advantage": minibatches that V and Q are trained on. None: five per row, at least 100,000 and at most
     1,000,000; inferred: the paper always has 1,000,000, and so has this on all data sets that it uses the rule on."""
-    loosen_bound: bool = True
+    loosen_bound: bool | None = None
     """Rows that are not trusted are not constrained at all; otherwise they merely have no say in beta. Where imitation
-    is weighted by exp(advantage), improvement and constraint in one, such rows are not imitated (inferred)."""
+    is weighted by exp(advantage), improvement and constraint in one, such rows are not imitated (inferred). None: so
+    unless the policy climbs critics without LayerNorm, whose values diverge at states without a constraint; the
+    published settings say true."""
 
     deviation: Literal["auto", "density", "pre_tanh", "fixed_sigma", "surrogate", "model"] = "auto"
     """Measure of the deviation of the data's action from the policy. density: by the Gaussian policy's own
@@ -150,7 +157,7 @@ class SSAR(Adapter):
                 "the distance to the learner's own behaviour model is read off its constraint, which another adapter "
                 "replaces: set deviation='surrogate'"
             )
-        if self.loosen_bound and self.select != "all" and not facts.normalized_critic:
+        if self.loosen_bound and self.select != "all" and not _bears_loosening(facts):
             doubts.append(
                 "untrusted states are not constrained, and without LayerNorm in the critics Q may diverge there: use "
                 "the learner's robust critic, or loosen_bound=False"
@@ -165,7 +172,10 @@ class SSAR(Adapter):
     def _drops_rows(self, facts: Facts) -> bool:
         """Untrusted rows leave the imitation: a weight of 0 would not loosen exp(advantage) but make it extreme."""
         asked = facts.exponential_weights and "sample_weight" in facts.seams
-        return asked and self.loosen_bound and self.select != "all"
+        return asked and self._loosens(facts) and self.select != "all"
+
+    def _loosens(self, facts: Facts) -> bool:
+        return _bears_loosening(facts) if self.loosen_bound is None else self.loosen_bound
 
     # -- the trusted subset D^ ------------------------------------------------------------------------------------
 
@@ -195,31 +205,39 @@ class SSAR(Adapter):
             steps = self.selection_steps or Advantage.steps_for(len(data))
             rule = Advantage(self.selection_expectile, steps, preparation.discount)
             return rule.select(preparation, f"{self.name}.advantage")
-        if self.return_threshold is None:
-            return by_rank(data, self.trusted_fraction)
-        return by_return(data, self.return_threshold)
+        if self.return_threshold is not None:
+            return by_return(data, self.return_threshold)
+        if self.select == "auto" and self.trusted_fraction is None:
+            return by_separation(data)
+        return by_rank(data, self._fraction)
+
+    @property
+    def _fraction(self) -> float:
+        return USUAL_FRACTION if self.trusted_fraction is None else self.trusted_fraction
 
     def _check_share(self, share: float, preparation: Preparation) -> None:
-        data = preparation.data
-        best = f"the best {self.trusted_fraction:.2%} of episodes by return"
+        data, select = preparation.data, "return" if self.select == "auto" else self.select
+        given = self.return_threshold is not None or self.trusted_fraction is not None
+        best = f"the best {self._fraction:.2%} of episodes by return"
+        best = best if self.select == "return" or given else "the better of two groups of episodes by return"
         above = f"episodes of a return above {self.return_threshold}"
         rule = {
             "return": best if self.return_threshold is None else above,
             "success": "episodes that reached the goal (a positive reward at their end or at a terminal row)",
             "advantage": f"rows with min Q(s, a) >= V(s) at expectile {self.selection_expectile}",
-        }[self.select]
+        }[select]
         if share == 0:
             remedy = {
                 "return": "lower return_threshold",
                 "success": "rewards that are never positive at an episode's end want select='return'",
                 "advantage": "lower selection_expectile",
-            }[self.select]
+            }[select]
             raise DatasetError(
-                f"{self.name} would trust nothing in {data.name!r}: select={self.select!r} keeps {rule}, and the best "
+                f"{self.name} would trust nothing in {data.name!r}: select={select!r} keeps {rule}, and the best "
                 f"return in the data is {data.episode_returns().max():g}; {remedy}"
             )
         if share < FEW:
-            text = f"{self.name} trusts only {share:.2%} of {data.name!r}: select={self.select!r} keeps {rule}"
+            text = f"{self.name} trusts only {share:.2%} of {data.name!r}: select={select!r} keeps {rule}"
             warnings.warn(text, UserWarning, stacklevel=2)
 
     def trusted(self, v: View) -> Tensor:
@@ -250,7 +268,7 @@ class SSAR(Adapter):
 
     def constraint_weight(self, v: View) -> Tensor:
         weight = self.weight(v.p[self.group("beta")], v.s)
-        loosened = self.loosen_bound and not self._drops_rows(v.services.facts)
+        loosened = self._loosens(v.services.facts) and not self._drops_rows(v.services.facts)
         return self.trusted(v) * weight if loosened else weight
 
     def sample_weight(self, v: View) -> Tensor:
@@ -336,3 +354,8 @@ class SSAR(Adapter):
             "trusted_in_batch": self.trusted(v).mean(),
         }
         return quantities | dict(v.frozen[self.name])
+
+
+def _bears_loosening(facts: Facts) -> bool:
+    """Tell whether values stay sane at states without a constraint."""
+    return facts.normalized_critic or facts.constrained == "critic" or facts.exponential_weights

@@ -12,7 +12,7 @@ Table = dict[str, dict[str, Any]]
 
 
 def _by_return(threshold: float, n_end: float = 3.0) -> dict[str, Any]:
-    return {"select": "return", "return_threshold": threshold, "n_end": n_end}
+    return {"select": "return", "return_threshold": threshold, "n_end": n_end, "loosen_bound": True}
 
 
 def _by_advantage(expectile: float, n_end: float = 3.0, loosen_bound: bool = True) -> dict[str, Any]:

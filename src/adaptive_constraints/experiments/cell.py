@@ -30,6 +30,7 @@ from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import AdaptiveConstraintsError, SuiteError, TrainingError
 from adaptive_constraints.experiments.rows import FAILED, ResultRow, write_failure, write_rows
+from adaptive_constraints.runs.compiling import Compiled
 from adaptive_constraints.runs.folder import CHECKPOINT, CONFIG
 from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.settings import RunSettings
@@ -70,6 +71,8 @@ class Cell:
     imports: tuple[str, ...] = ()
     """Modules that define learners and adapters of the user's own."""
     eval_max_steps: int | None = None
+    compiled: str = "auto"
+    """Whether steps are compiled, as ``train --compiled`` takes it."""
 
     def command(self) -> str:
         """The ``train`` command that makes this cell."""
@@ -83,6 +86,7 @@ class Cell:
                 *("--eval-every", str(self.eval_every), "--eval-episodes", str(self.eval_episodes)),
                 *([] if self.eval_env == "auto" else ["--eval-env", self.eval_env]),
                 *([] if self.eval_max_steps is None else ["--eval-max-steps", str(self.eval_max_steps)]),
+                *([] if self.compiled == "auto" else ["--compiled", self.compiled]),
                 *(["--imports", *self.imports] if self.imports else []),
             ]
         )
@@ -137,8 +141,15 @@ def _train(cell: Cell, folder: Path, device: str | None) -> Agent:
     logging = {"log_every": -(-cell.steps // POINTS), "checkpoint_every": cell.eval_every}
     settings = RunSettings.of(vars(cell), out=folder, **logging)
     traced = cell.steps > _TRACED_FROM
+    compiled: Compiled = "auto" if cell.compiled == "auto" else cell.compiled == "on"
     agent.fit(
-        load_dataset(cell.data), steps=cell.steps, seeds=cell.seeds, device=device, traced=traced, **vars(settings)
+        load_dataset(cell.data),
+        steps=cell.steps,
+        seeds=cell.seeds,
+        device=device,
+        traced=traced,
+        compiled=compiled,
+        **vars(settings),
     )
     return agent
 

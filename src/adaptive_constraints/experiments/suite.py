@@ -23,7 +23,8 @@ from adaptive_constraints.experiments.stacks import BARE, NamedStack, joined, re
 from adaptive_constraints.support.typed import damage, read_text
 
 _FOLDER = Path("benchmarks", "suites")
-_GRID = ("stacks", "learners", "adapters", "every_subset_of", "data", "draws", "family", "seeds", "steps", "evaluation")
+_STACKS = ("stacks", "learners", "adapters", "every_subset_of", "family")
+_GRID = (*_STACKS, "data", "draws", "seeds", "steps", "compiled", "evaluation")
 _EVALUATION = {"every": 5_000, "episodes": 10, "env": "auto", "max_steps": None}
 _PUBLISHED = ("source", "data", "scores", "spreads")
 _CLAIM = ("text", "expect", "stack", "against", "data", "share")
@@ -229,6 +230,7 @@ class _Reader:
                     eval_env=self._environment(evaluation["env"], f"{place}, evaluation.env"),
                     eval_max_steps=None if limit is None else self._count(limit, f"{place}, evaluation.max_steps"),
                     imports=self.imports,
+                    compiled=self._compiled(grid.get("compiled", "auto"), f"{place}, compiled"),
                 )
 
     def _lines(self, grid: Mapping[str, Any], place: str) -> list[str]:
@@ -293,6 +295,11 @@ class _Reader:
         module = self._text(value, place).rpartition(":")[0]
         if module and module not in self.imports:
             self._fail(place, f"{value} has the module {module} imported: allow it by --imports {module}")
+        return str(value)
+
+    def _compiled(self, value: Any, place: str) -> str:
+        if value not in ("auto", "on", "off"):
+            self._fail(place, f'"auto", "on" or "off" is needed, not {value!r}')
         return str(value)
 
     def _seeds(self, value: Any, place: str) -> tuple[int, ...]:
