@@ -55,7 +55,21 @@ def _table() -> dict[str, ReferenceScore]:
         "relocate": (-6.425911, 4233.877797728884),
         "kitchen": (0.0, 4.0),
     }
-    return {task: ReferenceScore(task, low, high, _D4RL) for task, (low, high) in returns.items()} | _mazes()
+    return {task: ReferenceScore(task, low, high, _D4RL) for task, (low, high) in returns.items()} | _mazes() | _neorl()
+
+
+def _neorl() -> dict[str, ReferenceScore]:
+    returns = {  # environment: (random, expert)
+        "Pipeline": (-296.0, 751.0),
+        "Simglucose": (9.75, 475.0),
+        "RocketRecovery": (-176.0, 208.0),
+        "RandomFrictionHopper": (-3.0, 503.0),
+        "DMSD": (30.60, 849.51),
+        "Fusion": (-107.601, 98.05),
+        "SafetyHalfCheetah": (-283.0, 2507.0),
+    }
+    source = "NeoRL-2, envs/info.py, MIN_SCORES and MAX_SCORES (polixir/NeoRL2)"
+    return {f"neorl2-{env}": ReferenceScore(f"neorl2-{env}", *ends, source) for env, ends in returns.items()}
 
 
 def _mazes() -> dict[str, ReferenceScore]:
@@ -76,6 +90,9 @@ def _mazes() -> dict[str, ReferenceScore]:
 
 
 REFERENCE_SCORES = _table()
+
+SUCCESS = ReferenceScore("success", 0.0, 1.0, "the share of the episodes in which the environment said info['success']")
+"""A score of success rates instead of returns, for tasks without reference returns."""
 
 # Environments whose rewards are those that the table's returns were measured with. Ant-v5 is missing on purpose: it
 # charges for contact forces, which D4RL's Ant did not.

@@ -32,11 +32,14 @@ class Rollout:
     returns: [P, E] undiscounted sums of rewards; NaN where the policy's action was not finite, which ends the episode.
     lengths: [P, E] environment steps taken.
     terminated: [P, E] True where the environment ended the episode (a fall, a goal), False where time ran out.
+    success: [P, E] True where the environment said so in some step (``info["success"]`` or ``info["is_success"]``);
+        None where it never says whether there is success.
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
     terminated: NDArray[np.bool_]
+    success: NDArray[np.bool_] | None = None
 
 
 class Evaluator:
@@ -125,13 +128,14 @@ class Evaluator:
         envs = self._ensure(policies * self.episodes)
         observations = self._reset(envs)
         returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
-        terminated = np.zeros(len(envs), np.bool_)
-        early, limit = returns, self.limit
+        terminated, success = np.zeros(len(envs), np.bool_), np.zeros(len(envs), np.bool_)
+        says = False
+        early, limit = (returns, success), self.limit
         low, high, action_type = envs[0].low, envs[0].high, envs[0].action_type
         running, step = list(range(len(envs))), 0
         while running and step != limit.end:
             if step == limit.steps:
-                early = returns.copy()
+                early = returns.copy(), success.copy()
             answer = self._checked(policy(observations.reshape(*shape, -1).copy(), step), shape)
             finite = np.isfinite(answer).all(-1)
             actions = answer.clip(low, high).astype(action_type)
@@ -140,18 +144,21 @@ class Evaluator:
                 if not finite[i]:
                     returns[i] = np.nan
                     continue
-                observations[i], reward, terminated[i], truncated, _ = envs[i].step(actions[i])
+                observations[i], reward, terminated[i], truncated, info = envs[i].step(actions[i])
                 returns[i] += reward
                 lengths[i] += 1
+                if (reached := _success(info)) is not None:
+                    says, success[i] = True, success[i] or reached
                 if not (terminated[i] or truncated):
                     still.append(i)
             running, step = still, step + 1
         if running and limit.patience is not None:
             late = lengths > (steps := self._give_up(limit))
-            returns[late], lengths[late], terminated[late] = early[late], steps, False
+            returns[late], success[late], lengths[late], terminated[late] = early[0][late], early[1][late], steps, False
         if running and limit.by == LONGEST:
             self._say_cut()
-        return Rollout(returns.reshape(shape), lengths.reshape(shape), terminated.reshape(shape))
+        said = success.reshape(shape) if says else None
+        return Rollout(returns.reshape(shape), lengths.reshape(shape), terminated.reshape(shape), said)
 
     def _give_up(self, limit: StepLimit) -> int:
         """The length to which all episodes are cut from now on, since one did not end by itself."""
@@ -218,6 +225,14 @@ class Evaluator:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _success(info: Any) -> bool | None:
+    """What a step says of success, by Gymnasium's robots' name for it too; None: nothing."""
+    if not info:
+        return None
+    said = info.get("success", info.get("is_success"))
+    return None if said is None else bool(np.any(said))
 
 
 def rollout(

@@ -16,9 +16,10 @@ from adaptive_constraints.data.sources import ogbench_sets
 from adaptive_constraints.data.sources.expressions import parse, sources_of
 from adaptive_constraints.data.sources.files import import_extra, reading, suggest
 from adaptive_constraints.data.sources.hdf5 import load_hdf5
-from adaptive_constraints.data.sources.minari_sets import load_minari, local_minari_names
+from adaptive_constraints.data.sources.minari_sets import check_minari, load_minari, local_minari_names
 from adaptive_constraints.data.sources.npz import load_npz, read_npz
 from adaptive_constraints.data.sources.scripted import load_scripted
+from adaptive_constraints.data.sources.tables import SUFFIXES, check_table, load_table
 from adaptive_constraints.environments.maze_tasks import find_maze, scripted_names
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.arguments import checked
@@ -47,9 +48,11 @@ def load_dataset(
     - `bundled:hopper`: shipped with this package.
     - `scripted:pointmaze/umaze` (medium, large): collected here on first use and kept in the cache folder.
     - `minari:NAMESPACE/NAME-v0`: from Minari's local folder (`MINARI_DATASETS_PATH`); fetched only if `download`.
+      Observations that are dictionaries become vectors of all parts, or of those that `#obs=PART+PART` names.
     - `ogbench:NAME-singletask-v0`: from OGBench's folder, with one task's rewards; fetched only if `download`.
     - `d4rl:FILE.hdf5`: a file in D4RL's layout, read without the d4rl package, or one of d3rlpy (1 or 2).
-    - `npz:FILE`: arrays named as in `Dataset`, or what `save_npz` wrote.
+    - `npz:FILE`: arrays named as in `Dataset`, or what `save_npz` wrote, or a file of NeoRL-2.
+    - `table:FILE#obs=x+y,action=u,reward=r`: CSV, Parquet, Arrow, a folder of them, a Hugging Face or LeRobot data set.
 
     Behind any of them, `Dataset`'s methods derive other sets: ``bundled:hopper | fraction(0.1, seed=3)``, or
     ``A | mix(B | top(0.1), 0.5)``. What is loaded in such a way has that reference as its name.
@@ -104,6 +107,10 @@ def _check_source(reference: str) -> None:
         find_maze(rest)
     if scheme == "ogbench":
         ogbench_sets.check_name(rest)
+    if scheme == "minari":
+        check_minari(rest)
+    if scheme == "table":
+        check_table(rest)
 
 
 def _meant(reference: str) -> str:
@@ -145,9 +152,13 @@ def _local_ogbench_names() -> list[str]:
 
 
 _LOCAL_SCHEMES: dict[str, Callable[[str], Dataset]] = {"bundled": _load_bundled, "scripted": load_scripted}
-_FILE_SCHEMES: dict[str, Callable[[str, Sequence[str]], Dataset]] = {"d4rl": load_hdf5, "npz": load_npz}
+_FILE_SCHEMES: dict[str, Callable[[str, Sequence[str]], Dataset]] = {
+    "d4rl": load_hdf5,
+    "npz": load_npz,
+    "table": load_table,
+}
 _FETCHING_SCHEMES: dict[str, Callable[[str, bool], Dataset]] = {"minari": load_minari, "ogbench": _load_ogbench}
-_SCHEME_OF_SUFFIX = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl"}
+_SCHEME_OF_SUFFIX = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl", **dict.fromkeys(SUFFIXES, "table")}
 _USAGES = (
     "bundled:NAME",
     "scripted:pointmaze/NAME",
@@ -155,4 +166,5 @@ _USAGES = (
     "ogbench:NAME-singletask-v0",
     "d4rl:FILE.hdf5",
     "npz:FILE.npz",
+    "table:FILE.csv",
 )
