@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.environments.antmaze_tasks import ANTMAZES, antmaze_id, antmaze_of_file
 from adaptive_constraints.environments.maze_tasks import MAZES, maze_id, maze_task
 from adaptive_constraints.environments.specs import alterations, plain_env_spec
 from adaptive_constraints.errors import DatasetError
@@ -102,6 +103,7 @@ TASK_OF_ENV = {
     **{f"Walker2d-v{version}": "walker2d" for version in (2, 3, 4, 5)},
     **{f"Ant-v{version}": "ant" for version in (2, 3, 4)},
     **{maze_id(name): maze_task(name) for name in MAZES},
+    **{antmaze_id(name): "antmaze" for name in ANTMAZES},
 }
 
 # How D4RL names its files, and the task each belongs to.
@@ -163,5 +165,5 @@ def task_of_file(file_name: str) -> tuple[str | None, str | None]:
         match = pattern.match(file_name.lower())
         if match:
             name = task.format(*match.groups())
-            return name, _ENV_OF_D4RL_TASK.get(name)
+            return name, antmaze_of_file(file_name) if name == "antmaze" else _ENV_OF_D4RL_TASK.get(name)
     return None, None
