@@ -8,7 +8,7 @@ cannot leave a finished episode alone. Gymnasium is imported when the first envi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -229,7 +229,7 @@ class Evaluator:
 
 def _success(info: Any) -> bool | None:
     """What a step says of success, by Gymnasium's robots' name for it too; None: nothing."""
-    if not info:
+    if not info or not isinstance(info, Mapping):
         return None
     said = info.get("success", info.get("is_success"))
     return None if said is None else bool(np.any(said))
