@@ -27,8 +27,8 @@ class Train(Command):
     options_only: ClassVar[bool] = True
     data: str
     """Data reference: bundled:NAME, scripted:pointmaze/NAME, minari:NAMESPACE/NAME-v0,
-    ogbench:NAME-singletask-v0, d4rl:FILE.hdf5 or npz:FILE.npz, and what is derived from them, such as
-    'bundled:hopper | fraction(0.1)'. One that is refused can be mended with the command repair
+    ogbench:NAME-singletask-v0, d4rl:FILE.hdf5, npz:FILE.npz or table:FILE#obs=..., and what is derived from
+    them, such as 'bundled:hopper | fraction(0.1)'. One that is refused can be mended with the command repair
     (adaptive-constraints repair --help)."""
     learner: tuple[str, ...]
     """Learner and its settings, such as: TD3BC critic=robust alpha=3."""
