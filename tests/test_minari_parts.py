@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import Dataset
 from adaptive_constraints.data.sources.loaders import check_reference
 from adaptive_constraints.environments.specs import RecordedEnv
-from adaptive_constraints.errors import DatasetError
+from adaptive_constraints.errors import DatasetError, EvaluationError
 
 from .small_data import make
 
@@ -153,6 +154,14 @@ def test_the_wrapper_is_known_by_the_specification(folder):
     ).env_spec)()  # fmt: skip
     np.testing.assert_array_equal(again.reset(seed=3)[0], env.reset(seed=3)[0])
     env.close(), again.close()
+
+
+def test_a_file_cannot_have_another_module_imported_under_that_name():
+    wrapper = {"name": "FlattenKeys", "entry_point": "antigravity:FlattenKeys", "kwargs": {"keys": []}}
+    spec = {"id": "PointMaze_UMaze-v3", "kwargs": {}, "max_episode_steps": 9, "additional_wrappers": [wrapper]}
+    with pytest.raises(EvaluationError, match="in the wrapper antigravity:FlattenKeys, which cannot be rebuilt"):
+        RecordedEnv("PointMaze_UMaze-v3", spec)()
+    assert "antigravity" not in sys.modules
 
 
 SPACE = Dict(

@@ -203,14 +203,15 @@ def _of_seed(history: History, seeds: Sequence[int], position: int) -> dict[str,
         "lost": lost and lost._asdict(),
         **(dict.fromkeys(numbers) if lost else numbers),
         "evaluations": [
-            {"step": step, "value": value, "returns": evaluation.returns[position], **_success(evaluation, position)}
+            {"step": step, "value": value, "returns": evaluation.returns[position], **success_of(evaluation, position)}
             for step, value, evaluation in zip(steps, values[:, position], history.evaluations, strict=True)
         ],
         "series": {name: thinned_series(history, name, position) for name in history.adaptive},
     }
 
 
-def _success(evaluation: Evaluation, position: int) -> dict[str, float]:
+def success_of(evaluation: Evaluation, position: int) -> dict[str, float]:
+    """The entry of a row's evaluation on success, where the environment says it."""
     rate = evaluation.success_rate
     return {} if rate is None else {"success": rate[position]}
 
