@@ -25,6 +25,7 @@ from typing import Any, cast
 from adaptive_constraints import load_agent
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.composition.text import plain as as_text
+from adaptive_constraints.experiments.cell import success_of
 from adaptive_constraints.experiments.rows import (
     CELLS,
     SUITE,
@@ -89,7 +90,7 @@ def of_run(folder: Path, suite: str, command: str, stack: str | None = None, thr
         lost = result["failures"].get(str(seed))
         scores = {name: None if lost else result[name][position] for name in ("last", "best", "last_ten")}
         evaluations = [
-            {"step": step, "value": value, "returns": evaluation.returns[position]}
+            {"step": step, "value": value, "returns": evaluation.returns[position], **success_of(evaluation, position)}
             for step, value, evaluation in zip(*_of_seed(history.scores(), position), history.evaluations, strict=True)
         ]
         adaptive = {name: _of_seed(history.series(name), position) for name in history.adaptive}

@@ -259,8 +259,10 @@ def test_the_scheme_of_a_file_is_guessed(tmp_path: Path, suffix: str, scheme: st
     for given in (f"{path}", f"hdf5:{path}", f"file:{path}"):
         with pytest.raises(DatasetError, match=rf"did you mean {scheme}:{path}\?"):
             load_dataset(given)
+    with pytest.raises(DatasetError, match=rf"did you mean {scheme}:{path.with_stem('other')}\?"):
+        load_dataset(str(path.with_stem("other")))  # that it is not there is said of that reference
     with pytest.raises(DatasetError) as caught:
-        load_dataset(str(path.with_stem("other")))
+        load_dataset("hopper")
     assert "did you mean" not in str(caught.value)
 
 

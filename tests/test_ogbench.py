@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from adaptive_constraints import load_dataset, wrap
 from adaptive_constraints.baselines import FQL
 from adaptive_constraints.data import doctor, list_datasets
-from adaptive_constraints.errors import DatasetError
+from adaptive_constraints.data.references import SUCCESS
+from adaptive_constraints.errors import DatasetError, DependencyError
 
 ogbench = pytest.importorskip("ogbench")
 pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered", "ignore:.*DISPLAY")  # of its environments
@@ -62,6 +64,7 @@ def test_transitions_rewards_and_ends(file):
     assert data.terminals.tolist() == solved
     assert np.flatnonzero(data.timeouts).tolist() == [4, 9], "where a recording ends"
     assert data.episode_lengths().tolist() == [5, 5], "recordings, which go on where the task is solved"
+    assert data.provenance["ogbench"] == importlib.metadata.version("ogbench")
     assert doctor(data).errors == () and data.env_id == "ogbench:cube-single-singletask-v0"
 
 
@@ -82,7 +85,17 @@ def test_a_learner_trains_and_is_evaluated_there(file):
     agent = wrap(FQL(hidden=8, layers=2, batch_size=8))
     agent.fit(load_dataset(f"ogbench:{NAME}"), steps=4, traced=False, eval_env="auto", eval_episodes=1, progress=False)
     (evaluation,) = agent.history.evaluations
-    assert evaluation.score is None and -200 <= evaluation.mean_return[0] <= 0
+    assert -200 <= evaluation.mean_return[0] <= 0
+    assert evaluation.success is not None and evaluation.reference == SUCCESS
+    assert evaluation.score.tolist() == evaluation.success_rate.tolist() == [100.0 * evaluation.success[0, 0]]
+    assert agent.history.summary().measure == "score"
+
+
+@pytest.mark.parametrize("version", ["1.1.5", "1.0.1", "0.9"])
+def test_versions_with_other_rewards_are_refused(file, monkeypatch, version):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    with pytest.raises(DependencyError, match=rf"ogbench {version} rewards single tasks otherwise.*ogbench>=1\.2"):
+        load_dataset(f"ogbench:{NAME}")
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,27 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 #: What only extras bring; importing our modules must not load any of it.
 OPTIONAL = (
     *("gymnasium", "mujoco", "minari", "h5py", "gymnasium_robotics", "ogbench", "stable_baselines3"),
-    *("torchopt", "higher", "tyro", "rich", "tensorboard", "matplotlib", "ray", "jax", "pytest", "hypothesis"),
+    *(
+        "torchopt",
+        "higher",
+        "tyro",
+        "rich",
+        "tensorboard",
+        "matplotlib",
+        "ray",
+        "jax",
+        "pytest",
+        "hypothesis",
+        "pyarrow",
+    ),
 )
 #: Modules whose classes derive from an extra's; only functions import them.
-ON_DEMAND = ("adaptive_constraints.data.collecting.recording", "adaptive_constraints.environments.maze_env")
+ON_DEMAND = (
+    "adaptive_constraints.data.collecting.recording",
+    "adaptive_constraints.environments.antmaze_env",
+    "adaptive_constraints.environments.flat_observations",
+    "adaptive_constraints.environments.maze_env",
+)
 #: What a baseline may import from this package, as a stranger's learner would.
 PUBLIC = ("adaptive_constraints.networks", "adaptive_constraints.core.learner", "adaptive_constraints.core.adapter")
 
@@ -209,7 +226,7 @@ def test_extras_carry_what_is_optional() -> None:
     always = {requirement.partition(">")[0] for requirement in PROJECT["project"]["dependencies"]}
     assert always == {"torch", "numpy"}
     assert set(extras) == {
-        *("mujoco", "minari", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots", "ray"),
+        *("mujoco", "minari", "table", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots", "ray"),
         *("speed", "demo", "dev"),
     }
     assert not any("functorch" in requirement for extra in extras.values() for requirement in extra)

@@ -44,7 +44,11 @@ def test_a_data_sets_own_references_are_the_fallback() -> None:
         ("hopper_medium_replay-v2.hdf5", "hopper", "Hopper-v4"),
         ("walker2d-expert-v2.hdf5", "walker2d", "Walker2d-v4"),
         ("ant_medium-v2.hdf5", "ant", None),
-        ("Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse_fixed.hdf5", "antmaze", None),
+        (
+            "Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse_fixed.hdf5",
+            "antmaze",
+            "adaptive_constraints/AntMaze-umaze-v0",
+        ),
         ("maze2d-large-sparse-v1.hdf5", "maze2d-large", None),
         ("maze2d-umaze-dense-v1.hdf5", "maze2d-umaze-dense", None),
         ("pen-human-v1.hdf5", "pen", None),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from adaptive_constraints import SSAR, Adapter, Spec
+from adaptive_constraints import SSAR, Adapter, Dataset, Spec
 from adaptive_constraints.baselines import CQL, TD3BC
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.testing import made_data
@@ -111,7 +112,7 @@ def test_untrusted_rows_leave_an_imitation_by_advantage():
 @each_learner
 def test_without_trusted_rows_nothing_is_learned_or_constrained(learner):
     """n stays too."""
-    ssar = Nobody(select="all", hidden=8, rate=1e-2, growth_every=1)
+    ssar = Nobody(select="all", loosen_bound=True, hidden=8, rate=1e-2, growth_every=1)
     start, engine, unbound = build(learner, ssar), trained(learner, ssar), trained(learner, Unbound())
     assert not different(engine.params["ssar.beta"], start.params["ssar.beta"])
     assert float(engine.buffers["ssar"]["n"]) == 1
@@ -168,3 +169,25 @@ def test_learning_rates():
     for every in (1, 2, 4):
         steps = 50_000 // every
         assert rate_of(TD3BC(**SMALL, policy_every=every), SSAR(), 50_000) * steps == pytest.approx(0.015)
+
+
+def of_returns(returns: list[float]) -> Dataset:
+    """Single rows, each an episode with this return."""
+    count = len(returns)
+    return Dataset.from_arrays(
+        observations=np.arange(3 * count).reshape(count, 3) % 7,
+        actions=np.arange(2 * count).reshape(count, 2) % 5 / 5,
+        rewards=returns,
+        next_observations=np.ones((count, 3)),
+        terminals=np.ones(count, bool),
+    )
+
+
+@pytest.mark.parametrize(("critic", "loosened"), [("plain", False), ("layernorm", True), ("robust", True)])
+def test_untrusted_states_are_let_go_where_the_critics_bear_it(critic, loosened):
+    """By default; the learner of a plain critic keeps its constraint there."""
+    data = of_returns([0.0] * 16 + [9.0] * 16)
+    engine = trained(TD3BC(hidden=8, batch_size=32, critic=critic), SSAR(hidden=8), data=data)
+    seen = engine.ask("ssar", lambda v: {"weight": v.constraint_weight(), "trusted": v.batch["ssar.trusted"]})
+    untrusted = seen["weight"][seen["trusted"] == 0]
+    assert len(untrusted) and (untrusted == 0).all() == loosened

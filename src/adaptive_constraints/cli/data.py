@@ -20,7 +20,8 @@ class Doctor(Command):
 
     data: str
     """Data reference: bundled:NAME, scripted:pointmaze/NAME, minari:NAMESPACE/NAME-v0,
-    ogbench:NAME-singletask-v0, d4rl:FILE.hdf5 or npz:FILE.npz. What is wrong with it can be mended with repair."""
+    ogbench:NAME-singletask-v0, d4rl:FILE.hdf5, npz:FILE.npz or table:FILE#obs=..., and what is derived from
+    them, such as 'bundled:hopper | fraction(0.1)'. What is wrong with it can be mended with repair."""
     download: bool = False
     """Fetch a data set of Minari or OGBench that is not here yet."""
     common: Common = field(default_factory=Common)

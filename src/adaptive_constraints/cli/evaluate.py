@@ -68,6 +68,8 @@ class Evaluate(Command):
             "returns": evaluation.returns,
             "mean_return": evaluation.mean_return,
             "score": evaluation.score,
+            "success": evaluation.success,
+            "success_rate": evaluation.success_rate,
             "reference": evaluation.reference and asdict(evaluation.reference),
         }
 

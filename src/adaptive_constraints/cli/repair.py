@@ -8,6 +8,7 @@ from pathlib import Path
 from adaptive_constraints.cli.command import FOUND_ERRORS, Command, Common
 from adaptive_constraints.data import doctor, load_dataset, save_npz
 from adaptive_constraints.data.repair.repairs import Repairs
+from adaptive_constraints.data.sources.expressions import sources_of
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.files import check_file
 
@@ -20,7 +21,7 @@ class Repair(Command):
     """
 
     data: str
-    """Data reference: what to read; the original is left as it is."""
+    """Data reference: what to read; the original is left as it is. What is derived from others is mended last."""
     out: Path
     """File to write (.npz)."""
     repairs: Repairs = field(default_factory=Repairs)
@@ -51,8 +52,8 @@ class Repair(Command):
     def _check_out(self) -> None:
         if self.out.suffix != ".npz":
             raise DatasetError(f"cannot write {self.out}: give a file name ending in .npz")
-        source = Path(self.data.partition(":")[2]).expanduser()
-        if self.out.exists() and source.exists() and self.out.samefile(source):
+        files = [Path(source.partition(":")[2].partition("#")[0]).expanduser() for source in sources_of(self.data)]
+        if self.out.exists() and any(file.exists() and self.out.samefile(file) for file in files):
             raise DatasetError(f"{self.out} is what is to be repaired: name another file, so that the original stays")
         check_file(self.out)
 

@@ -27,8 +27,9 @@ class Train(Command):
     options_only: ClassVar[bool] = True
     data: str
     """Data reference: bundled:NAME, scripted:pointmaze/NAME, minari:NAMESPACE/NAME-v0,
-    ogbench:NAME-singletask-v0, d4rl:FILE.hdf5 or npz:FILE.npz. One that is refused can be mended with the command
-    repair (adaptive-constraints repair --help)."""
+    ogbench:NAME-singletask-v0, d4rl:FILE.hdf5, npz:FILE.npz or table:FILE#obs=..., and what is derived from
+    them, such as 'bundled:hopper | fraction(0.1)'. One that is refused can be mended with the command repair
+    (adaptive-constraints repair --help)."""
     learner: tuple[str, ...]
     """Learner and its settings, such as: TD3BC critic=robust alpha=3."""
     adapters: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.data import Dataset
+from adaptive_constraints.data.references import SUCCESS
 from adaptive_constraints.evaluation import Evaluation
 from adaptive_constraints.runs.file import read_run
 from adaptive_constraints.runs.folder import CHECKPOINT
@@ -72,18 +73,23 @@ def show_summary(agent: Agent, history: History) -> None:
 def show_evaluation(agent: Agent, evaluation: Evaluation) -> None:
     """Returns and scores, seed by seed, and what a score means."""
     scores = np.full(len(agent.seeds), np.nan) if evaluation.score is None else evaluation.score
+    rate = evaluation.success_rate
     rows = [
         [
             str(seed),
             f"{evaluation.mean_return[i]:.1f} +- {evaluation.returns[i].std():.1f}",
             f"{scores[i]:.1f}",
+            *([] if rate is None else [f"{rate[i]:.0f} %"]),
             _lost(agent.history, seed),
         ]
         for i, seed in enumerate(agent.seeds)
     ]
-    rows.append(["mean", f"{_mean(evaluation.mean_return, agent):.1f}", f"{_mean(scores, agent):.1f}", ""])
-    table(["seed", "return", "score", ""], rows)
-    if evaluation.reference is None:
+    means = [f"{_mean(evaluation.mean_return, agent):.1f}", f"{_mean(scores, agent):.1f}"]
+    rows.append(["mean", *means, *([] if rate is None else [f"{_mean(rate, agent):.0f} %"]), ""])
+    table(["seed", "return", "score", *([] if rate is None else ["success"]), ""], rows)
+    if evaluation.reference == SUCCESS:
+        print(f"score: {SUCCESS.source}, in percent; no reference returns are known here")
+    elif evaluation.reference is None:
         print("no reference returns are known here, so there is no score")
     else:
         low, high = evaluation.reference.random, evaluation.reference.expert

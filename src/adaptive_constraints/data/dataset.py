@@ -7,16 +7,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints.data import columns as _columns
+from adaptive_constraints.data import derivations
 from adaptive_constraints.data.recordings import Facts, derive_next_observations, facts_of, ids_from_marks, starts_of
 from adaptive_constraints.environments.specs import plain_env_spec
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.arguments import checked
+from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 Array = NDArray[Any]
 
@@ -252,8 +254,11 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change whenever any number a learner could read changes; names do not count."""
-        digest = hashlib.sha256()
+        """16 hexadecimal digits that change whenever any number a learner could read changes; names do not count.
+
+        How a set was derived from other ones (`subset`, `mix` and the like) counts too.
+        """
+        digest = hashlib.sha256(self.provenance.get(derivations.DERIVATION, "").encode())
         for key, array in self.arrays().items():
             digest.update(f"{key}:{array.dtype.str}:{array.shape};".encode())
             digest.update(np.ascontiguousarray(array).data)
@@ -301,32 +306,100 @@ class Dataset:
         known = ", ".join([*DERIVED_COLUMNS, *sorted(self.extra)])
         raise DatasetError(f"data set {self.name!r} has no column {name!r}; it has: {known}")
 
-    def subset(self, rows: ArrayLike, *, name: str | None = None) -> Dataset:
-        """The given rows (a mask or ascending indices) as a new set.
+    @checked(DatasetError)
+    def to_minari(self, name: str, **details: str) -> None:
+        """Write this set into Minari's local folder, under a name such as ``mine/hopper/noisy-v0``.
 
-        It knows the returns of the recordings that its rows come from, whether it takes whole episodes or not.
+        details: what Minari keeps of a set, such as ``author``, ``author_email``, ``algorithm_name``,
+            ``code_permalink`` and ``description`` (by default the provenance).
+
+        ``minari:NAME`` reads the same rows, ends and environment back; further columns, and what is known of rows that
+        are not here, are not kept. Raises `DatasetError` for a name that is taken and for episodes that are not
+        unbroken recordings, `DependencyError` without the extra `minari`.
         """
-        try:
-            index = np.arange(len(self))[np.asarray(rows)]
-        except IndexError as error:
-            raise DatasetError(f"subset needs a mask of {len(self)} rows or row indices ({error})") from error
-        if len(index) and (np.diff(index) <= 0).any():
-            raise DatasetError("subset needs ascending row indices, so that episodes keep their order of time")
-        if not len(index):
-            raise DatasetError(f"subset of {self.name!r} has no rows; take at least one")
-        ids = self.episode_ids[index]
-        origin = np.searchsorted(self.episode_starts, index[starts_of(ids)], side="right") - 1
-        columns: dict[str, Any] = {key: _columns.read_only(getattr(self, key)[index]) for key in ROW_COLUMNS}
-        return dataclasses.replace(
-            self,
-            **columns,
-            name=name or f"{self.name}[{len(index)} rows]",
-            extra={key: _columns.read_only(value[index]) for key, value in self.extra.items()},
-        ).with_recorded(self.recorded.of(origin))
+        from adaptive_constraints.data.sources.minari_writing import write_minari
 
+        write_minari(self, name, **details)
 
-#: The arrays [N, ...] that every data set has.
-ROW_COLUMNS = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts", "episode_ids")
+    # -- other sets of these rows ---------------------------------------------------------------------------------
+
+    @checked(DatasetError)
+    def subset(
+        self, rows: ArrayLike | None = None, *, episodes: ArrayLike | slice | None = None, name: str | None = None
+    ) -> Dataset:
+        """Rows, or whole episodes, as a new set.
+
+        rows: a mask [N] or ascending indices. The set knows the returns of the recordings that its rows come from,
+            whether it has all of their rows or not.
+        episodes: a mask [E], ascending numbers from 0, or a slice.
+
+        >>> from adaptive_constraints import load_dataset
+        >>> load_dataset("bundled:hopper").subset(episodes=[0, 2]).episodes
+        2
+        """
+        return derivations.subset(self, rows, episodes, name)
+
+    @checked(DatasetError)
+    def top(self, fraction: Annotated[float, Between(0, 1, "(]")]) -> Dataset:
+        """The share of the episodes whose returns are greatest (rounded down, at least one), in their old order.
+
+        What behaviour cloning on the best x percent (BC-10%) imitates.
+        """
+        return derivations.top(self, fraction)
+
+    @checked(DatasetError)
+    def fraction(self, p: Annotated[float, Between(0, 1, "(]")], seed: Annotated[int, AtLeast(0)] = 0) -> Dataset:
+        """Whole episodes, drawn at random, that have about a share ``p`` of the rows; at least one episode.
+
+        Smaller fractions of one seed are contained in greater ones. Scarce data of 1, 5 or 10 percent is a test of
+        robustness.
+        """
+        return derivations.fraction(self, p, seed)
+
+    def concat(self, *others: Dataset) -> Dataset:
+        """All rows of this set and others; ``Dataset.concat(a, b)`` is ``a.concat(b)``.
+
+        Environment, task and further columns are kept where all agree on them. Raises `DatasetError` where dimensions
+        or action bounds differ.
+        """
+        for other in (self, *others):
+            if not isinstance(other, Dataset):
+                raise DatasetError(f"concat: data sets are needed, as in Dataset.concat(a, b), not {other!r:.60}")
+        return derivations.concat(self, others) if others else self
+
+    @checked(DatasetError)
+    def mix(
+        self,
+        other: Dataset,
+        ratio: Annotated[float, Between(0, 1, "()")] = 0.5,
+        *,
+        rows: Annotated[int, AtLeast(1)] | None = None,
+        seed: Annotated[int, AtLeast(0)] = 0,
+    ) -> Dataset:
+        """Whole episodes of two sets, drawn at random; ``Dataset.mix(a, b, 0.1)`` is ``a.mix(b, 0.1)``.
+
+        ratio: the share of the rows that are of ``other``, as near as whole episodes allow.
+        rows: how many in all, about; by default as many as there are for that share.
+
+        Raises `DatasetError` as `concat` does, and for more rows than there are.
+        """
+        return derivations.mix(self, other, ratio, rows, seed)
+
+    @checked(DatasetError)
+    def add_action_noise(
+        self,
+        scale: Annotated[float, Above(0)],
+        *,
+        share: Annotated[float, Between(0, 1, "(]")] = 1.0,
+        seed: Annotated[int, AtLeast(0)] = 0,
+    ) -> Dataset:
+        """The same rows with noise in what they say was done: Gaussian, then clipped to the action bounds.
+
+        scale: standard deviation, in halves of the range of each action dimension (where bounds are -1 and 1, in
+            units of the action).
+        share: the share of the rows that get noise, each at random.
+        """
+        return derivations.add_action_noise(self, scale, share, seed)
 
 
 def _given_facts(returns: ArrayLike | None, lengths: ArrayLike | None, success: ArrayLike | None) -> Facts | None:

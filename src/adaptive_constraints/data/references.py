@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.environments import pendulum
+from adaptive_constraints.environments.antmaze_tasks import ANTMAZES, antmaze_id, antmaze_of_file
 from adaptive_constraints.environments.maze_tasks import MAZES, maze_id, maze_task
 from adaptive_constraints.environments.specs import alterations, plain_env_spec
 from adaptive_constraints.errors import DatasetError
@@ -57,7 +58,22 @@ def _table() -> dict[str, ReferenceScore]:
         "relocate": (-6.425911, 4233.877797728884),
         "kitchen": (0.0, 4.0),
     }
-    return {task: ReferenceScore(task, low, high, _D4RL) for task, (low, high) in returns.items()} | _scripted()
+    d4rl = {task: ReferenceScore(task, low, high, _D4RL) for task, (low, high) in returns.items()}
+    return d4rl | _scripted() | _neorl()
+
+
+def _neorl() -> dict[str, ReferenceScore]:
+    returns = {  # environment: (random, expert)
+        "Pipeline": (-296.0, 751.0),
+        "Simglucose": (9.75, 475.0),
+        "RocketRecovery": (-176.0, 208.0),
+        "RandomFrictionHopper": (-3.0, 503.0),
+        "DMSD": (30.60, 849.51),
+        "Fusion": (-107.601, 98.05),
+        "SafetyHalfCheetah": (-283.0, 2507.0),
+    }
+    source = "NeoRL-2, envs/info.py, MIN_SCORES and MAX_SCORES (polixir/NeoRL2)"
+    return {f"neorl2-{env}": ReferenceScore(f"neorl2-{env}", *ends, source) for env, ends in returns.items()}
 
 
 def _scripted() -> dict[str, ReferenceScore]:
@@ -83,6 +99,9 @@ def _scripted() -> dict[str, ReferenceScore]:
 
 REFERENCE_SCORES = _table()
 
+SUCCESS = ReferenceScore("success", 0.0, 1.0, "the share of the episodes in which the environment said info['success']")
+"""A score of success rates instead of returns, for tasks without reference returns."""
+
 # Environments whose rewards are those that the table's returns were measured with. Ant-v5 is missing on purpose: it
 # charges for contact forces, which D4RL's Ant did not.
 TASK_OF_ENV = {
@@ -92,6 +111,7 @@ TASK_OF_ENV = {
     **{f"Ant-v{version}": "ant" for version in (2, 3, 4)},
     **{maze_id(name): maze_task(name) for name in MAZES},
     pendulum.ENV_ID: pendulum.TASK,
+    **{antmaze_id(name): "antmaze" for name in ANTMAZES},
 }
 
 # How D4RL names its files, and the task each belongs to.
@@ -153,5 +173,5 @@ def task_of_file(file_name: str) -> tuple[str | None, str | None]:
         match = pattern.match(file_name.lower())
         if match:
             name = task.format(*match.groups())
-            return name, _ENV_OF_D4RL_TASK.get(name)
+            return name, antmaze_of_file(file_name) if name == "antmaze" else _ENV_OF_D4RL_TASK.get(name)
     return None, None

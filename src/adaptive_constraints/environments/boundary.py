@@ -26,8 +26,8 @@ _OLD = (
     "your own) and pass a function that makes the wrapped environment"
 )
 _FLAT = (
-    "Wrap the environment (gymnasium.wrappers.FlattenObservation flattens observations) and pass a function that makes "
-    "it"
+    "Wrap the environment (gymnasium.wrappers.FlattenObservation flattens observations, FlattenKeys of "
+    "adaptive_constraints.environments.flat_observations chosen parts of them) and pass a function that makes it"
 )
 _WRAP = "Mend it, or wrap it (gymnasium.Wrapper) and pass a function that makes the wrapped environment"
 

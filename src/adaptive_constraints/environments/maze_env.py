@@ -27,6 +27,8 @@ except ImportError as error:
         f"the mazes need gymnasium-robotics ({error}): pip install 'adaptive-constraints[robotics]'"
     ) from error
 
+__all__ = ["GOAL_RADIUS", "Maze", "MazeCell", "PointMaze", "cells_of", "remove_sky"]
+
 GOAL_RADIUS = 0.5
 """In cells, as in D4RL; gymnasium-robotics' own tasks take 0.45."""
 _START_NOISE = 0.1
@@ -53,10 +55,10 @@ class PointMaze(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     def __init__(self, maze: str, render_mode: str | None = None) -> None:
         layout = MAZES[maze]
-        cells = getattr(maps, layout.map_name)
+        cells = cells_of(layout.map_name)
         self._maze, file = Maze.make_maze(str(_POINT), cells, _CELL, _WALL_HEIGHT)
         try:
-            _remove_sky(file)
+            remove_sky(file)
             self._point = PointEnv(xml_file=file, render_mode=render_mode)
         finally:
             Path(file).unlink()  # gymnasium-robotics leaves it behind
@@ -108,7 +110,13 @@ class PointMaze(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self._point.close()
 
 
-def _remove_sky(file: str) -> None:
+def cells_of(map_name: str) -> list[list[int]]:
+    """Rows of a map of gymnasium-robotics: 1 is a wall."""
+    cells: list[list[int]] = getattr(maps, map_name)
+    return cells
+
+
+def remove_sky(file: str) -> None:
     """Edit a model: its sky would take 11 MB and a tenth of a second in each of an evaluation's environments."""
     model = ElementTree.parse(file)
     for assets in model.findall("asset"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
+from adaptive_constraints.environments.antmaze_tasks import register_antmazes
 from adaptive_constraints.errors import DatasetError
 
 FAMILY = "pointmaze/"
@@ -45,6 +46,7 @@ def register_mazes() -> None:
     """Make the mazes known to Gymnasium; a second call does nothing. They are imported when one is made."""
     import gymnasium
 
+    register_antmazes()
     for name, task in MAZES.items():
         if maze_id(name) not in gymnasium.registry:
             gymnasium.register(

@@ -55,6 +55,8 @@ _SAME_TASK = {
     "TimeAwareObservation",
 }
 """Wrappers that change what is seen or how actions are written, not what is rewarded."""
+FLATTEN_KEYS = {"FlattenKeys": "adaptive_constraints.environments.flat_observations:FlattenKeys"}
+"""Our own wrapper that does so, and its entry point."""
 _OTHER_TASK = {"ClipReward", "DelayObservation", "MaxAndSkipObservation", "RepeatAction", "StickyAction"}
 """Wrappers that make another task of it."""
 _NO_FILE = {"AtariPreprocessing", "NormalizeReward", "TransformReward"}
@@ -254,7 +256,8 @@ class RecordedEnv:
         for wrapper in wrappers[len(has) :]:
             name, kwargs = wrapper["name"], wrapper["kwargs"]
             own = re.fullmatch(rf"gymnasium\.wrappers[\w.]*:{re.escape(name)}", wrapper["entry_point"])
-            if not own or name not in _SAME_TASK | _OTHER_TASK or kwargs is None:
+            ours = FLATTEN_KEYS.get(name) == wrapper["entry_point"]
+            if not (ours or (own and name in _SAME_TASK | _OTHER_TASK)) or kwargs is None:
                 raise EvaluationError(
                     f"the data was recorded in {self.env_id!r} in the wrapper {wrapper['entry_point']}, which cannot "
                     f"be rebuilt from a file (wrappers that can: {', '.join(sorted(_SAME_TASK | _OTHER_TASK))}). "
@@ -263,7 +266,8 @@ class RecordedEnv:
             if name.startswith("Rescale"):  # which warns of numbers in double precision
                 kwargs = {key: np.asarray(value, np.float32)[()] for key, value in kwargs.items()}
             try:
-                env = getattr(gymnasium.wrappers, name)(env, **kwargs)
+                module = import_module(FLATTEN_KEYS[name].partition(":")[0]) if ours else gymnasium.wrappers
+                env = getattr(module, name)(env, **kwargs)
             except Exception as error:
                 raise EvaluationError(f"{self.env_id}: {name} with {kwargs} fails ({error}). {_REMEDY}") from error
         return env

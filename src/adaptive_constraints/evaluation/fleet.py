@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -64,6 +64,8 @@ class Stepped(NamedTuple):
     """[K] the environment ended the episode."""
     truncated: NDArray[np.bool_]
     """[K] time ran out."""
+    success: NDArray[np.bool_] | None = None
+    """[K] the environment says that the goal is reached; None where none says anything of that."""
 
 
 class Fleet(Protocol):
@@ -123,9 +125,11 @@ class GymnasiumFleet:
 
     def step(self, actions: NDArray[Any], running: NDArray[np.int64]) -> Stepped:
         """Step one after the other."""
-        answers = [self._all[i].step(actions[i])[:4] for i in running]
-        observations, rewards, terminated, truncated = zip(*answers, strict=True)
-        return Stepped(np.stack(observations), np.array(rewards), np.array(terminated), np.array(truncated))
+        answers = [self._all[i].step(actions[i]) for i in running]
+        observations, rewards, terminated, truncated, infos = zip(*answers, strict=True)
+        said = [_success(info) for info in infos]
+        success = None if all(answer is None for answer in said) else np.array([bool(answer) for answer in said])
+        return Stepped(np.stack(observations), np.array(rewards), np.array(terminated), np.array(truncated), success)
 
     def close(self) -> None:
         """Close all; a second call does nothing."""
@@ -143,6 +147,14 @@ class GymnasiumFleet:
             getattr(made, "close", lambda: None)()
             raise
         return self._all[-1]
+
+
+def _success(info: Any) -> bool | None:
+    """What a step says of success, by Gymnasium's robots' name for it too; None: nothing."""
+    if not info or not isinstance(info, Mapping):
+        return None
+    said = info.get("success", info.get("is_success"))
+    return None if said is None else bool(np.any(said))
 
 
 def fleet_of(source: EnvSource) -> Fleet:

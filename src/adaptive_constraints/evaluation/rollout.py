@@ -32,11 +32,14 @@ class Rollout:
     returns: [P, E] undiscounted sums of rewards; NaN where the policy's action was not finite, which ends the episode.
     lengths: [P, E] environment steps taken.
     terminated: [P, E] True where the environment ended the episode (a fall, a goal), False where time ran out.
+    success: [P, E] True where the environment said so in some step (``info["success"]`` or ``info["is_success"]``);
+        None where it never says whether there is success.
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
     terminated: NDArray[np.bool_]
+    success: NDArray[np.bool_] | None = None
 
 
 class Evaluator:
@@ -126,12 +129,12 @@ class Evaluator:
         shape, count = (policies, self.episodes), policies * self.episodes
         observations = self._fleet.reset(self.reset_seeds * policies)
         returns, lengths = np.zeros(count), np.zeros(count, np.int64)
-        terminated = np.zeros(count, np.bool_)
-        early, limit, one = returns, self.limit, self._one
+        terminated, success, says = np.zeros(count, np.bool_), np.zeros(count, np.bool_), False
+        early, limit, one = (returns, success), self.limit, self._one
         running, step = np.arange(count), 0
         while running.size and step != limit.end:
             if step == limit.steps:
-                early = returns.copy()
+                early = returns.copy(), success.copy()
             answer = self._checked(policy(observations.reshape(*shape, -1).copy(), step), shape)
             finite = np.isfinite(answer).all(-1)
             returns[running[~finite[running]]] = np.nan
@@ -143,13 +146,16 @@ class Evaluator:
             returns[running] += stepped.rewards
             lengths[running] += 1
             terminated[running] = stepped.terminated
+            if stepped.success is not None:
+                says, success[running] = True, success[running] | stepped.success
             running, step = running[~(stepped.terminated | stepped.truncated)], step + 1
         if running.size and limit.patience is not None:
             late = lengths > (steps := self._give_up(limit))
-            returns[late], lengths[late], terminated[late] = early[late], steps, False
+            returns[late], success[late], lengths[late], terminated[late] = early[0][late], early[1][late], steps, False
         if running.size and limit.by == LONGEST:
             self._say_cut()
-        return Rollout(returns.reshape(shape), lengths.reshape(shape), terminated.reshape(shape))
+        said = success.reshape(shape) if says else None
+        return Rollout(returns.reshape(shape), lengths.reshape(shape), terminated.reshape(shape), said)
 
     def _give_up(self, limit: StepLimit) -> int:
         """The length to which all episodes are cut from now on, since one did not end by itself."""

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.data.references import ReferenceScore
+from adaptive_constraints.data.references import SUCCESS, ReferenceScore
 from adaptive_constraints.errors import EvaluationError
 
 #: How many evaluations, counted from the end, `Summary.last_ten` averages.
@@ -21,12 +21,15 @@ class Evaluation:
     """P policies evaluated at one step.
 
     returns: [P, E] undiscounted returns of E episodes each, in the environment's units of reward.
-    reference: the reference returns that scores are measured against; None where the task has none.
+    reference: the reference returns that scores are measured against; None where the task has none. With `SUCCESS`
+        success rates are the scores.
+    success: [P, E] success of these episodes; None where the environment does not say.
     """
 
     step: int
     returns: NDArray[np.float64]
     reference: ReferenceScore | None = None
+    success: NDArray[np.bool_] | None = None
 
     @property
     def mean_return(self) -> NDArray[np.float64]:
@@ -37,7 +40,18 @@ class Evaluation:
     @property
     def score(self) -> NDArray[np.float64] | None:
         """[P] normalised scores (0: the reference's random policy, 100: its expert); None without a reference."""
-        return None if self.reference is None else self.reference.score(self.mean_return)
+        if self.reference is None:
+            return None
+        if self.reference == SUCCESS:
+            return self.success_rate
+        return self.reference.score(self.mean_return)
+
+    @property
+    def success_rate(self) -> NDArray[np.float64] | None:
+        """[P] percentage of the episodes with success; NaN for a policy that failed; None where it is not known."""
+        if self.success is None:
+            return None
+        return np.where(np.isnan(self.mean_return), np.nan, 100.0 * self.success.mean(axis=1))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from adaptive_constraints.agent import Agent
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import AdaptiveConstraintsError, SuiteError, TrainingError
+from adaptive_constraints.evaluation import Evaluation
 from adaptive_constraints.experiments.rows import FAILED, ResultRow, write_failure, write_rows
 from adaptive_constraints.runs.compiling import Compiled
 from adaptive_constraints.runs.folder import CHECKPOINT, CONFIG
@@ -213,11 +214,17 @@ def _of_seed(history: History, seeds: Sequence[int], position: int) -> dict[str,
         "lost": lost and lost._asdict(),
         **(dict.fromkeys(numbers) if lost else numbers),
         "evaluations": [
-            {"step": step, "value": value, "returns": evaluation.returns[position]}
+            {"step": step, "value": value, "returns": evaluation.returns[position], **success_of(evaluation, position)}
             for step, value, evaluation in zip(steps, values[:, position], history.evaluations, strict=True)
         ],
         "series": {name: thinned_series(history, name, position) for name in history.adaptive},
     }
+
+
+def success_of(evaluation: Evaluation, position: int) -> dict[str, float]:
+    """The entry of a row's evaluation on success, where the environment says it."""
+    rate = evaluation.success_rate
+    return {} if rate is None else {"success": rate[position]}
 
 
 def thinned_series(history: History, name: str, position: int) -> list[Any]:

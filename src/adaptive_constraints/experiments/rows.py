@@ -48,7 +48,12 @@ class Lost(TypedDict):
     term: str
 
 
-class RowEvaluation(TypedDict):
+class _Success(TypedDict, total=False):
+    success: float | None
+    """Percentage of the episodes with success, where the environment says."""
+
+
+class RowEvaluation(_Success):
     """One evaluation of one seed."""
 
     step: int

@@ -62,7 +62,13 @@ def list_suites() -> dict[str, Path]:
 
 
 def short_name(reference: str) -> str:
-    """The name of a data set in presets: ``hopper-medium`` of ``d4rl:data/hopper_medium-v2.hdf5``."""
+    """The name of a data set in presets: ``hopper-medium`` of ``d4rl:data/hopper_medium-v2.hdf5``.
+
+    What is done to a set follows its name: ``hopper-medium | top(0.1)``.
+    """
+    source, bar, operations = reference.partition("|")
+    if bar:
+        return f"{short_name(source.strip())} | {operations.strip()}"
     scheme, _, rest = reference.partition(":")
     parts = rest.split("/")
     name = "-".join(parts[1:] if scheme == "minari" and len(parts) > 1 else parts[-1:] if "." in parts[-1] else parts)
@@ -211,7 +217,8 @@ class _Reader:
         stack_of, limit = cache(partial(self._stack, place)), evaluation["max_steps"]
         for name, reference in data.items():
             for line in lines:
-                values = {"family": family, **({"data": name} if "{data}" in f"{line} {family}" else {})}
+                preset = name.partition(" | ")[0]  # that of the data which others are derived from
+                values = {"family": family, **({"data": preset} if "{data}" in f"{line} {family}" else {})}
                 stack = stack_of(line, **values)
                 yield Cell(
                     id=_cell_id(stack, reference),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.data.references import ReferenceScore, reference_score, task_of_env
+from adaptive_constraints.data.references import SUCCESS, ReferenceScore, reference_score, task_of_env
 from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, alterations, plain_env_spec
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.evaluation.expected import OPTION
@@ -47,7 +47,9 @@ def evaluate(run: Run, evaluator: Evaluator, stopping: Callable[[], bool] = lamb
     rollout = evaluator.run(policy, len(run.engine.seeds))
     doubt = _score_doubt(run.data, evaluator)
     reference = None if doubt is not None and doubt.certain else run.data.reference
-    return Evaluation(run.engine.step, rollout.returns, reference)
+    if run.data.reference is None and rollout.success is not None:
+        reference = SUCCESS
+    return Evaluation(run.engine.step, rollout.returns, reference, rollout.success)
 
 
 def described(evaluator: Evaluator) -> dict[str, Any]:

@@ -68,7 +68,12 @@ class History:
             "metrics": self.metrics,
             "rates": self.rates,
             "evaluations": [
-                {"step": e.step, "returns": e.returns.tolist(), "reference": e.reference and asdict(e.reference)}
+                {
+                    "step": e.step,
+                    "returns": e.returns.tolist(),
+                    "reference": e.reference and asdict(e.reference),
+                    **({} if e.success is None else {"success": e.success.tolist()}),
+                }
                 for e in self.evaluations
             ],
             "failures": {str(seed): list(failure) for seed, failure in self.failures.items()},
@@ -95,6 +100,7 @@ class History:
                     entry["step"],
                     np.array(entry["returns"], dtype=np.float64),
                     ReferenceScore(**entry["reference"]) if entry["reference"] else None,
+                    np.array(entry["success"], dtype=np.bool_) if "success" in entry else None,
                 )
                 for entry in tree["evaluations"]
             ],
@@ -121,11 +127,17 @@ class History:
             raise ValueError(f"its history has metrics of another number of seeds than {len(seeds)}")
         if any(e.returns.ndim != 2 or len(e.returns) != len(seeds) for e in self.evaluations):
             raise ValueError(f"its history has evaluations of another number of seeds than {len(seeds)}")
+        if any(e.success is not None and e.success.shape != e.returns.shape for e in self.evaluations):
+            raise ValueError("its history has success of other episodes than returns")
         if not set(self.failures) <= set(seeds):
             raise ValueError("its history names lost seeds that it has not")
 
 
-class _Evaluation(TypedDict):
+class _Success(TypedDict, total=False):
+    success: list[list[bool]]
+
+
+class _Evaluation(_Success):
     step: int
     returns: list[list[float]]
     reference: ReferenceScore | None

@@ -248,7 +248,9 @@ def _measured(evaluation: Evaluation) -> tuple[str, NDArray[np.float64]]:
 
 def _row(evaluation: Evaluation) -> dict[str, list[float]]:
     what, values = _measured(evaluation)
-    return {f"eval/{what}": values.tolist(), "eval/returns": evaluation.mean_return.tolist()}
+    rate = evaluation.success_rate
+    success = {} if rate is None else {"eval/success": rate.tolist()}
+    return {f"eval/{what}": values.tolist(), "eval/returns": evaluation.mean_return.tolist(), **success}
 
 
 def _told(history: History) -> list[dict[str, Any]]:

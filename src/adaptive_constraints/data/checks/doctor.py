@@ -12,7 +12,8 @@ from adaptive_constraints.data.checks import values
 from adaptive_constraints.data.checks.findings import Diagnosis, Finding, Severity, at, at_rows, remedy
 from adaptive_constraints.data.checks.transitions import impossible_steps, is_last_row, joins, last_rows, repeated_ends
 from adaptive_constraints.data.columns import chunks
-from adaptive_constraints.data.dataset import ROW_COLUMNS, Dataset
+from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.derivations import ROW_COLUMNS
 from adaptive_constraints.data.recordings import differ
 from adaptive_constraints.data.repair.episodes import ends_at_limit, goal_is_held, relabel_timeouts, split_at_joins
 from adaptive_constraints.errors import DatasetError

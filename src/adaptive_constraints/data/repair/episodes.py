@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from adaptive_constraints.data.checks.steps import ordinary_steps
 from adaptive_constraints.data.checks.transitions import impossible_steps, is_last_row, joins, last_rows, repeated_ends
 from adaptive_constraints.data.columns import read_only
-from adaptive_constraints.data.dataset import ROW_COLUMNS, Dataset
+from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.derivations import ROW_COLUMNS, take_rows
 from adaptive_constraints.data.recordings import Facts, cut_before, facts_of
 from adaptive_constraints.errors import DatasetError
 
@@ -71,7 +72,7 @@ def split_at_joins(dataset: Dataset, *, steps: bool = True) -> Dataset:
     split = dataclasses.replace(
         dataset, timeouts=read_only(columns["timeouts"]), episode_ids=read_only(columns["episode_ids"])
     ).with_recorded(facts)
-    return split.subset(~dropped, name=dataset.name) if dropped.any() else split
+    return take_rows(split, ~dropped, dataset.name) if dropped.any() else split
 
 
 def _ended_at(dataset: Dataset, rows: Array) -> Dataset:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from adaptive_constraints.data.dataset import ROW_COLUMNS, Dataset
+from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.derivations import ROW_COLUMNS, take_rows
 from adaptive_constraints.data.repair.episodes import relabel_timeouts, split_at_joins
 from adaptive_constraints.errors import DatasetError
 
@@ -183,7 +184,7 @@ def _without(dataset: Dataset, dropped: Array) -> Dataset:
     last = _is_last_row(dataset)
     cut = np.append(dropped[1:], False) & ~last & ~dropped
     marked = _replace(dataset, timeouts=dataset.timeouts | (cut & ~dataset.terminals))
-    kept = marked.subset(~dropped, name=dataset.name)
+    kept = take_rows(marked, ~dropped, dataset.name)
     episode = np.cumsum(np.append(False, last[:-1]))[~dropped]  # ids may come back: they do not tell episodes apart
     ends = cut[~dropped] | np.append(episode[1:] != episode[:-1], True)
     pieces = _in_episodes(kept, ends)

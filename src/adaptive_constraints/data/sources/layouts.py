@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints.data.sources.files import SKIPPED_GROUPS, ArrayFile, listed, suggest
+from adaptive_constraints.data.sources.neorl import is_neorl, read_neorl
 from adaptive_constraints.errors import DatasetError
 
 Array = NDArray[Any]
@@ -21,7 +23,7 @@ _RECORDED = ("recorded_returns", "recorded_lengths", "recorded_success")
 OPTIONAL = ("next_observations", "timeouts", "episode_ids", "action_low", "action_high", *_RECORDED)
 EXTRA = "extra/"
 """Begins the name of a further column."""
-_OTHER_NAMES = {
+OTHER_NAMES = {
     "observations": ("obs", "observation"),  # DI-engine, Tianshou
     "actions": ("act", "action"),
     "rewards": ("rew", "reward"),
@@ -31,8 +33,9 @@ _OTHER_NAMES = {
     "done": ("dones",),  # a true end or a time limit, as Gym once reported them
     "episode_terminals": (),  # d3rlpy 1: the last row of every recording
 }
-_OURS = {name: name for name in (*REQUIRED, *OPTIONAL, *_OTHER_NAMES)} | {
-    other: ours for ours, others in _OTHER_NAMES.items() for other in others
+"""Names that other libraries give to what we call so."""
+_OURS = {name: name for name in (*REQUIRED, *OPTIONAL, *OTHER_NAMES)} | {
+    other: ours for ours, others in OTHER_NAMES.items() for other in others
 }
 _D3RLPY_1 = ("version", "discrete_action", "create_mask", "mask_size")
 _D3RLPY_2 = ("version", "columns", "num_episodes", "total_size")
@@ -50,13 +53,15 @@ def read_columns(file: ArrayFile, ignore: Sequence[str] = ()) -> dict[str, Any]:
     names = _without(file, ignore)
     if all(f"{column}_0" in names for column in _EPISODE_COLUMNS):
         return _of_episodes(file, names)
+    if is_neorl(names):
+        return read_neorl(dataclasses.replace(file, names=tuple(names)))
     if "episode_terminals" in names:
         _refuse_discrete(file, names)
         names = [name for name in names if name not in _D3RLPY_1]
     extra = {name.removeprefix(EXTRA): file.read(name) for name in names if name.startswith(EXTRA)}
     recognized = _recognized(file, [name for name in names if not name.startswith(EXTRA)])
     columns = {ours: file.read(name) for ours, name in recognized.items()}
-    _read_ends(columns)
+    read_ends(columns)
     return columns | {"extra": extra}
 
 
@@ -126,7 +131,7 @@ def _collapsed(names: Iterable[str]) -> list[str]:
     return [members[0] if len(members) == 1 else pattern for pattern, members in groups.items()]
 
 
-def _read_ends(columns: dict[str, Any]) -> None:
+def read_ends(columns: dict[str, Any]) -> None:
     """Combine `done` and `episode_terminals` into terminals and timeouts, in place.
 
     `done` alone counts as terminal, as its readers take it; the doctor then looks for a time limit among its rows.

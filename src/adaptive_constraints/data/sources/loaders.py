@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.resources
 import importlib.util
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,13 @@ from numpy.typing import NDArray
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.repair.repairs import Repairs
 from adaptive_constraints.data.sources import ogbench_sets
-from adaptive_constraints.data.sources.files import (
-    import_extra,
-    reading,
-    suggest,
-)
+from adaptive_constraints.data.sources.expressions import parse, sources_of
+from adaptive_constraints.data.sources.files import import_extra, reading, suggest
 from adaptive_constraints.data.sources.hdf5 import load_hdf5
-from adaptive_constraints.data.sources.minari_sets import load_minari, local_minari_names
+from adaptive_constraints.data.sources.minari_sets import check_minari, load_minari, local_minari_names
 from adaptive_constraints.data.sources.npz import load_npz, read_npz
 from adaptive_constraints.data.sources.scripted import check_source, load_scripted, scripted_names
+from adaptive_constraints.data.sources.tables import SUFFIXES, check_table, load_table
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.arguments import checked
 
@@ -52,15 +49,20 @@ def load_dataset(
     - `scripted:pendulum/mixed` (random, expert, mixed-5, mixed-30, slips, weak, med-exp): rolled out from a recipe;
       `scripted:pendulum/mixed#draw=3` is another data set of the same recipe.
     - `minari:NAMESPACE/NAME-v0`: from Minari's local folder (`MINARI_DATASETS_PATH`); fetched only if `download`.
+      Observations that are dictionaries become vectors of all parts, or of those that `#obs=PART+PART` names.
     - `ogbench:NAME-singletask-v0`: from OGBench's folder, with one task's rewards; fetched only if `download`.
     - `d4rl:FILE.hdf5`: a file in D4RL's layout, read without the d4rl package, or one of d3rlpy (1 or 2).
-    - `npz:FILE`: arrays named as in `Dataset`, or what `save_npz` wrote.
+    - `npz:FILE`: arrays named as in `Dataset`, or what `save_npz` wrote, or a file of NeoRL-2.
+    - `table:FILE#obs=x+y,action=u,reward=r`: CSV, Parquet, Arrow, a folder of them, a Hugging Face or LeRobot data set.
+
+    Behind any of them, `Dataset`'s methods derive other sets: ``bundled:hopper | fraction(0.1, seed=3)``, or
+    ``A | mix(B | top(0.1), 0.5)``. What is loaded in such a way has that reference as its name.
 
     Files may also name their arrays obs, act, rew, done, terminated, truncated, next_obs and the like.
 
     ignore: arrays or groups of a file to leave out; `*` stands for any text. Others of unknown meaning are an error.
-    action_low and all that follows: see `Repairs`, whose fields they are; nothing is mended unasked. The command
-    `adaptive-constraints repair` does the same and writes the result as npz.
+    action_low and all that follows: see `Repairs`, whose fields they are; nothing is mended unasked, and a derived set
+    is mended last. The command `adaptive-constraints repair` does the same and writes the result as npz.
     """
     check_reference(reference)
     repairs = Repairs(
@@ -74,7 +76,8 @@ def load_dataset(
         drop_bad_rows=drop_bad_rows,
         clip_actions=clip_actions,
     )
-    return repairs.apply(_load(reference, download, ignore))[0]
+    dataset = parse(reference).load(lambda source: _load(source, download, ignore))
+    return repairs.apply(dataset)[0]
 
 
 def _load(reference: str, download: bool, ignore: Sequence[str]) -> Dataset:
@@ -90,6 +93,11 @@ def _load(reference: str, download: bool, ignore: Sequence[str]) -> Dataset:
 
 def check_reference(reference: str) -> None:
     """Raise `DatasetError` for what can be no data reference, without looking whether files are here."""
+    for source in sources_of(reference):
+        _check_source(source)
+
+
+def _check_source(reference: str) -> None:
     scheme, colon, rest = reference.partition(":")
     if not (colon and rest and scheme in {*_FETCHING_SCHEMES, *_LOCAL_SCHEMES, *_FILE_SCHEMES}):
         hint = _meant(reference)
@@ -100,16 +108,18 @@ def check_reference(reference: str) -> None:
         check_source(rest)
     if scheme == "ogbench":
         ogbench_sets.check_name(rest)
+    if scheme == "minari":
+        check_minari(rest)
+    if scheme == "table":
+        check_table(rest)
 
 
 def _meant(reference: str) -> str:
-    """A question that names the reference of a file, if one is there; "" otherwise."""
-    for name in (reference, reference.partition(":")[2]):
-        scheme = _SCHEME_OF_SUFFIX.get(Path(name).suffix)
-        with suppress(OSError, RuntimeError):  # names too long, folders that may not be looked at
-            if scheme and Path(name).expanduser().is_file():
-                return f"did you mean {scheme}:{name}? "
-    return ""
+    """A question that names the reference of a file, by what its name ends in; "" otherwise."""
+    scheme, colon, rest = reference.partition(":")
+    name = rest if colon and scheme.isidentifier() else reference
+    meant = _SCHEME_OF_SUFFIX.get(Path(name).suffix.lower())
+    return f"did you mean {meant}:{name}? " if meant else ""
 
 
 def list_datasets() -> list[str]:
@@ -143,9 +153,13 @@ def _local_ogbench_names() -> list[str]:
 
 
 _LOCAL_SCHEMES: dict[str, Callable[[str], Dataset]] = {"bundled": _load_bundled, "scripted": load_scripted}
-_FILE_SCHEMES: dict[str, Callable[[str, Sequence[str]], Dataset]] = {"d4rl": load_hdf5, "npz": load_npz}
+_FILE_SCHEMES: dict[str, Callable[[str, Sequence[str]], Dataset]] = {
+    "d4rl": load_hdf5,
+    "npz": load_npz,
+    "table": load_table,
+}
 _FETCHING_SCHEMES: dict[str, Callable[[str, bool], Dataset]] = {"minari": load_minari, "ogbench": _load_ogbench}
-_SCHEME_OF_SUFFIX = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl"}
+_SCHEME_OF_SUFFIX = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl", **dict.fromkeys(SUFFIXES, "table")}
 _USAGES = (
     "bundled:NAME",
     "scripted:pointmaze/NAME",
@@ -154,4 +168,5 @@ _USAGES = (
     "ogbench:NAME-singletask-v0",
     "d4rl:FILE.hdf5",
     "npz:FILE.npz",
+    "table:FILE.csv",
 )

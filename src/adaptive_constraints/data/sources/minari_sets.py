@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,17 @@ from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.references import task_of_spec
 from adaptive_constraints.data.sources.files import Array, import_extra, reading, suggest
 from adaptive_constraints.data.sources.layouts import REQUIRED
+from adaptive_constraints.environments.specs import FLATTEN_KEYS, plain_env_spec
 from adaptive_constraints.errors import DatasetError, DependencyError
 
 
-def load_minari(name: str, download: bool) -> Dataset:
-    """The set of this name; fetched only if ``download``."""
+def load_minari(reference: str, download: bool) -> Dataset:
+    """The set of this name; fetched only if ``download``.
+
+    Observations that are dictionaries become vectors: ``NAME#obs=achieved_goal+observation`` names the parts and their
+    order, and without it all parts stand in the order of their names. Evaluation joins them in the same way.
+    """
+    name, keys = _parse(reference)
     minari = import_extra("minari", "minari")
     if not download and name not in (local := local_minari_names()):
         raise DatasetError(
@@ -29,22 +35,45 @@ def load_minari(name: str, download: bool) -> Dataset:
     except Exception as error:  # minari raises bare exceptions of many types for a wrong name and for a lost network
         raise DatasetError(f"Minari cannot load {name!r}: {error}") from error
     with reading(f"minari:{name}", "data set of Minari"):
-        return _from_minari(source, name)
+        return _from_minari(source, reference, keys)
 
 
-def _from_minari(source: Any, name: str) -> Dataset:
-    from gymnasium.spaces import Box
+def _parse(reference: str) -> tuple[str, tuple[str, ...]]:
+    """Name and parts of observations."""
+    name, mark, said = reference.partition("#")
+    key, _, parts = said.partition("=")
+    keys = tuple(part.strip() for part in parts.split("+"))
+    if mark and (key.strip() != "obs" or not all(keys)):
+        raise DatasetError(
+            f"minari:{reference}: cannot read {said!r}; parts of observations are named by #obs=PART+PART, such as "
+            f"minari:{name}#obs=achieved_goal+observation"
+        )
+    return name, keys if mark else ()
+
+
+def check_minari(reference: str) -> None:
+    """Raise `DatasetError` for parts of observations that cannot be read."""
+    _parse(reference)
+
+
+def _from_minari(source: Any, name: str, keys: Sequence[str]) -> Dataset:
+    from gymnasium.spaces import Box, Dict
 
     spaces = {"observation": source.observation_space, "action": source.action_space}
+    parted = isinstance(spaces["observation"], Dict)
     for kind, space in spaces.items():
-        if not (isinstance(space, Box) and len(space.shape) == 1):
+        if not (isinstance(space, Box) and len(space.shape) == 1) and not (parted and kind == "observation"):
             raise DatasetError(f"minari:{name} has the {kind} space {space}; only flat Box spaces can be learned from")
+    if keys and not parted:
+        raise DatasetError(f"minari:{name}: observations are one vector here, which has no parts: leave #obs= out")
+    order = _Order(spaces["observation"], keys) if parted else None
     columns: dict[str, list[Array]] = {key: [] for key in (*REQUIRED, "timeouts", "next_observations", "episode_ids")}
     for index, episode in enumerate(source.iterate_episodes()):
         timeouts = np.array(episode.truncations, bool)
         timeouts[-1] |= not episode.terminations[-1]  # recording stopped without saying why: not a death
-        columns["observations"].append(episode.observations[:-1])
-        columns["next_observations"].append(episode.observations[1:])
+        observations = order(episode.observations, len(timeouts) + 1) if order else episode.observations
+        columns["observations"].append(observations[:-1])
+        columns["next_observations"].append(observations[1:])
         columns["actions"].append(episode.actions)
         columns["rewards"].append(episode.rewards)
         columns["terminals"].append(episode.terminations)
@@ -59,11 +88,34 @@ def _from_minari(source: Any, name: str) -> Dataset:
         **arrays,
         action_low=spaces["action"].low,
         action_high=spaces["action"].high,
-        env_spec=env_spec,
+        env_spec=order.of_environment(env_spec) if order and env_spec is not None else env_spec,
         task=task_of_spec(env_spec),
         name=f"minari:{name}",
-        provenance=_minari_provenance(source.storage.metadata),
+        provenance=_minari_provenance(source.storage.metadata) | ({"observations": order.text} if order else {}),
     )
+
+
+class _Order:
+    """The map from dictionaries to vectors."""
+
+    def __init__(self, space: Any, keys: Sequence[str]) -> None:
+        from adaptive_constraints.environments.flat_observations import order_text, parts_of
+
+        self.parts = parts_of(space, keys)
+        self.text = order_text(self.parts)
+
+    def __call__(self, observations: Mapping[str, Any], rows: int) -> Array:
+        """Join the parts: [rows, D]."""
+        from adaptive_constraints.environments.flat_observations import joined
+
+        return joined(self.parts, observations, (rows,))
+
+    def of_environment(self, spec: Any) -> dict[str, Any]:
+        """The specification of an environment that answers such vectors."""
+        plain = plain_env_spec(spec)
+        ((name, entry_point),) = FLATTEN_KEYS.items()
+        wrapper = {"name": name, "entry_point": entry_point, "kwargs": {"keys": [part.name for part in self.parts]}}
+        return plain | {"additional_wrappers": [*plain["additional_wrappers"], wrapper]}
 
 
 def _minari_provenance(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.sources.files import Array, ArrayFile, existing_file, open_npz
 from adaptive_constraints.data.sources.layouts import REQUIRED, read_columns, require
+from adaptive_constraints.data.sources.neorl import is_neorl, neorl_task
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.arguments import checked
 from adaptive_constraints.support.files import replacing
@@ -79,10 +80,11 @@ def read_npz(path: Path, reference: str, ignore: Sequence[str] = ()) -> Dataset:
         columns = read_columns(_less(file, ("metadata", *_SHARED)), ignore)
         if _SHARED[0] in file.names:
             columns["next_observations"] = _next_observations(file, columns)
+        task, env_id = neorl_task(path.name) if is_neorl(file.names) else (metadata.get("task"), metadata.get("env_id"))
         return Dataset.from_arrays(
             **columns,
-            env_id=metadata.get("env_id"),
-            task=metadata.get("task"),
+            env_id=env_id,
+            task=task,
             name=reference,
             provenance=metadata.get("provenance", {}),
             env_spec=metadata.get("env_spec"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import zipfile
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.sources.files import check_npz
-from adaptive_constraints.errors import DatasetError
+from adaptive_constraints.errors import DatasetError, DependencyError
 
 _WORD = "singletask"
 """In the names of sets that have rewards; the others are for learning to reach goals."""
 _IMAGES = ("visual", "powderworld")
 """First words of sets that are not of state vectors."""
+_OLDEST = (1, 2)
+"""Version from which on environments of single tasks reward the state that a step begins in."""
 _FOLDER = Path("~/.ogbench/data")
 """Folder in which OGBench keeps its files."""
 
@@ -34,6 +37,7 @@ def load_single_task(ogbench: Any, name: str, download: bool) -> Dataset:
     An episode is a recording. A row whose observation has the task solved is terminal, as for OGBench's reference
     learners, although the recording goes on. A recording's own end is a timeout, unless the task is solved there.
     """
+    version = _checked_version()
     words = name.split("-")
     kind = words.index(_WORD) - 1  # of behaviour, such as "play", which the environment's name does not have
     env_name = "-".join(words[:kind] + words[kind + 1 :])
@@ -51,8 +55,19 @@ def load_single_task(ogbench: Any, name: str, download: bool) -> Dataset:
         env_id=f"ogbench:{env_name}",
         env_spec=spec,
         name=f"ogbench:{name}",
-        provenance={"source": "OGBench", "task": env_name},
+        provenance={"source": "OGBench", "task": env_name, "ogbench": version},
     )
+
+
+def _checked_version() -> str:
+    """The version of OGBench, which must reward a state by itself, as the data is relabelled; older ones do not."""
+    version = importlib.metadata.version("ogbench")
+    if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < _OLDEST:
+        raise DependencyError(
+            f"ogbench {version} rewards single tasks otherwise (by the state after the step) than 1.2 and later do: "
+            'pip install "ogbench>=1.2"'
+        )
+    return version
 
 
 def check_name(name: str) -> None:
