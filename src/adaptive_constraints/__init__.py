@@ -9,7 +9,18 @@ agent.fit(load_dataset("bundled:hopper"), steps=20_000, seeds=4, eval_env="auto"
 
 from adaptive_constraints._version import __version__
 from adaptive_constraints.ablation import ablate
-from adaptive_constraints.adapters import A2PR, ANQ, ASPC, ILQ, SPOT, SSAR, WPC, FixedTradeoff, LinearTradeoff
+from adaptive_constraints.adapters import (
+    A2PR,
+    ANQ,
+    ASPC,
+    ILQ,
+    SPOT,
+    SSAR,
+    WPC,
+    CalQL,
+    FixedTradeoff,
+    LinearTradeoff,
+)
 from adaptive_constraints.adapters.termination import register_termination
 from adaptive_constraints.agent import Agent, load_agent, wrap
 from adaptive_constraints.core.adapter import Adapter
@@ -60,6 +71,7 @@ __all__ = [
     "AtLeast",
     "Average",
     "Between",
+    "CalQL",
     "Dataset",
     "ExtraRows",
     "Facts",

@@ -181,6 +181,10 @@ class View(StateView, ABC):
         """The constraint term [B] at ``action`` [B, A]: an adapter's, or the learner's ``default()``."""
 
     @abstractmethod
+    def conservative_value(self, q: Tensor, action: Tensor) -> Tensor:
+        """The values [K, M, B] that conservatism pushes down, from the critics' own at actions [M, B, A]."""
+
+    @abstractmethod
     def constraint_weight(self) -> Tensor | float:
         """Weight of the constraint at each state; [B] or 1.
 

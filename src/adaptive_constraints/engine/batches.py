@@ -256,6 +256,21 @@ class Replay(Batches):
         }
         self._write(slot, newest | changed)
 
+    def newest(self, seed: int, rows: int) -> Columns:
+        """Columns [T, ...] of the newest rows of one seed, by position, in order of time; T is at most ``rows``."""
+        return self._unpack(self._collected[seed, self._slots(rows)])
+
+    def rewrite(self, seed: int, values: Mapping[str, Tensor]) -> None:
+        """Give columns [T, ...] of the newest T rows of one seed other values."""
+        parts = dict(zip(self._shapes, torch.split(self._collected[seed], self._widths, -1), strict=True))
+        for name, value in values.items():
+            parts[name][self._slots(len(value))] = value.reshape(len(value), -1).to(parts[name])
+
+    def _slots(self, rows: int) -> Tensor:
+        """The places of the newest rows in the ring, in order of time."""
+        kept = min(rows, self._filled)
+        return torch.arange(self.count - kept, self.count, device=self.packed.device) % self._growth.capacity
+
     def _write(self, slot: int, row: Mapping[str, Tensor]) -> None:
         packed = self._collected[:, slot]
         for name, part in zip(self._shapes, packed.split_with_sizes(self._widths, -1), strict=True):
