@@ -16,6 +16,7 @@ from adaptive_constraints.data import Dataset, Preprocessor
 from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import InitialState, initial_state
 from adaptive_constraints.environments.specs import EnvSource
+from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.pretraining.preparation import prepare
 from adaptive_constraints.runs.collector import Collector
 from adaptive_constraints.runs.history import History
@@ -105,6 +106,9 @@ def go_online(
         online = replace(run.online, collector=copy.deepcopy(run.online.collector), source=source)
         state = run.engine.state()
     columns, table, own = run.columns, None, dict[str, Tensor]()
+    reading = [part.title for part in (run.stack.learner, *run.stack.adapters) if part.reads_data]
+    if reading and settings.buffer == "none":
+        raise TrainingError(f"{reading[0]} reads the rows of the data, of which buffer='none' keeps none: take another")
     if settings.buffer != "none":
         assert dataset is not None
         at_hand = run.dataset is not None and run.online is None

@@ -127,7 +127,7 @@ class Collector:
     def _one(
         self, position: int, wanted: NDArray[Any]
     ) -> tuple[NDArray[np.float32], np.float32, NDArray[np.floating[Any]], np.bool_, np.int64]:
-        """Action, reward, next observation, true end and ended steps of one seed; a new episode follows one that ended."""
+        """Action, reward, next observation, true end and ended steps of a seed, for which a new episode may begin."""
         env, episode = self._environments[position], self._episodes[position]
         if not np.isfinite(wanted).all():
             lost = np.full_like(_known(episode.observation), np.nan)
