@@ -50,7 +50,8 @@ def fresh_run(
     warn_if_slower(execution.precision, device)
     if execution.compiled:
         check_compiler(device)
-    learner = stack.learner
+    learner, given = stack.learner, dataset
+    dataset = learner.training_data(given)
     preprocessor = Preprocessor.fit(
         dataset,
         normalize_observations=learner.normalize_observations,
@@ -68,11 +69,11 @@ def fresh_run(
         stack,
         Engine(program, initial, table, horizon=steps, execution=execution, device=device),
         preprocessor.to(device),
-        DataFacts.of(dataset),
+        DataFacts.of(given),
         steps,
         History(),
         columns=prepared_columns(prepared),
-        dataset=dataset,
+        dataset=given,
         products=products or fastest_products(device),
     )
 
@@ -114,7 +115,7 @@ def go_online(
         at_hand = run.dataset is not None and run.online is None
         with_rows = run if at_hand else _fresh_twin(run, dataset, traced, progress)
         columns = with_rows.columns
-        table, own = with_rows.engine.batches.select(offline_rows(settings, dataset))
+        table, own = with_rows.engine.batches.select(offline_rows(settings, run.stack.learner.training_data(dataset)))
     initial = InitialState(
         seeds=run.engine.seeds,
         spec=run.spec,
