@@ -19,6 +19,7 @@ from torch import Tensor
 from adaptive_constraints import (
     CONSTRAINT_SEAMS,
     IMITATION_SEAMS,
+    AdaptiveConstraintsError,
     AtLeast,
     Between,
     Dataset,
@@ -33,7 +34,6 @@ from adaptive_constraints import (
     Update,
     View,
 )
-from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_mlp, mlp
 
 
@@ -108,12 +108,14 @@ class BC(Learner):
         return self.policy(v.p["actor"], observation)
 
     def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
-        """There is none: `StackError`."""
-        raise StackError("BC has no critics, so that nobody can ask it for Q: use a learner that has")
+        """Raise an error: there is none."""
+        raise AdaptiveConstraintsError("BC has no critics, so that nobody can ask it for Q: use a learner that has")
 
     def bootstrap(self, v: View, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None) -> Tensor:
-        """There is none: `StackError`."""
-        raise StackError("BC has no critics, so that it has no value to bootstrap from: use a learner that has")
+        """Raise an error: there is none."""
+        raise AdaptiveConstraintsError(
+            "BC has no critics, so that it has no value to bootstrap from: use a learner that has"
+        )
 
     # -- the equation ---------------------------------------------------------------------------------------------
 

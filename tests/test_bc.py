@@ -11,7 +11,7 @@ import torch
 from adaptive_constraints import Dataset, load_agent, wrap
 from adaptive_constraints.baselines import BC
 from adaptive_constraints.composition.stack import Stack
-from adaptive_constraints.errors import DatasetError, StackError
+from adaptive_constraints.errors import AdaptiveConstraintsError, DatasetError, StackError
 from adaptive_constraints.testing import Probe, made_data
 
 from .fine_tuning import Walk, finetune, make_data, minibatch, offline
@@ -121,5 +121,5 @@ def test_settings_that_make_no_sense_are_refused(settings, text):
 def test_who_asks_for_q_is_told():
     engine = build(BC(**SMALL))
     for ask in (lambda v: v.services.q({}, v.s, v.a), lambda v: v.bootstrap(v.s2, "x")):
-        with pytest.raises(StackError, match="BC has no critics"):
+        with pytest.raises(AdaptiveConstraintsError, match="BC has no critics"):
             engine.run(1), engine.ask("q", lambda v, ask=ask: {"q": ask(v)})
