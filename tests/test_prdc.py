@@ -10,6 +10,7 @@ import torch
 
 from adaptive_constraints import ASPC, PRDC, load_agent, wrap
 from adaptive_constraints.adapters import nearest as nearest_module
+from adaptive_constraints.adapters import prdc
 from adaptive_constraints.adapters.nearest import nearest
 from adaptive_constraints.baselines import CQL, TD3BC
 from adaptive_constraints.engine import batches as batches_module
@@ -126,6 +127,12 @@ def test_it_must_be_declared():
 def test_data_that_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr(batches_module, "room", lambda device: 100)
     with pytest.warns(batches_module.StreamingWarning), pytest.raises(StackError, match="reads all rows of the data"):
+        build(SMALL, PRDC())
+
+
+def test_many_rows_on_a_cpu_are_warned_of(monkeypatch):
+    monkeypatch.setattr(prdc, "SMALL", 199)
+    with pytest.warns(UserWarning, match="compares every minibatch with all 200 rows"):
         build(SMALL, PRDC())
 
 

@@ -22,11 +22,11 @@ def nearest(points: Sequence[Tensor], rows: Sequence[Tensor], scales: Sequence[f
     scales: the factor on each part.
     neighbor: 1 for the nearest, 2 for the second nearest, and so on.
 
-    Matrix products find the groups of about sqrt(N) rows that the nearest may be in. Their distances are then taken as
+    Matrix products find the few small groups of rows that the nearest may be in. Their distances are then taken as
     differences, since products lose digits where a distance is small against the numbers themselves.
     """
     count = len(rows[0])
-    size = min(BLOCK, 1 << (count.bit_length() + 1) // 2)
+    size = min(BLOCK, 1 << max(3, (count.bit_length() - 3) // 2))
     point = _joined(points, scales)
     # -2 point . row + |row|^2 as one product: the squared distance less |point|^2, which is the same for all rows.
     asked = torch.cat([-2 * point, torch.ones_like(point[..., :1])], -1)

@@ -10,9 +10,10 @@ draw; and learners other than TD3+BC imitate the neighbour in their own way.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from torch import Tensor
 
@@ -21,6 +22,12 @@ from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.types import Facts, Point
 from adaptive_constraints.core.view import View
 from adaptive_constraints.support.bounds import Above, AtLeast
+
+if TYPE_CHECKING:
+    from adaptive_constraints.core.preparation import Preparation
+
+SMALL = 100_000
+"""Rows up to which a CPU searches fast enough to say nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,15 @@ class PRDC(Adapter):
                 "rows that it is near to already",
             )
         return ()
+
+    def prepare(self, preparation: Preparation) -> None:
+        """Nothing; but say so where every search will take long."""
+        if preparation.device.type == "cpu" and len(preparation.data) > SMALL:
+            warnings.warn(
+                f"{self.title} compares every minibatch with all {len(preparation.data):,} rows at each policy update: on a "
+                "CPU about a second per seed and million rows; take a part of the data, or a GPU",
+                stacklevel=2,
+            )
 
     def behavior_action(self, v: View, default: Callable[[], Tensor]) -> Tensor:
         """The action [B, A] of the row nearest to (beta * s, pi(s))."""
