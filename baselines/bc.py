@@ -1,4 +1,4 @@
-"""BC: behaviour cloning, of all of the data or of its best episodes ("10% BC").
+"""BC: behaviour cloning, of all of the data or of its best episodes ("10% BC", Chen et al., 2021, arXiv 2106.01345).
 
 The baseline that every table has: the policy imitates the data and nothing else is learned. There are no critics, so
 adapters that read values are refused.

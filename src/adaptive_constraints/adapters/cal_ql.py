@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class CalQL(Adapter):
     """Push no value of the policy's actions below the discounted return that the data's episode had from there on.
 
+    The published runs fine-tune with half of each minibatch from the data: ``agent.finetune(env, buffer="half")``.
+
     >>> from adaptive_constraints import CalQL, wrap
     >>> from adaptive_constraints.baselines import CQL
     >>> agent = wrap(CQL.preset("antmaze", backup_actions=10), CalQL.preset("antmaze"))

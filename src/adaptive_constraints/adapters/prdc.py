@@ -69,8 +69,8 @@ class PRDC(Adapter):
         """Nothing; but say so where every search will take long."""
         if preparation.device.type == "cpu" and len(preparation.data) > SMALL:
             warnings.warn(
-                f"{self.title} compares every minibatch with all {len(preparation.data):,} rows at each policy update: on a "
-                "CPU about a second per seed and million rows; take a part of the data, or a GPU",
+                f"{self.title} compares every minibatch with all {len(preparation.data):,} rows at each policy update: "
+                "on a CPU about a second per seed and million rows; take a part of the data, or a GPU",
                 stacklevel=2,
             )
 
