@@ -9,11 +9,15 @@ if __name__ == "baselines":
         "Write `from adaptive_constraints.baselines import TD3BC`, with the package installed or src/ on PYTHONPATH."
     )
 
+from adaptive_constraints.baselines.awac import AWAC
+from adaptive_constraints.baselines.bc import BC
 from adaptive_constraints.baselines.cql import CQL
 from adaptive_constraints.baselines.diffusion_ql import DiffusionQL
+from adaptive_constraints.baselines.edac import EDAC
 from adaptive_constraints.baselines.fql import FQL
 from adaptive_constraints.baselines.iql import IQL
 from adaptive_constraints.baselines.rebrac import ReBRAC
+from adaptive_constraints.baselines.sac_n import SACN
 from adaptive_constraints.baselines.td3_bc import TD3BC
 
-__all__ = ["CQL", "FQL", "IQL", "TD3BC", "DiffusionQL", "ReBRAC"]
+__all__ = ["AWAC", "BC", "CQL", "EDAC", "FQL", "IQL", "SACN", "TD3BC", "DiffusionQL", "ReBRAC"]

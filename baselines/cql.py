@@ -120,6 +120,15 @@ class CQL(Learner):
         # What state-adaptive coefficients (arXiv 2505.19923) stand on.
         "ssar": {"critic": "robust"},
         "ssar-antmaze": ANTMAZE | {"critic": "robust", "actor_imitation": 0.5},
+        # What calibrated Q-learning (arXiv 2303.05479) stands on, by CORL's configurations.
+        "calql-antmaze": ANTMAZE,
+        "calql-adroit": {
+            "alpha": 1.0,
+            "smallest_gap": -200.0,
+            "backup_actions": 10,
+            "actor_learning_rate": 1e-4,
+            "normalize_observations": False,
+        },
         # The soft actor-critic of imagination-limited Q-learning (arXiv 2505.12211).
         "ilq": ILQ,
         "ilq-hopper-random": ILQ | SLOWER,
@@ -143,7 +152,8 @@ class CQL(Learner):
     def facts(self) -> Facts:
         # Not asked: "constraint". Its answer reaches a network by the policy's action, but here the critics are
         # constrained: it would give them no gradient and leave them with no conservatism at all.
-        gap = CONSTRAINT_SEAMS - {"constraint"} | {"behavior_action"} if self.alpha else frozenset()
+        held = CONSTRAINT_SEAMS - {"constraint"} | {"behavior_action", "conservative_value"}
+        gap = held if self.alpha else frozenset[str]()
         imitation = IMITATION_SEAMS if self.actor_imitation else frozenset()
         return Facts(
             constrained="critic",
@@ -275,7 +285,9 @@ class CQL(Learner):
         actions, log_density = (torch.cat(parts) for parts in zip(uniform, here, after, strict=True))
 
         q = self.q_of_many(p, v.s, torch.cat([actions, v.behavior_action()[None]]))
-        of_actions, of_data = q[:, :-1], q[:, -1]
+        of_uniform, of_policy, of_data = q[:, : self.gap_actions], q[:, self.gap_actions : -1], q[:, -1]
+        of_policy = v.conservative_value(of_policy, actions[self.gap_actions :])
+        of_actions = torch.cat([of_uniform, of_policy], 1)
         soft_maximum = self.gap_temperature * ((of_actions - log_density) / self.gap_temperature).logsumexp(1)
         gap = soft_maximum - of_data
         if self.smallest_gap is not None or self.largest_gap is not None:

@@ -93,6 +93,9 @@ class TD3BC(Learner):
             "actor_learning_rate": 1e-3,
             "critic_learning_rate": 1e-3,
         },
+        # What regularization by the nearest row (PRDC, arXiv 2306.06569) stands on.
+        "prdc-halfcheetah": {"alpha": 40.0},
+        "prdc-antmaze": {"alpha": 7.5, "reward_scale": 1e4, "reward_shift": -1.0},
         # What state-adaptive coefficients (arXiv 2505.19923) stand on; on AntMaze with rarer steps online.
         "ssar": {"critic": "layernorm"},
         "ssar-antmaze-umaze": SSAR_ANTMAZE,

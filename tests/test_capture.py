@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from adaptive_constraints import ASPC, SSAR, FixedTradeoff, wrap
-from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL
+from adaptive_constraints import ASPC, SSAR, CalQL, FixedTradeoff, wrap
+from adaptive_constraints.baselines import AWAC, BC, CQL, EDAC, FQL, IQL, SACN, TD3BC, DiffusionQL
 from adaptive_constraints.engine import batches as batches_module
 from adaptive_constraints.engine import engine as engine_module
 from adaptive_constraints.engine import noise
@@ -32,6 +32,11 @@ STACKS: dict[str, Any] = {
     **{name: (learner,) for name, learner in LEARNERS.items()},
     **{f"{name} + four": (learner, *FOUR) for name, learner in LEARNERS.items()},
     "TD3BC + aspc": (LEARNERS["TD3BC"], ASPC(interval=2)),
+    "BC": (BC(hidden=8, batch_size=16),),
+    "SACN": (SACN(hidden=8, batch_size=16, critics=3),),
+    "EDAC + four": (EDAC(hidden=8, batch_size=16, critics=3), *FOUR),
+    "AWAC + four": (AWAC(hidden=8, batch_size=16), *FOUR),
+    "CQL + calql": (LEARNERS["CQL"], CalQL()),
     "TD3BC + fixed_tradeoff": (LEARNERS["TD3BC"], FixedTradeoff(value=1.0)),
 }
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

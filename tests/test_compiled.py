@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from adaptive_constraints import ANQ, ASPC, Adapter, Learner, load_agent, wrap
-from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC
+from adaptive_constraints import A2PR, ANQ, ASPC, Adapter, CalQL, Learner, load_agent, wrap
+from adaptive_constraints.baselines import AWAC, BC, CQL, EDAC, FQL, IQL, TD3BC, DiffusionQL, ReBRAC
 from adaptive_constraints.engine import lowering, step_cache
 from adaptive_constraints.engine.compiled_step import recorded
 from adaptive_constraints.errors import DependencyError, StackError, TrainingError
@@ -67,6 +67,10 @@ STACKS: dict[str, tuple[Learner, *tuple[Adapter, ...]]] = {
     "DiffusionQL": (DiffusionQL(**SMALL),),
     "FQL + ASPC": (FQL(**SMALL), ASPC(interval=1)),
     "ReBRAC": (ReBRAC(**SMALL),),
+    "EDAC + ASPC": (EDAC(**SMALL, critics=3), ASPC(interval=1)),
+    "AWAC + A2PR": (AWAC(**SMALL), A2PR(hidden=8)),
+    "CQL + CalQL": (CQL(**SMALL, gap_actions=2), CalQL()),
+    "BC": (BC(**SMALL),),
 }
 
 

@@ -93,6 +93,9 @@ class Answer(Adapter):
     def behavior_action(self, v, default):
         return default() * (1 - self.by)
 
+    def conservative_value(self, v, action, default):
+        return default() * (1 + self.by)
+
     def tradeoff(self, v, default):
         return default() * (1 + self.by)
 
@@ -337,7 +340,7 @@ LEARNERS = {
     "imitating": CQL(actor_imitation=0.5, **SMALL),
 }
 TD = {"bootstrap", "td_weight", "critic_rows"}
-GAP = {"behavior_action", "constraint_weight", "constraint_scale", "tradeoff"}
+GAP = {"behavior_action", "conservative_value", "constraint_weight", "constraint_scale", "tradeoff"}
 HEARERS = {
     "plain": {seam: {"critic"} for seam in TD | GAP},
     "Lagrange": {seam: {"critic"} for seam in TD} | {seam: {"critic", "multiplier"} for seam in GAP - {"tradeoff"}},

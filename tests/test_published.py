@@ -8,7 +8,7 @@ import pytest
 
 from adaptive_constraints import ANQ, ILQ, SSAR, baselines
 from adaptive_constraints.adapters import frozen_models
-from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC, cql
+from adaptive_constraints.baselines import AWAC, BC, CQL, EDAC, FQL, IQL, SACN, TD3BC, DiffusionQL, ReBRAC, cql, sac_n
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.part import Part
 
@@ -61,6 +61,58 @@ MAZES: dict[str, Any] = {
     "antmaze-large-play": (5.0, 5.0, False, 100),
     "antmaze-large-diverse": (5.0, 5.0, False, 100),
 }
+
+# Critics of SAC-N, critics and eta of EDAC, by CORL's configurations; None where it has none.
+ENSEMBLES: dict[str, Any] = {
+    "halfcheetah-medium": (10, 10, 1.0),
+    "halfcheetah-medium-replay": (10, 10, 1.0),
+    "halfcheetah-medium-expert": (10, 10, 5.0),
+    "hopper-medium": (500, 50, 1.0),
+    "hopper-medium-replay": (200, 50, 1.0),
+    "hopper-medium-expert": (200, 50, 1.0),
+    "walker2d-medium": (20, 10, 1.0),
+    "walker2d-medium-replay": (20, 10, 1.0),
+    "walker2d-medium-expert": (20, 10, 5.0),
+    "maze2d": (25, 10, 0.1),
+    "antmaze": (25, 10, 1.0),
+    "adroit": (100, 50, 200.0),
+    "pen-human": (100, 20, 1000.0),
+    "pen-cloned": (100, 20, 10.0),
+    "pen-expert": (100, 20, 10.0),
+}
+
+
+def preset_of(learner: type[Part], data: str) -> Any:
+    """The preset of a data set, or the one of its family."""
+    family = data if data in learner.presets else data.partition("-")[0]
+    return learner.preset(family if family in learner.presets else "adroit")
+
+
+@pytest.mark.parametrize("data", ENSEMBLES)
+def test_ensembles(data):
+    sac, edac = preset_of(SACN, data), preset_of(EDAC, data)
+    assert (sac.critics, edac.critics, edac.eta) == ENSEMBLES[data]
+    for learner in (sac, edac):
+        assert (learner.batch_size, learner.hidden, learner.discount, learner.polyak) == (256, 256, 0.99, 0.005)
+        assert not learner.normalize_observations and (learner.reward_scale, learner.reward_shift) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("family", "temperature", "shift"),
+    [("gym", 0.3333, 0.0), ("maze2d", 0.1, 0.0), ("antmaze", 0.1, -1.0), ("adroit", 0.1, 0.0)],
+)
+def test_advantage_weights(family, temperature, shift):
+    learner = AWAC.preset(family)
+    assert 1 / learner.beta == pytest.approx(temperature, rel=1e-3) and learner.reward_shift == shift
+    assert (learner.batch_size, learner.hidden, learner.polyak, learner.largest_weight) == (256, 256, 0.005, 100.0)
+    assert learner.normalize_observations and learner.reward_scale == 1.0
+
+
+def test_cloning():
+    assert set(BC.presets) - {"10%"} == {"gym", "maze2d", "antmaze", "adroit"}
+    shares = {name: BC.preset(name).best for name in BC.presets}
+    assert shares == {"gym": 1.0, "maze2d": 1.0, "antmaze": 1.0, "adroit": 1.0, "10%": 0.1}
+    assert (BC().batch_size, BC().hidden, BC().normalize_observations) == (256, 256, True)
 
 
 @pytest.mark.parametrize("data", IMAGINATION)
@@ -122,6 +174,8 @@ ADAM: dict[type[Part], tuple[dict[str, float], dict[str, dict[str, float]]]] = {
             "antmaze": {"temperature": 1e-4, "actor": 1e-4, "multiplier": 3e-4},
             "adroit": {"temperature": 1e-4, "actor": 1e-4},
             "ssar-antmaze": {"temperature": 1e-4, "actor": 1e-4, "multiplier": 3e-4},
+            "calql-antmaze": {"temperature": 1e-4, "actor": 1e-4, "multiplier": 3e-4},
+            "calql-adroit": {"temperature": 1e-4, "actor": 1e-4},
             "ilq": {"temperature": 3e-4, "actor": 3e-4, "critic": 5e-4},
             "ilq-hopper-random": {"temperature": 1e-4, "actor": 1e-4},
             "ilq-hopper-medium-replay": {"temperature": 1e-4, "actor": 1e-4},
@@ -138,6 +192,10 @@ ADAM: dict[type[Part], tuple[dict[str, float], dict[str, dict[str, float]]]] = {
             "adroit": {"actor": 3e-5},
         },
     ),
+    BC: ({"actor": 3e-4}, {}),
+    SACN: ({"temperature": 3e-4, "actor": 3e-4, "critic": 3e-4}, {}),
+    EDAC: ({"temperature": 3e-4, "actor": 3e-4, "critic": 3e-4}, {}),
+    AWAC: ({"critic": 3e-4, "actor": 3e-4}, {}),
     FQL: ({"critic": 3e-4, "teacher": 3e-4, "student": 3e-4}, {}),
     ReBRAC: (
         {"critic": 1e-3, "actor": 1e-3},
@@ -192,5 +250,5 @@ def test_numbers_that_no_preset_has():
     assert (frozen_models.DYNAMICS_LEARNING_RATE, frozen_models.LEARNING_RATE) == (1e-3, 3e-4)
     assert (ILQ().samples, ILQ().behavior_steps, ILQ().model_epochs, ILQ().diffusion_steps) == (10, 300_000, 40, 5)
     assert (ILQ().model_members, ILQ().model_elites, ILQ().model_hidden, ILQ().model_patience) == (7, 5, 200, 5)
-    assert cql.LOG_STD == (-20.0, 2.0)
+    assert cql.LOG_STD == (-20.0, 2.0) and sac_n.LOG_STD == (-5.0, 2.0)
     assert all(getattr(baselines, name)().discount == 0.99 for name in ("TD3BC", "IQL", "CQL", "DiffusionQL", "FQL"))

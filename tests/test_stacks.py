@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from adaptive_constraints import A2PR, ASPC, ILQ, SPOT, SSAR, WPC, wrap
-from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC
+from adaptive_constraints import A2PR, ASPC, ILQ, PRDC, SPOT, SSAR, WPC, CalQL, wrap
+from adaptive_constraints.baselines import AWAC, BC, CQL, EDAC, FQL, IQL, SACN, TD3BC, DiffusionQL, ReBRAC
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.testing import check_adapter, check_learner, check_stack, made_data
@@ -23,7 +23,35 @@ LEARNERS = {
     "FQL": FQL(hidden=8, layers=2, batch_size=16, flow_steps=2),
 }
 ADAPTERS = {adapter.name: adapter for adapter in FOUR}
-OTHERS: dict[str, Any] = {"wpc": WPC(), "a2pr": A2PR(hidden=8), "spot": SPOT(hidden=8, steps=20)}
+OTHERS: dict[str, Any] = {
+    "wpc": WPC(),
+    "a2pr": A2PR(hidden=8),
+    "spot": SPOT(hidden=8, steps=20),
+    "calql": CalQL(),
+    "prdc": PRDC(beta=0.3),
+}
+MORE = {
+    "ReBRAC": ReBRAC(hidden=8, batch_size=16),
+    "BC": BC(hidden=8, batch_size=16),
+    "SACN": SACN(hidden=8, batch_size=16, critics=3),
+    "EDAC": EDAC(hidden=8, batch_size=16, critics=3),
+    "AWAC": AWAC(hidden=8, batch_size=16),
+}
+"""Learners that do not stand in the tables of every subset."""
+NO_CONSTRAINT = "no constraint on its policy's action"
+NOT_IMITATING = "imitates no action"
+REFUSED = {
+    **{(learner, "calql"): "pushes no values of Q down" for learner in {**LEARNERS, **MORE} if learner != "CQL"},
+    **{(learner, "spot"): NO_CONSTRAINT for learner in ("CQL", "IQL", "SACN", "EDAC", "AWAC")},
+    **{(learner, "wpc"): "never asks" for learner in ("CQL", "SACN", "EDAC")},
+    **{(learner, "prdc"): NOT_IMITATING for learner in ("CQL", "FQL", "SACN", "EDAC")},
+    **{(learner, "a2pr"): NOT_IMITATING for learner in ("SACN", "EDAC")},
+    **{("BC", adapter): "needs Q, but BC has no critics" for adapter in ("anq", "ilq", "a2pr")},
+    ("BC", "wpc"): "the learner has no critics",
+    **{(learner, "ssar"): "has none \\(no trade-off\\)" for learner in ("BC", "SACN")},
+    **{(learner, "aspc"): "has none to set" for learner in ("BC", "SACN")},
+}
+"""What is said of pairs whose facts do not allow them."""
 SUBSETS = [names for size in range(5) for names in combinations(ADAPTERS, size)]
 
 
@@ -64,14 +92,14 @@ def test_every_stack_explains_itself_and_ablates(learner):
 
 
 @pytest.mark.parametrize("adapter", {**ADAPTERS, **OTHERS})
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", {**LEARNERS, **MORE})
 def test_every_adapter_keeps_the_laws_or_says_why_not(learner, adapter):
-    part = {**ADAPTERS, **OTHERS}[adapter]
-    if (learner, adapter) in {("CQL", "spot"), ("IQL", "spot"), ("CQL", "wpc")}:
-        with pytest.raises(StackError, match="no constraint on its policy's action|never asks"):
-            wrap(LEARNERS[learner], part)
+    part, base = {**ADAPTERS, **OTHERS}[adapter], {**LEARNERS, **MORE}[learner]
+    if (learner, adapter) in REFUSED:
+        with pytest.raises(StackError, match=REFUSED[learner, adapter]):
+            wrap(base, part)
         return
-    check_adapter(part, LEARNERS[learner])
+    check_adapter(part, base)
 
 
 @pytest.mark.parametrize(
@@ -88,10 +116,12 @@ def test_a_setting_of_a_replaced_bootstrap_is_said_to_have_no_effect(with_it, wi
     assert "has no effect" not in warned(without_it, anq) + warned(with_it)
 
 
-def test_rebrac_keeps_the_laws_and_takes_all_four():
-    learner = ReBRAC(hidden=8, batch_size=16)
-    check_learner(learner)
-    check_stack(learner, *FOUR)
+@pytest.mark.parametrize("learner", MORE)
+def test_further_learners_keep_the_laws_and_take_what_fits(learner):
+    fitting = [adapter for adapter in FOUR if (learner, adapter.name) not in REFUSED]
+    check_learner(MORE[learner])
+    check_stack(MORE[learner], *fitting)
+    assert {"ReBRAC": 4, "BC": 0, "SACN": 2, "EDAC": 4, "AWAC": 4}[learner] == len(fitting)
 
 
 @pytest.mark.parametrize(

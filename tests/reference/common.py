@@ -129,7 +129,7 @@ class Loop(ABC):
         self.settings: Any = resolved_of(engine).learner
         self.seed = engine.seeds[0] if seed is None else seed
         self.position, self.now = engine.seeds.index(self.seed), 0
-        self.dtype = next(iter(engine.params["critic"].values())).dtype
+        self.dtype = next(iter(next(iter(engine.params.values())).values())).dtype
         arrays = (data.observations, data.actions, data.rewards, data.next_observations, data.terminals)
         self.columns = {name: torch.tensor(array).to(self.dtype) for name, array in zip(NAMES, arrays, strict=True)}
         self.states, self.dims = data.observation_dim, data.action_dim

@@ -115,9 +115,14 @@ class PlainCQL(Loop):
             after, log_after = self.policy(s2, self.draw("normal", "gap/next", *shape))
         gaps = []
         for q in self.critics:
-            z = torch.cat([q(s, anywhere) - math.log(0.5**self.dims), q(s, after) - log_after, q(s, here) - log_here])
+            of_policy = [self.bounded(q(s, after)) - log_after, self.bounded(q(s, here)) - log_here]
+            z = torch.cat([q(s, anywhere) - math.log(0.5**self.dims), *of_policy])
             gaps.append(temperature * torch.logsumexp(z / temperature, 0) - q(s, a))
         return gaps
+
+    def bounded(self, q: Tensor) -> Tensor:
+        """The values [M, B] at actions of the policy that are pushed down."""
+        return q
 
     def excess(self, gap: Tensor) -> Tensor:
         """The mean clipped gap, less its target."""

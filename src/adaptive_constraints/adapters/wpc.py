@@ -36,6 +36,7 @@ class WPC(Adapter):
     tested_on: ClassVar[frozenset[str]] = frozenset({"TD3BC"})
 
     def check(self, facts: Facts) -> Sequence[str]:
+        self.require(facts.owns_critic, "it compares Q with V, but the learner has no critics: use one that has")
         if facts.exponential_weights:
             return ("the learner already weights by exp(advantage): this sets those of negative advantages to 0",)
         return ()

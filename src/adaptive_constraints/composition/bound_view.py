@@ -87,6 +87,10 @@ class BoundView(View):
         answer: _Answer = lambda a, so_far: a.constraint(self, action, so_far)  # noqa: E731
         return self._compose("constraint", default, answer, action.shape[:-1])
 
+    def conservative_value(self, q: Tensor, action: Tensor) -> Tensor:
+        answer: _Answer = lambda a, so_far: a.conservative_value(self, action, so_far)  # noqa: E731
+        return self._compose("conservative_value", lambda: q, answer, q.shape)
+
     def constraint_weight(self) -> Tensor | float:
         weight = self._product("constraint_weight", self.r.shape)
         if self.resolved.meta is None:

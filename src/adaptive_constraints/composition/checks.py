@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
-from adaptive_constraints.core.types import SEAMS, AdapterStage, Facts, Phase, Stage
+from adaptive_constraints.core.types import SEAMS, TD_SEAMS, AdapterStage, Facts, Phase, Stage
 from adaptive_constraints.errors import StackError
 
 
@@ -112,6 +112,15 @@ def check_asked(learner: Learner, adapter: Adapter, seam: str, facts: Facts) -> 
         raise StackError(
             f"{label(adapter)} sets the trade-off, but {label(learner)} as configured adapts it itself: "
             "switch that off in the learner, or remove the adapter"
+        )
+
+
+def check_critic(learner: Learner, adapter: Adapter, facts: Facts, phase: Phase) -> None:
+    """Refuse an adapter that reads or trains values on a learner without critics."""
+    trains = adapter.answers(facts, phase) & (TD_SEAMS | {"query_action"})
+    if not facts.owns_critic and (trains or adapter.expectile(facts) is not None):
+        raise StackError(
+            f"{label(adapter)} needs Q, but {label(learner)} has no critics: use one that has, or remove the adapter"
         )
 
 

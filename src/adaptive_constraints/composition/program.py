@@ -30,6 +30,7 @@ def program_of(resolved: Resolved, spec: Spec, horizon: int) -> StackProgram:
         stages=resolved.stages,
         batch_size=learner.batch_size,
         view=partial(BoundView, resolved, spec),
+        reads_data=learner.reads_data or any(adapter.reads_data for adapter in adapters),
         constrained=resolved.facts.constrained,
         outer=outer,
         tradeoff=BoundView.tradeoff,

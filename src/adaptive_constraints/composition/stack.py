@@ -11,6 +11,7 @@ from adaptive_constraints.composition.checks import (
     StackWarning,
     check_asked,
     check_constrained,
+    check_critic,
     check_groups,
     check_kinds,
     check_slot,
@@ -68,6 +69,8 @@ class Stack:
             for adapter in self.adapters
             for text in adapter.check(_facts_for(adapter, self.adapters, facts, phase))
         ]
+        for adapter in self.adapters:
+            check_critic(self.learner, adapter, facts, phase)
         shared = _shared_value(self.learner, self.adapters, facts)
         if shared is not None:
             facts = replace(facts, seams=facts.seams | shared.seams)

@@ -3,7 +3,8 @@
 An adapter is a frozen dataclass of settings. The methods between the two rules below are the *seams*: an adapter
 answers those that it overrides. Every method is a pure function of one seed; ``v`` is the read-only view of
 parameters, targets, buffers, batch, noise and the learner's services. Nothing in ``v`` carries gradient, so an
-answer is a constant to whoever asked (the one exception is the action given to `Adapter.constraint`).
+answer is a constant to whoever asked (the exceptions are the action given to `Adapter.constraint` and the values given
+to `Adapter.conservative_value`).
 """
 
 from __future__ import annotations
@@ -110,6 +111,17 @@ class Adapter(Part):
         """Make frozen models and extra columns for all seeds, before step 1; None: nothing to prepare."""
         return None
 
+    def finished(self, episode: Mapping[str, Tensor], discount: float) -> Mapping[str, Tensor]:
+        """New values of this adapter's prepared columns in the rows of an episode that has ended online.
+
+        episode: the columns [T, ...] of its rows in learner space, in order of time, and this adapter's own by name;
+            of a ring that is full, those that are still there.
+        discount: the learner's discount per step.
+
+        Returns columns [T, ...] of `Prepared.columns` by name. Until then a row has the value of `Prepared.online`.
+        """
+        return {}
+
     def init(self, spec: Spec, facts: Facts, generator: torch.Generator) -> dict[str, Params]:
         """Initial parameters of one seed by short group name; they are stored under ``self.group(short)``.
 
@@ -185,6 +197,15 @@ class Adapter(Part):
 
     def constraint(self, v: View, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
         """Constraint term [B] at the policy's ``action`` [B, A]; gradient flows through ``action``."""
+        return default()
+
+    def conservative_value(self, v: View, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
+        """Values [K, M, B] of K critics that conservatism pushes down, at M actions of the policy at each state.
+
+        v: the view of one seed.
+        action: where they are read, [M, B, A].
+        default: the answer so far, through which gradient flows to the critics.
+        """
         return default()
 
     def constraint_weight(self, v: View) -> Tensor | float:

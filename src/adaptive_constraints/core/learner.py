@@ -21,6 +21,7 @@ from torch import Tensor
 from adaptive_constraints.core.part import Part
 from adaptive_constraints.core.types import Facts, Gaussian, Params, Phase, Point, Spec, Stage, Terms
 from adaptive_constraints.core.view import View
+from adaptive_constraints.data import Dataset
 from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 
@@ -110,6 +111,13 @@ class Learner(Part, ABC):
     def explore(self, v: View, observation: Tensor) -> Tensor:
         """Actions [N, A] in learner space [-1, 1] for collecting online, at states [N, D]."""
         return self.act(v, observation)
+
+    def training_data(self, data: Dataset) -> Dataset:
+        """The rows of the data that it trains on; by default all of them.
+
+        What is normalised, prepared by adapters and kept online is of these rows, too.
+        """
+        return data
 
     def columns(self) -> tuple[str, ...]:
         """Names of further columns of the data to be found in ``v.batch``; see `Dataset.column`."""

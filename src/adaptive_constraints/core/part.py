@@ -22,6 +22,8 @@ class Part:
 
     listed: ClassVar[bool] = True
     """Let it be found by its name; False for parts that tests make for their own ends."""
+    reads_data: ClassVar[bool] = False
+    """It reads ``v.data``, all rows of the data, or ``v.row``, which of them a minibatch has; see `StateView.data`."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Published settings by family of data sets (gym, antmaze, ...) or by data set, as far as the defaults differ."""
 

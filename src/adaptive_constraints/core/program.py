@@ -44,6 +44,8 @@ class Program:
     batch_size: int
     view: Callable[[Inputs, DrawNoise], StateView]
     """Makes the view of one seed's state, which every function of the program receives."""
+    reads_data: bool = False
+    """Its views show all rows of the data, and the numbers of those in the minibatch."""
     constrained: str | None = None
     """The group whose update weighs the trade-off and returns its terms beside its loss; None: no update does."""
     outer: OuterStep | None = None

@@ -132,6 +132,8 @@ class Facts:
     learns_tradeoff: bool = False
     """The learner adapts the trade-off itself (CQL's Lagrange multiplier)."""
     distribution: Literal["point", "gaussian", "tanh-gaussian", "generative"] = "point"
+    owns_critic: bool = True
+    """The learner trains critics, in the group ``critic``; False: there is no Q, and nobody may ask for one."""
     owns_value: bool = False
     """The learner trains a state value V itself, in the group ``value``."""
     owns_behavior: bool = False
@@ -181,6 +183,7 @@ SEAMS: Mapping[str, Seam] = {
     "sample_weight": Seam("product", "1"),
     "query_action": Seam("concatenated", "none", asked_by_adapters=True),
     "constraint": Seam("single", "the learner's own"),
+    "conservative_value": Seam("composed", "the critics' own"),
     "constraint_weight": Seam("product", "1"),
     "constraint_scale": Seam("product", "1"),
     "tradeoff": Seam("single", "the learner's own", may_swallow=True),

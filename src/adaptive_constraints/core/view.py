@@ -17,7 +17,7 @@ from adaptive_constraints.core.types import Draw, ExtraRows, Facts, Gaussian, Pa
 from adaptive_constraints.errors import StackError
 
 Inputs = dict[str, Any]
-"""The tree a view is made of: params, targets, buffers, frozen, batch, clock (and noise, where drawn ahead)."""
+"""The tree a view is made of: params, targets, buffers, frozen, batch, clock; noise and data where they are read."""
 DrawNoise = Callable[[Draw], Tensor]
 """Gives the noise of one draw."""
 
@@ -84,6 +84,8 @@ class StateView:
         """The planned number of steps; [] int64."""
         self.metrics: dict[str, Tensor] = {}
         """Scalars recorded by `log`."""
+        self.all_rows: Mapping[str, Tensor] | None = None
+        """What `data` shows; given by whoever makes the view."""
         self._draw = draw
 
     def choice(self, adapter: str, key: str) -> str:
@@ -116,6 +118,33 @@ class StateView:
     def d(self) -> Tensor:
         """1 where the episode truly ended, never at a time limit; [B]."""
         return self.batch["terminal"]
+
+    # -- all rows of the data -------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Mapping[str, Tensor]:
+        """Columns [N, ...] of all rows of the data in learner space, under the names that `batch` has.
+
+        They are parts of the one table that minibatches are drawn from: the same for all seeds, not copied, never in a
+        checkpoint. Online they are the rows of the data that were kept, without those collected. Raises `StackError`
+        unless the learner or an adapter declares ``reads_data: ClassVar[bool] = True``.
+        """
+        if self.all_rows is None:
+            raise StackError(
+                "v.data was read, but no part of the stack says that it reads it, or there is no data at hand (while "
+                "acting): declare reads_data: ClassVar[bool] = True in the class, and read it in training only"
+            )
+        return self.all_rows
+
+    @property
+    def row(self) -> Tensor:
+        """The number of each row of the minibatch in `data`; [B] int64, N for a row collected online."""
+        if "row" not in self.batch:
+            raise StackError(
+                "v.row was read, but no part of the stack says that it reads the data: declare reads_data: "
+                "ClassVar[bool] = True in the class"
+            )
+        return self.batch["row"]
 
     # -- noise and records ----------------------------------------------------------------------------------------
 
@@ -179,6 +208,10 @@ class View(StateView, ABC):
     @abstractmethod
     def constraint(self, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
         """The constraint term [B] at ``action`` [B, A]: an adapter's, or the learner's ``default()``."""
+
+    @abstractmethod
+    def conservative_value(self, q: Tensor, action: Tensor) -> Tensor:
+        """The values [K, M, B] that conservatism pushes down, from the critics' own at actions [M, B, A]."""
 
     @abstractmethod
     def constraint_weight(self) -> Tensor | float:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adaptive_constraints.engine.noise import NoiseTables
 from adaptive_constraints.engine.saved import check_like
+from adaptive_constraints.errors import StackError
 
 Columns = dict[str, Tensor]
 ROOM = 0.8
@@ -31,10 +32,12 @@ def batches_of(
     device: torch.device,
     dtype: torch.dtype,
     growth: Growth | None = None,
+    numbered: bool = False,
 ) -> Batches:
     """Minibatches of ``size`` rows from columns [N] or [N, C] that all seeds share, and those of each seed [S, N, ...].
 
-    The rows stand on the device, or on the host where it has no room for them.
+    The rows stand on the device, or on the host where it has no room for them. ``numbered``: minibatches say which rows
+    they are of.
     """
     rows = next(iter(table.values())).shape[0]
     shapes = {name: tensor.shape[1:] for name, tensor in table.items()}
@@ -43,13 +46,16 @@ def batches_of(
     needed = sum(tensor.numel() * tensor.element_size() for tensor in (packed, *own.values()))
     free = room(device)
     if free is not None and needed > ROOM * free and growth is None:
-        return Streamed(packed, shapes, own, noise, size, device)
-    packed, own = packed.to(device), {name: column.to(device) for name, column in own.items()}
-    return (
-        Batches(packed, shapes, own, noise, size)
-        if growth is None
-        else Replay(packed, shapes, own, noise, size, growth)
-    )
+        made: Batches = Streamed(packed, shapes, own, noise, size, device)
+    else:
+        packed, own = packed.to(device), {name: column.to(device) for name, column in own.items()}
+        made = (
+            Batches(packed, shapes, own, noise, size)
+            if growth is None
+            else Replay(packed, shapes, own, noise, size, growth)
+        )
+    made.numbered = numbered
+    return made
 
 
 def _packed(table: Mapping[str, Tensor], rows: int, dtype: torch.dtype) -> Tensor:
@@ -94,6 +100,13 @@ class Batches:
         self.packed, self._shapes = packed, dict(shapes)
         self._widths = [shape.numel() for shape in self._shapes.values()]
         self._columns, self._noise, self._size = dict(columns), noise, size
+        self.numbered = False
+        """Minibatches have a column "row": the numbers of their rows, `rows` for one that is not of the data."""
+
+    @property
+    def data(self) -> Tensor:
+        """All rows of the data [N, W], on the device; `StackError` where they do not fit there."""
+        return self.packed
 
     def __len__(self) -> int:
         """Rows of one seed that may be drawn."""
@@ -115,15 +128,17 @@ class Batches:
     def select(self, rows: Tensor) -> tuple[Columns, Columns]:
         """Some rows, by number, of the shared columns and of each seed's."""
         rows = rows.to(self.packed.device)
-        return self._unpack(self.packed[rows]), {name: column[:, rows] for name, column in self._columns.items()}
+        return self.unpack(self.packed[rows]), {name: column[:, rows] for name, column in self._columns.items()}
 
     def _gather(self, index: Tensor, seed_index: Tensor) -> Columns:
         """Rows [S, B] of the packed table, and of the columns of each seed."""
         seeds = torch.arange(len(index), device=index.device)[:, None]
         packed = self.packed.index_select(0, index.reshape(-1)).view(*index.shape, -1)
-        return self._unpack(packed) | {name: column[seeds, seed_index] for name, column in self._columns.items()}
+        own = {name: column[seeds, seed_index] for name, column in self._columns.items()}
+        return self.unpack(packed) | own | ({"row": seed_index} if self.numbered else {})
 
-    def _unpack(self, packed: Tensor) -> Columns:
+    def unpack(self, packed: Tensor) -> Columns:
+        """The columns that all seeds share, [..., ...], of rows [..., W] of the packed table."""
         parts = torch.split(packed, self._widths, -1)
         shapes = self._shapes.items()
         return {
@@ -157,6 +172,13 @@ class Streamed(Batches):
             "slower; fewer seeds, smaller minibatches or a part of the data avoid it",
             StreamingWarning,
             stacklevel=2,
+        )
+
+    @property
+    def data(self) -> Tensor:
+        raise StackError(
+            f"a part of the stack reads all rows of the data at once, which do not fit in the free memory of "
+            f"{self._device}: take a part of the data, or a device with more memory"
         )
 
     def at(self, step: int) -> Columns:
@@ -219,6 +241,10 @@ class Replay(Batches):
         self._first = torch.arange(seeds, device=fixed.device)[:, None] * growth.capacity
         """What a collected row's number grows by from one seed to the next."""
 
+    @property
+    def data(self) -> Tensor:
+        return self.packed[: self.rows]
+
     def __len__(self) -> int:
         return self.rows + self._filled
 
@@ -249,12 +275,27 @@ class Replay(Batches):
     def amend(self, values: Mapping[str, Tensor], seeds: Tensor) -> None:
         """Change columns [S, ...] of the newest row of those ``seeds`` [S] that are True."""
         slot = (self.count - 1) % self._growth.capacity
-        newest = self._unpack(self._collected[:, slot].clone())  # torch refuses to copy a part onto itself
+        newest = self.unpack(self._collected[:, slot].clone())  # torch refuses to copy a part onto itself
         changed = {
             name: torch.where(seeds.view(-1, *[1] * (value.dim() - 1)), value, newest[name])
             for name, value in values.items()
         }
         self._write(slot, newest | changed)
+
+    def newest(self, seed: int, rows: int) -> Columns:
+        """Columns [T, ...] of the newest rows of one seed, by position, in order of time; T is at most ``rows``."""
+        return self.unpack(self._collected[seed, self._slots(rows)])
+
+    def rewrite(self, seed: int, values: Mapping[str, Tensor]) -> None:
+        """Give columns [T, ...] of the newest T rows of one seed other values."""
+        parts = dict(zip(self._shapes, torch.split(self._collected[seed], self._widths, -1), strict=True))
+        for name, value in values.items():
+            parts[name][self._slots(len(value))] = value.reshape(len(value), -1).to(parts[name])
+
+    def _slots(self, rows: int) -> Tensor:
+        """The places of the newest rows in the ring, in order of time."""
+        kept = min(rows, self._filled)
+        return torch.arange(self.count - kept, self.count, device=self.packed.device) % self._growth.capacity
 
     def _write(self, slot: int, row: Mapping[str, Tensor]) -> None:
         packed = self._collected[:, slot]
@@ -263,7 +304,7 @@ class Replay(Batches):
 
     def state(self) -> Columns:
         """The collected rows by column, and how many there have been."""
-        return self._unpack(self._collected[:, : self._filled]) | {"count": torch.tensor(self.count)}
+        return self.unpack(self._collected[:, : self._filled]) | {"count": torch.tensor(self.count)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over the collected rows of a saved state; raises `ValueError`, with everything as it was, for others."""
@@ -272,7 +313,7 @@ class Replay(Batches):
         if count < 0:
             raise ValueError(f"the number of collected rows cannot be {count}")
         filled = min(count, self._growth.capacity)
-        rows = self._unpack(self._collected[:, :filled])
+        rows = self.unpack(self._collected[:, :filled])
         check_like(rows, state)
         if unknown := sorted(set(state) - set(rows) - {"count"}):
             raise ValueError(f"collected columns of unknown meaning: {', '.join(unknown)}")

@@ -140,10 +140,16 @@ class Engine:
         self.say: Callable[[str], None] = lambda text: None
         """Where to say what takes long."""
         self._batches: Batches | None = None
+        self._data: Tensor | None = None
         if table is not None:
             more = {name: column for name, column in initial.columns.items() if name not in table}
             columns, size = {**table, **more}, program.batch_size
-            self._batches = batches_of(columns, initial.seed_columns, self._noise, size, device, dtype, growth)
+            numbered = program.reads_data
+            self._batches = batches_of(
+                columns, initial.seed_columns, self._noise, size, device, dtype, growth, numbered=numbered
+            )
+            if program.reads_data:
+                self._data, self._losses.unpack = self._batches.data, self._batches.unpack
         self._batch: dict[str, Tensor] | None = {}
         self._timetable = Timetable(program)
         self._stages = [
@@ -331,7 +337,7 @@ class Engine:
             return self._acting(observations, step, way)
 
     def _inputs(self, draws: Mapping[Draw, None]) -> Inputs:
-        return {
+        inputs: Inputs = {
             "params": dict(self.params),
             "targets": self.targets,
             "buffers": self.buffers,
@@ -340,6 +346,7 @@ class Engine:
             "noise": {draw: self._noise.at(self.step, *draw) for draw in draws},
             "clock": self._clock,
         }
+        return inputs if self._data is None else inputs | {"data": self._data}
 
     # -- saving ---------------------------------------------------------------------------------------------------
 

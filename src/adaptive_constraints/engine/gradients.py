@@ -42,6 +42,8 @@ class Losses:
 
     def __init__(self, program: Program, seeds: int, choices: Mapping[str, Mapping[str, str]]) -> None:
         self._program, self._seeds, self._choices = program, seeds, choices
+        self.unpack: Callable[[Tensor], Mapping[str, Tensor]] | None = None
+        """Columns of the packed table that stands in ``inputs["data"]``; None where there is none."""
 
     def view(self, inputs: Inputs) -> StateView:
         """One seed's state as its losses see it; `MissingDraw` for noise that is not in ``inputs``."""
@@ -54,6 +56,8 @@ class Losses:
 
         view = self._program.view(inputs, noise)
         view.choices = self._choices  # text, which is no part of a tree of tensors
+        if self.unpack is not None:
+            view.all_rows = self.unpack(inputs["data"])
         return view
 
     def map(self, function: Callable[..., Any], *trees: Any) -> Any:

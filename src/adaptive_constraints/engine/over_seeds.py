@@ -65,6 +65,10 @@ def clip(gradients: Params, largest: float | None) -> Tensor | None:
     return factor
 
 
+SHARED = frozenset({"clock", "data"})
+"""Branches of a tree that are common to all seeds and have no axis over them."""
+
+
 def over_seeds(seeds: int, function: Callable[..., Any], *trees: Any) -> Any:
     """``function`` of one seed's trees, for all seeds; at one seed it is called as it is."""
     if seeds == 1:
@@ -73,12 +77,11 @@ def over_seeds(seeds: int, function: Callable[..., Any], *trees: Any) -> Any:
 
 
 def one_seed(tree: Any, seed: int) -> Any:
-    """One seed's slice of a tree of stacked tensors; the clock is common to all."""
+    """One seed's slice of a tree of stacked tensors; what is common to all stays whole."""
     if isinstance(tree, dict) and "clock" in tree:
-        rest = {key: one_seed(value, seed) for key, value in tree.items() if key != "clock"}
-        return rest | {"clock": tree["clock"]}
+        return {key: value if key in SHARED else one_seed(value, seed) for key, value in tree.items()}
     return pytree.tree_map(lambda t: t[seed], tree)
 
 
 def _in_dims(tree: Any) -> Any:
-    return {key: None if key == "clock" else 0 for key in tree} if isinstance(tree, dict) and "clock" in tree else 0
+    return {key: None if key in SHARED else 0 for key in tree} if isinstance(tree, dict) and "clock" in tree else 0

@@ -16,6 +16,7 @@ from adaptive_constraints.data import Dataset, Preprocessor
 from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import InitialState, initial_state
 from adaptive_constraints.environments.specs import EnvSource
+from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.pretraining.preparation import prepare
 from adaptive_constraints.runs.collector import Collector
 from adaptive_constraints.runs.history import History
@@ -49,7 +50,8 @@ def fresh_run(
     warn_if_slower(execution.precision, device)
     if execution.compiled:
         check_compiler(device)
-    learner = stack.learner
+    learner, given = stack.learner, dataset
+    dataset = learner.training_data(given)
     preprocessor = Preprocessor.fit(
         dataset,
         normalize_observations=learner.normalize_observations,
@@ -67,11 +69,11 @@ def fresh_run(
         stack,
         Engine(program, initial, table, horizon=steps, execution=execution, device=device),
         preprocessor.to(device),
-        DataFacts.of(dataset),
+        DataFacts.of(given),
         steps,
         History(),
         columns=prepared_columns(prepared),
-        dataset=dataset,
+        dataset=given,
         products=products or fastest_products(device),
     )
 
@@ -105,12 +107,15 @@ def go_online(
         online = replace(run.online, collector=copy.deepcopy(run.online.collector), source=source)
         state = run.engine.state()
     columns, table, own = run.columns, None, dict[str, Tensor]()
+    reading = [part.title for part in (run.stack.learner, *run.stack.adapters) if part.reads_data]
+    if reading and settings.buffer == "none":
+        raise TrainingError(f"{reading[0]} reads the rows of the data, of which buffer='none' keeps none: take another")
     if settings.buffer != "none":
         assert dataset is not None
         at_hand = run.dataset is not None and run.online is None
         with_rows = run if at_hand else _fresh_twin(run, dataset, traced, progress)
         columns = with_rows.columns
-        table, own = with_rows.engine.batches.select(offline_rows(settings, dataset))
+        table, own = with_rows.engine.batches.select(offline_rows(settings, run.stack.learner.training_data(dataset)))
     initial = InitialState(
         seeds=run.engine.seeds,
         spec=run.spec,

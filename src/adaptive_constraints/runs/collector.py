@@ -37,6 +37,8 @@ class Step(NamedTuple):
     """[S] True where the episode truly ended, never at a time limit."""
     follows: NDArray[np.bool_]
     """[S] True where the step before it belongs to the same episode."""
+    ended: NDArray[np.int64]
+    """[S] Steps of the episode that ended with this one; 0 where it goes on."""
 
 
 class CollectorHeader(TypedDict):
@@ -119,25 +121,32 @@ class Collector:
         wanted = policy(observation[:, None], self.steps)[:, 0]
         rows = [self._one(position, action) for position, action in enumerate(wanted)]
         self.steps += 1
-        action, reward, following, terminal = (np.stack(column) for column in zip(*rows, strict=True))
-        return Step(observation, action, reward, following, terminal, follows)
+        action, reward, following, terminal, ended = (np.stack(column) for column in zip(*rows, strict=True))
+        return Step(observation, action, reward, following, terminal, follows, ended)
 
     def _one(
         self, position: int, wanted: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], np.float32, NDArray[np.floating[Any]], np.bool_]:
-        """Action, reward, next observation and true end of one seed's step; a new episode begins where one ends."""
+    ) -> tuple[NDArray[np.float32], np.float32, NDArray[np.floating[Any]], np.bool_, np.int64]:
+        """Action, reward, next observation, true end and ended steps of a seed, for which a new episode may begin."""
         env, episode = self._environments[position], self._episodes[position]
         if not np.isfinite(wanted).all():
             lost = np.full_like(_known(episode.observation), np.nan)
-            return wanted.astype(np.float32), np.float32(np.nan), lost, np.bool_(False)
+            return wanted.astype(np.float32), np.float32(np.nan), lost, np.bool_(False), np.int64(0)
         action = wanted.clip(env.low, env.high).astype(env.action_type)
         reward, terminal, truncated = self._play(position, action)
-        following = _known(episode.observation)
-        if terminal or truncated or len(episode.actions) == self._longest:
+        following, steps = _known(episode.observation), len(episode.actions)
+        over = terminal or truncated or steps == self._longest
+        if over:
             self._ended[position] += 1
             self._returns[position] += episode.total
             self._begin(position, episode.number + 1)
-        return action.astype(np.float32), np.float32(reward), following, np.bool_(terminal)
+        return (
+            action.astype(np.float32),
+            np.float32(reward),
+            following,
+            np.bool_(terminal),
+            np.int64(steps if over else 0),
+        )
 
     def _begin(self, position: int, number: int) -> None:
         observation, _ = self._environments[position].reset(seed=reset_seed(self._seeds[position], number))

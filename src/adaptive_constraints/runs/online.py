@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.types import Prepared, Spec
 from adaptive_constraints.data import Dataset, Preprocessor
 from adaptive_constraints.engine.batches import Growth, Replay
 from adaptive_constraints.environments.specs import EnvSource
-from adaptive_constraints.errors import TrainingError
+from adaptive_constraints.errors import StackError, TrainingError
 from adaptive_constraints.evaluation import Evaluator, Expected
 from adaptive_constraints.runs.collector import Collector
 from adaptive_constraints.runs.identity import OnlineIdentity
@@ -62,14 +63,17 @@ class Online:
         space: Preprocessor,
         replay: Replay,
         columns: Sequence[str],
-    ) -> None:
+    ) -> NDArray[np.int64]:
         """Take one step in every seed's environment and add it to ``replay``, as rows in learner space.
 
         policy: raw actions [S, 1, A] at raw observations [S, 1, D] and the number of the step.
         columns: those that the learner reads beside the transition itself, out of `KNOWN_ONLINE`.
+
+        Returns the steps [S] of the episodes that ended with this step, 0 where one goes on.
         """
-        observation, action, reward, following, terminal, follows = (
-            torch.as_tensor(array, device=space.action_center.device) for array in self.collector.step(policy)
+        step = self.collector.step(policy)
+        observation, action, reward, following, terminal, follows, _ = (
+            torch.as_tensor(array, device=space.action_center.device) for array in step
         )
         action, known = space.actions(action), torch.ones_like(reward)
         if columns:
@@ -86,6 +90,24 @@ class Online:
                 "next_action_mask": 0 * known,
             }
         )
+        return step.ended
+
+
+def finish(adapters: Sequence[Adapter], replay: Replay, ended: NDArray[np.int64], discount: float) -> None:
+    """Let adapters give their columns of the episodes that ``ended`` [S] steps ago began, and are over now."""
+    finishing = [adapter for adapter in adapters if type(adapter).finished is not Adapter.finished]
+    for seed in np.flatnonzero(ended) if finishing else ():
+        episode = replay.newest(int(seed), int(ended[seed]))
+        for adapter in finishing:
+            prefix = f"{adapter.name}."
+            own = {name.removeprefix(prefix): column for name, column in episode.items()}
+            values = {prefix + name: column for name, column in adapter.finished(own, discount).items()}
+            if unknown := sorted(values.keys() - episode.keys()):
+                raise StackError(
+                    f"{adapter.name}: finished() gives {', '.join(unknown)}, which is no column that all seeds share: "
+                    "let prepare() give it in Prepared.columns"
+                )
+            replay.rewrite(int(seed), values)
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------

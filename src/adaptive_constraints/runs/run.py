@@ -21,7 +21,7 @@ from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.evaluation import Expected
 from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.identity import DataFacts, Identity, OnlineIdentity
-from adaptive_constraints.runs.online import Online, PreparedColumn
+from adaptive_constraints.runs.online import Online, PreparedColumn, finish
 from adaptive_constraints.runs.settings import OnlineSettings
 from adaptive_constraints.support.cpu import Products
 
@@ -141,7 +141,9 @@ class Run:
         replay = self.engine.batches
         assert isinstance(replay, Replay)
         explore = lambda observations, number: self.act(observations, number, "explore")  # noqa: E731
-        online.collect(explore, self.preprocessor, replay, self.stack.learner.columns())
+        learner = self.stack.learner
+        ended = online.collect(explore, self.preprocessor, replay, learner.columns())
+        finish(self.stack.adapters, replay, ended, learner.discount)
 
     def environments(self) -> AbstractContextManager[list[str]]:
         """Open what it needs to run; yields what should be known about that, in words."""

@@ -25,7 +25,8 @@ def facts_fit_the_parameters(case: Case) -> None:
     again = learner.init(spec, generator(0, "learner"))
     same = all(torch.equal(t, again[group][name]) for group, p in params.items() for name, t in p.items())
     assert same, f"{case.name}: init draws from elsewhere than its generator"
-    needed = {"critic": "critic", "constrained": facts.constrained, "policy": facts.policy}
+    needed = {"constrained": facts.constrained, "policy": facts.policy}
+    needed |= {"critic": "critic"} if facts.owns_critic else {}
     needed |= {"value": "value"} if facts.owns_value else {}
     for what, group in needed.items():
         assert group in params, f"{case.name}: no group {group!r} in init, which its facts call the {what}"
@@ -48,19 +49,20 @@ def functions_have_their_shapes(case: Case) -> None:
     def everything(v: View) -> Mapping[str, Tensor]:
         policy = v.p[facts.policy]
         answers = {
-            "q": v.services.q(v.p["critic"], v.s, v.a)[0],
             "sample": v.services.sample(policy, v.s, "conformance/sample"),
             "act": case.learner.act(v, v.s),
             "explore": case.learner.explore(v, v.s),
             "act far off the data": case.learner.act(v, 1e3 * v.s),
             "explore far off the data": case.learner.explore(v, 1e3 * v.s),
-            "bootstrap": v.bootstrap(v.s2, "conformance/bootstrap", v.batch),
-            "bootstrap off the data": v.bootstrap(v.s2 + 0.1, "conformance/elsewhere"),
             **{f"terms.{name}": term for name, term in v.services.terms(v.p[facts.constrained])._asdict().items()},
         }
         kind = type(v.services.distribution(policy, v.s))
         wanted = {"point": Point, "generative": type(None)}.get(facts.distribution, Gaussian)
         assert kind is wanted, f"{case.name}: its facts say {facts.distribution!r}, but distribution() gives {kind}"
+        if facts.owns_critic:
+            answers["q"] = v.services.q(v.p["critic"], v.s, v.a)[0]
+            answers["bootstrap"] = v.bootstrap(v.s2, "conformance/bootstrap", v.batch)
+            answers["bootstrap off the data"] = v.bootstrap(v.s2 + 0.1, "conformance/elsewhere")
         if facts.owns_value:
             answers["value"] = v.value(v.s)
         if facts.owns_behavior:

@@ -52,6 +52,9 @@ class Probe(Adapter):
     def constraint(self, v: View, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
         return default() + self.by * action.square().mean(-1)
 
+    def conservative_value(self, v: View, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
+        return default() * (1 + self.by)
+
     def constraint_weight(self, v: View) -> Tensor:
         return 1 + self.by * (v.r > 0)
 
