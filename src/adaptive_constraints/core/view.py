@@ -84,6 +84,10 @@ class StateView:
         """The planned number of steps; [] int64."""
         self.metrics: dict[str, Tensor] = {}
         """Scalars recorded by `log`."""
+        self.kept: dict[str, Params] = {}
+        """New values of buffers of Modules by group, which the engine keeps when it steps; see `kept_of`."""
+        self.stepped: Params | None = None
+        """The parameters that the loss being evaluated was given."""
         self._draw = draw
 
     def choice(self, adapter: str, key: str) -> str:
@@ -131,6 +135,16 @@ class StateView:
     def uniform(self, site: str, shape: Sequence[int]) -> Tensor:
         """Uniform draws in [0, 1), with the arguments of `normal`."""
         return self._draw(Draw("uniform", site, tuple(shape)))
+
+    def kept_of(self, group: str, p: Params) -> Params:
+        """Values of a group's buffers that earlier calls in this loss have left, to be added to.
+
+        group: the group's name.
+        p: the parameters that its Module is called with. What is added for others than the group's own (averages, a
+            part of an ensemble) is forgotten.
+        """
+        own = p is self.stepped or p is self.p.get(group)
+        return self.kept.setdefault(group, {}) if own else {}
 
     def log(self, name: str, value: Tensor) -> None:
         """Record a scalar under ``name``, averaged over the steps between two log points; losses need no call."""
