@@ -44,8 +44,8 @@ class StageGradients(NamedTuple):
         for group, values in kept.items():
             if values and group in self.kept:
                 raise StackError(
-                    f"two updates of one stage, the last of them {update.group!r}, call nets.{group} in training mode, so that "
-                    "its buffers would have two new values: call it by eval in one of them, or make two stages"
+                    f"two updates of one stage, the last of them {update.group!r}, call nets.{group} in training mode, "
+                    "so that its buffers would have two new values: call it by eval in one of them, or make two stages"
                 )
             if values:
                 self.kept[group] = values
@@ -124,7 +124,7 @@ class Losses:
     def constrained_loss(
         self, update: Update
     ) -> Callable[[Params, Tensor, Inputs], tuple[Tensor, tuple[Tensor, ...], Scalars, dict[str, Params]]]:
-        """Loss [], terms, logged scalars and new buffers of one seed's constrained group, at parameters and a trade-off []."""
+        """Loss [], terms, logged scalars and new buffers of one seed's constrained group, by a trade-off []."""
 
         def loss(p: Params, k: Tensor, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...], Scalars, dict[str, Params]]:
             v = self.view(inputs)

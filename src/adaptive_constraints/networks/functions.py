@@ -1,4 +1,4 @@
-"""What functions of torch do inside a Module of a network: nothing is written in place, and noise comes from the view."""
+"""What torch's functions do inside a Module of a network: noise comes from the view, nothing is written in place."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Noise:
         """Draws of one member, normal or uniform."""
         if self._view is None:
             raise StackError(
-                f"the network {self._site!r} draws noise: call nets.{self._site}.train(v, site)(...) where dropout is to "
-                f"act, or nets.{self._site}.eval(v, site)(...), which draw from the view"
+                f"the network {self._site!r} draws noise: call nets.{self._site}.train(v, site)(...) where dropout is "
+                f"to act, or nets.{self._site}.eval(v, site)(...), which draw from the view"
             )
         site, self._count = f"{self._site}/{self._count}", self._count + 1
         draw: Callable[..., Tensor] = getattr(self._view, kind)
@@ -83,7 +83,7 @@ class ModuleFunctions(TorchFunctionMode):
         return pytree.tree_map_only(Tensor, lambda t: self._written.get(id(t), (t, t))[1], tree)
 
 
-# -- products and norms ---------------------------------------------------------------------------------------------------
+# -- products and norms -----------------------------------------------------------------------------------------------
 
 
 def _linear(mode: ModuleFunctions, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -122,7 +122,7 @@ def _batch_norm(
     return normed if bias is None else normed + bias.view(channels)
 
 
-# -- noise ----------------------------------------------------------------------------------------------------------------
+# -- noise ------------------------------------------------------------------------------------------------------------
 
 
 def _dropout(
@@ -153,9 +153,10 @@ def _like(kind: str) -> Callable[..., Tensor]:
     return draw
 
 
-def _normal(mode: ModuleFunctions, mean: Tensor | float, std: Tensor | float = 1.0, size: Any = None, **_: Any) -> Tensor:
-    shapes = [tuple(t.shape) for t in (mean, std) if isinstance(t, Tensor)]
-    return mean + std * mode.noise.draw("normal", torch.broadcast_shapes(*shapes) if shapes else tuple(size))
+def _normal(mode: ModuleFunctions, mean: Any, std: Any = 1.0, size: Any = None, **_: Any) -> Tensor:
+    scale = mean * 0 + std  # [...] of both
+    drawn = mode.noise.draw("normal", scale.shape if isinstance(scale, Tensor) else size)
+    return mean + std * drawn
 
 
 def _bernoulli(mode: ModuleFunctions, input: Tensor, **_: Any) -> Tensor:
@@ -163,12 +164,17 @@ def _bernoulli(mode: ModuleFunctions, input: Tensor, **_: Any) -> Tensor:
 
 
 def _normal_(mode: ModuleFunctions, self: Tensor, mean: float = 0.0, std: float = 1.0, **_: Any) -> Tensor:
-    return mode.write(self, mean + std * mode.noise.draw("normal", self.shape).to(self.dtype))
+    return _into(mode, self, mean + std * mode.noise.draw("normal", self.shape).to(self.dtype))
 
 
 def _uniform_(mode: ModuleFunctions, self: Tensor, low: float = 0.0, high: float = 1.0, **options: Any) -> Tensor:
     low, high = options.get("from", low), options.get("to", high)
-    return mode.write(self, low + (high - low) * mode.noise.draw("uniform", self.shape).to(self.dtype))
+    return _into(mode, self, low + (high - low) * mode.noise.draw("uniform", self.shape).to(self.dtype))
+
+
+def _into(mode: ModuleFunctions, place: Tensor, value: Tensor) -> Tensor:
+    """Write to a tensor; to a part of another one, in place, since that one has to see it."""
+    return place.copy_(value) if place._is_view() else mode.write(place, value)
 
 
 _OURS: dict[Any, Callable[..., Any]] = {

@@ -102,9 +102,7 @@ def init_mlp(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [..., B, I] times weight [..., I, O] plus bias [..., O]; leading dimensions broadcast.
-
-    """
+    """x [..., B, I] times weight [..., I, O] plus bias [..., O]; leading dimensions broadcast."""
     return product(x, weight) + bias.unsqueeze(-2)
 
 

@@ -53,7 +53,8 @@ def from_modules(declare: Callable[[Any, Any], Mapping[str, Made]]) -> FromModul
     >>> class Mine:
     ...     @from_modules
     ...     def nets(self, spec):
-    ...         return {"actor": nn.Linear(spec.observation_dim, spec.action_dim), "critic": [nn.Linear(3, 1) for _ in "ab"]}
+    ...         state, action = spec
+    ...         return {"actor": nn.Linear(state, action), "critic": [nn.Linear(state, 1) for _ in range(2)]}
     >>> mine = Mine()
     >>> groups = mine.nets.init(Spec(3, 2), torch.Generator().manual_seed(0))
     >>> {name: tuple(tensor.shape) for name, tensor in groups["critic"].items()}
@@ -104,8 +105,8 @@ class Networks:
             known = self._known.setdefault(key, template)
             if known.spec != spec and known.plain != template.plain:
                 raise StackError(
-                    f"{self._owner}: the network {group!r} has the same shapes for data of {known.spec} and of {spec}, but "
-                    "holds other numbers: in one process, make a subclass for one of them"
+                    f"{self._owner}: the network {group!r} has the same shapes for data of {known.spec} and of {spec}, "
+                    "but holds other numbers: in one process, make a subclass for one of them"
                 )
         return groups
 
@@ -119,9 +120,9 @@ class Networks:
 class Network:
     """One network as a function of its parameters.
 
-    ``nets.critic(p, s, a)`` is ``critic(s, a)`` in evaluation mode; ``nets.actor.log_prob(p, s, a)`` calls another method
-    of the Module. ``nets.critic.train(v, site)(p, s, a)`` is the call in training mode: dropout acts, drawing from the
-    view ``v``, and new values of buffers are kept, if ``p`` are the group's own parameters (the loss's, or
+    ``nets.critic(p, s, a)`` is ``critic(s, a)`` in evaluation mode; ``nets.actor.log_prob(p, s, a)`` calls another
+    method of the Module. ``nets.critic.train(v, site)(p, s, a)`` is the call in training mode: dropout acts, drawing
+    from the view ``v``, and new values of buffers are kept, if ``p`` are the group's own parameters (the loss's, or
     ``v.p["critic"]``, not their averages). ``nets.actor.eval(v, site)`` draws without being in training mode.
 
     What is drawn is a function of (seed, site, step): calls that shall draw apart need sites of their own.
@@ -188,8 +189,8 @@ class Network:
             if template is None or not template.ensemble:
                 made = sorted({group for group, _ in self._known})
                 raise StackError(
-                    f"{self._owner}: nets.{self.group} is called with parameters that nets.init did not make for it; its "
-                    f"networks are {', '.join(made) or 'not made yet: let init return self.nets.init(spec, generator)'}"
+                    f"{self._owner}: nets.{self.group} is called with parameters that nets.init did not make for it; "
+                    f"its networks are {', '.join(made) or 'not made: let init return self.nets.init(spec, generator)'}"
                 )
         return template
 
