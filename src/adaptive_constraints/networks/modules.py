@@ -197,7 +197,7 @@ class Network:
 
 @dataclass(frozen=True)
 class _Template:
-    """A Module without numbers of its own, and what is known of its tensors."""
+    """A Module to be called with other tensors than its own, and what is known of them."""
 
     module: nn.Module
     spec: Any
@@ -260,7 +260,7 @@ def _group(what: str, made: Made, spec: Any) -> tuple[Params, _Template]:
     buffers = {name for name, _ in first.named_buffers()}
     frozen = {name for name, parameter in first.named_parameters() if not parameter.requires_grad}
     template = _Template(
-        module=first.to("meta"),
+        module=first,
         spec=spec,
         ensemble=ensemble,
         signature=signatures[0],
