@@ -251,7 +251,9 @@ def test_batch_norm_learns_what_a_plain_loop_learns():
     y = torch.sin(2 * x.sum(-1, keepdim=True))
 
     def make():
-        return nn.Sequential(nn.Linear(3, 16, bias=False), nn.BatchNorm1d(16, momentum=0.2), nn.ReLU(), nn.Linear(16, 1))
+        return nn.Sequential(
+            nn.Linear(3, 16, bias=False), nn.BatchNorm1d(16, momentum=0.2), nn.ReLU(), nn.Linear(16, 1)
+        )
 
     class Owner:
         @from_modules
@@ -347,9 +349,12 @@ def test_products_of_modules_are_taken_in_the_precision_of_the_run():
         rounded = net(p, s, a)
     assert 1e-5 < (exact - rounded).abs().max() < 0.1
     assert rounded.dtype == torch.float32
-    assert largest_difference(
-        learned(trained(small(), precision="bf16", traced=True)), learned(trained(small(), precision="bf16"))
-    ) == 0
+    assert (
+        largest_difference(
+            learned(trained(small(), precision="bf16", traced=True)), learned(trained(small(), precision="bf16"))
+        )
+        == 0
+    )
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

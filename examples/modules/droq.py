@@ -3,8 +3,8 @@
     python examples/modules/droq.py
 
 The paper trains online, with a soft actor-critic; on a fixed data set its policy needs a hold on the data, which is
-TD3+BC's here (arXiv 2106.06860). Dropout acts in the critics' losses and in their targets, as in the paper, and draws from
-the view: a run can be resumed to the bit. Not the algorithm's are the marked lines at the end.
+TD3+BC's here (arXiv 2106.06860). Dropout acts in the critics' losses and in their targets, as in the paper, and draws
+from the view: a run can be resumed to the bit. Not the algorithm's are the marked lines at the end.
 """
 
 from __future__ import annotations

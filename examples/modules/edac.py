@@ -3,12 +3,13 @@
     python examples/modules/edac.py
 
 Soft actor-critic whose pessimism is the smallest of N critics; EDAC makes do with fewer by spreading their gradients in
-the action. It has no constraint to the data, so adapters that set or weigh one (ASPC, SSAR) refuse it and say so. Not the
-algorithm's are the marked lines at the end.
+the action. It has no constraint to the data, so adapters that set or weigh one (ASPC, SSAR) refuse it and say so. Not
+the algorithm's are the marked lines at the end.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from adaptive_constraints.networks import from_modules
 
 def perceptron(inputs: int, outputs: int, hidden: int) -> nn.Sequential:
     sizes = (inputs, hidden, hidden, hidden)
-    layers = [part for n, m in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(n, m), nn.ReLU())]
+    layers = [part for n, m in itertools.pairwise(sizes) for part in (nn.Linear(n, m), nn.ReLU())]
     return nn.Sequential(*layers, nn.Linear(hidden, outputs))
 
 
@@ -123,13 +124,15 @@ class EDAC(ac.Learner):
     def likeness(self, p: ac.Params, v: ac.View) -> Tensor:
         actions = v.a.expand(self.critics, -1, -1)
         each = torch.func.vmap(torch.func.grad(lambda a, own: self.q(own, v.s, a).sum()), in_dims=(0, 0))
-        gradients = nn.functional.normalize(each(actions, {name: t[:, None] for name, t in p.items()}), dim=-1, eps=1e-10)
+        gradients = nn.functional.normalize(
+            each(actions, {name: t[:, None] for name, t in p.items()}), dim=-1, eps=1e-10
+        )
         cosines = torch.einsum("ibd,jbd->bij", gradients, gradients)
         others = 1 - torch.eye(self.critics, dtype=cosines.dtype, device=cosines.device)
         return (cosines * others).sum((1, 2)).mean() / (self.critics - 1)
 
     def terms(self, p: ac.Params, v: ac.View) -> ac.Terms:
-        """min_j Q_j(s, a), a ~ pi; alpha log pi - Q; and how unlikely the data's action is, which nothing weighs."""
+        """min_j Q_j(s, a), a ~ pi; alpha log pi - Q; and the distance to the data, which nothing weighs."""
         action, log_density = self.draw(v, p, v.s, "policy")
         value = self.q(v.p["critic"], v.s, action).amin(0)
         distance = (action - v.a).square().mean(-1)

@@ -64,7 +64,8 @@ WRITES = (
     "torch.where or torch.cat for x[i] = y; buffers of a Module may be written to in nets.NAME.train(v, site)"
 )
 BACKWARD = (
-    "takes a gradient of its own: return the loss, which is differentiated by the parameters p and stepped for it"
+    "takes a gradient of its own: return the loss, which is differentiated by the parameters p and stepped for it; a "
+    "gradient within a loss is torch.func.grad's"
 )
 GRADIENT = "asks for a gradient (requires_grad_): p carries gradient already, and nothing in v does"
 CHANGES = (

@@ -163,6 +163,10 @@ def _bernoulli(mode: ModuleFunctions, input: Tensor, **_: Any) -> Tensor:
     return (mode.noise.draw("uniform", input.shape) < input).to(input.dtype)
 
 
+def _clamp_(mode: ModuleFunctions, self: Tensor, *bounds: Any, **named: Any) -> Tensor:
+    return _into(mode, self, self.clamp(*bounds, **named))
+
+
 def _normal_(mode: ModuleFunctions, self: Tensor, mean: float = 0.0, std: float = 1.0, **_: Any) -> Tensor:
     return _into(mode, self, mean + std * mode.noise.draw("normal", self.shape).to(self.dtype))
 
@@ -188,6 +192,7 @@ _OURS: dict[Any, Callable[..., Any]] = {
     torch.normal: _normal,
     torch.bernoulli: _bernoulli,
     Tensor.bernoulli: _bernoulli,
+    Tensor.clamp_: _clamp_,  # which vmap would take member by member
     Tensor.normal_: _normal_,
     Tensor.uniform_: _uniform_,
 }
