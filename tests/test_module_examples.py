@@ -1,4 +1,4 @@
-"""Published algorithms written from Modules keep the laws, alone and under the four adapters where there is a constraint."""
+"""Published algorithms written from Modules keep the laws, alone and under the adapters that they can take."""
 
 from __future__ import annotations
 

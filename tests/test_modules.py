@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,7 @@ from adaptive_constraints.testing import check_learner, check_stack, made_data
 from .emulation import EmulatedGraph
 from .helpers import apart_from_alone, build, different, largest_difference, learned, trained
 
+ROOT = Path(__file__).resolve().parents[1]
 QUIET: dict[str, Any] = {"progress": False, "device": "cpu"}
 UNIFORM = torch.rand(100_000, generator=torch.Generator().manual_seed(0))
 KINDS = ("plain", "dropout", "batch norm", "spectral norm", "old spectral norm")
@@ -186,6 +191,8 @@ def test_dropout_draws_from_the_view_and_each_member_for_itself():
 class Odd(nn.Module):
     """What authors do: tied, frozen, whole and true-or-false tensors, buffers of their own, noise, distributions."""
 
+    calls: torch.Tensor
+
     def __init__(self):
         super().__init__()
         self.one = nn.Linear(3, 3)
@@ -284,7 +291,7 @@ def test_batch_norm_learns_what_a_plain_loop_learns():
     for _ in range(40):
         fit.run(1)
         for number, (module, optimizer) in enumerate(zip(modules, optimizers, strict=True)):
-            batch = {name: column[number] for name, column in fit._engine.batch.items()}
+            batch = {name: column[number] for name, column in fit.ask("batch", lambda v: dict(v.batch)).items()}
             optimizer.zero_grad()
             nn.functional.mse_loss(module(batch["x"]), batch["y"]).backward()
             optimizer.step()
@@ -332,11 +339,19 @@ def test_an_agent_of_modules_is_saved_loaded_and_goes_on(tmp_path):
     whole.fit(data, **options)
     parted.fit(data, stop_after=4, **options)
     parted.save(tmp_path / "agent.npz")
-    OfModules.__dict__["nets"]._known.clear()
     loaded = load_agent(tmp_path / "agent.npz")
+    rows = data.observations[:9]
+    elsewhere = (
+        "import sys, numpy as np, tests.test_modules; from adaptive_constraints import load_agent;"
+        "np.save(sys.argv[2], load_agent(sys.argv[1]).act(np.load(sys.argv[3])))"
+    )
+    np.save(tmp_path / "rows.npy", rows)
+    files = [str(tmp_path / name) for name in ("agent.npz", "actions.npy", "rows.npy")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    subprocess.run([sys.executable, "-c", elsewhere, *files], check=True, env=environment, timeout=100)
+    assert np.array_equal(np.load(tmp_path / "actions.npy"), loaded.act(rows))
     loaded.fit(data, **options)
     for seed in range(3):
-        rows = data.observations[:9]
         assert np.array_equal(whole.act(rows, seed=seed), loaded.act(rows, seed=seed))
 
 

@@ -47,5 +47,4 @@ def test_its_commands_do_what_it_says(folder, capsys):
         words = ["4" if word == "20000" else "hidden=8" if word == "hidden=64" else word for word in words]
         more = ["--eval-episodes", "1", "--quiet"] if words[0] == "train" else []
         assert main([*words, *more]) == 0, capsys.readouterr().err
-    assert "ASPC" in capsys.readouterr().out or (folder / "runs" / "bench" / "mine").is_dir()
-    assert list((folder / "runs" / "bench" / "mine").glob("*.html"))
+    assert list((folder / "runs").rglob("*.html"))

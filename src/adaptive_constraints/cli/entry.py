@@ -129,12 +129,12 @@ def _suggest(who: str, words: Sequence[str], known: Sequence[str]) -> None:
 def _options(kind: type) -> Iterator[str]:
     """The options of a command, those of its groups among them."""
     for setting in fields(kind):
-        group = setting.default_factory
+        group: Any = setting.default_factory
         if isinstance(group, type) and is_dataclass(group):
             yield from _options(group)
         else:
             name = setting.name.replace("_", "-")
-            yield from (f"--{name}", f"--no-{name}") if setting.type in (bool, "bool") else (f"--{name}",)
+            yield f"--no-{name}" if setting.default is True else f"--{name}"
 
 
 def _import(modules: Sequence[str]) -> None:

@@ -132,7 +132,7 @@ class Finetune(Command):
 
 def _check_steps(steps: int) -> None:
     if steps < 1:
-        raise TrainingError(f"--steps must be at least 1, not {steps}")
+        raise TrainingError(f"steps must be at least 1, not {steps}")
 
 
 def _run(agent: Agent, out: Path, train: Callable[[], History]) -> int:

@@ -90,7 +90,7 @@ class KeptPretraining(Pretraining):
         self._portions += 1
         if self.progress is not None and self._portions == 2 and step < self._most:
             left = self._most - step
-            self.progress.say(f"{self._name}: at most {left:,} minibatches to go, about {_duration(left * seconds)}")
+            self.progress.say(f"{self._name}: at most {left:,} minibatches to go, about {duration(left * seconds)}")
 
     def finish(self) -> None:
         """Remove the half-trained state, once what came of it is kept elsewhere."""
@@ -109,7 +109,8 @@ class KeptPretraining(Pretraining):
         self._last_write = time.monotonic()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them, such as "3 min"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
