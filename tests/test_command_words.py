@@ -1,4 +1,4 @@
-"""Words that are nearly a command or an option are told what is meant; lengths that make no sense, before anything else."""
+"""Words that are nearly a command or an option are told what is meant; wrong lengths, before anything else."""
 
 from __future__ import annotations
 

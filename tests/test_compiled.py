@@ -31,6 +31,7 @@ from .helpers import FOUR, build, different, largest_difference, learned
 from .sketches import TinyIQL
 from .test_capture import states
 from .test_layouts import learner as outputs_by_inputs
+from .test_modules import small as of_modules
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
@@ -67,6 +68,8 @@ STACKS: dict[str, tuple[Learner, *tuple[Adapter, ...]]] = {
     "DiffusionQL": (DiffusionQL(**SMALL),),
     "FQL + ASPC": (FQL(**SMALL), ASPC(interval=1)),
     "ReBRAC": (ReBRAC(**SMALL),),
+    "Modules with dropout + ASPC": (of_modules("dropout"), ASPC(interval=1)),
+    "Modules with BatchNorm": (of_modules("batch norm"),),
 }
 
 
