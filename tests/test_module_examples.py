@@ -106,7 +106,7 @@ def test_an_actor_imitates_by_its_advantages():
     engine = trained(awac, seeds=(0, 1), dtype=torch.float64, steps=3)
 
     def loss(v):
-        noise = v.normal("actor/policy/0", (16, 2))
+        noise = v.normal("policy/actor/0", (16, 2))
         return {"loss": awac.constrained_loss(v.p["actor"], v, v.tradeoff())[0], "noise": noise}
 
     ours, example = engine.ask("loss", loss), load(FOLDER / "awac.py", "example_awac")

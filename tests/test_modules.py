@@ -17,12 +17,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from adaptive_constraints import ASPC, Average, Spec, Stage, Update, load_agent, wrap
+from adaptive_constraints import ASPC, Adapter, AdapterStage, Average, Spec, Stage, Update, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import from_modules, product_precision
 from adaptive_constraints.pretraining.model_fit import EngineFit
-from adaptive_constraints.testing import check_learner, check_stack, made_data
+from adaptive_constraints.testing import check_adapter, check_learner, check_stack, made_data
 
 from .emulation import EmulatedGraph
 from .helpers import apart_from_alone, build, different, largest_difference, learned, trained
@@ -103,8 +103,8 @@ class View:
     def __init__(self):
         self.kept, self.draws = {}, []
 
-    def kept_of(self, group, p):
-        return self.kept.setdefault(group, {})
+    def kept_of(self, p):
+        return self.kept.setdefault("net", {})
 
     def uniform(self, site, shape):
         self.draws.append((site, tuple(shape)))
@@ -181,7 +181,7 @@ def test_dropout_draws_from_the_view_and_each_member_for_itself():
     net, p, _ = networks(lambda: nn.Sequential(nn.Linear(3, 400, bias=False), nn.Dropout(0.25)), 3)
     x, view = torch.ones(50, 3).double(), View()
     plain, dropped = net(p, x), net.train(view, "here")(p, x)
-    assert view.draws == [("net/here/0", (3, 50, 400))]
+    assert view.draws == [("here/net/0", (3, 50, 400))]
     kept = dropped != 0
     assert abs(kept.double().mean() - 0.75) < 0.01
     assert torch.allclose(dropped[kept], plain[kept] / 0.75)
@@ -448,3 +448,35 @@ def test_buffers_cannot_get_two_new_values():
     with pytest.raises(StackError, match=r"two updates of one stage, .* 'actor', call nets\.critic in training mode"):
         build(TwoNews(hidden=8, batch_size=16, kind="batch norm")).run(1)
     build(TwoNews(hidden=8, batch_size=16, kind="dropout")).run(1)
+
+
+# -- an adapter -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Novelty(Adapter):
+    """Weighs rows by the error of an autoencoder of Modules, with BatchNorm and dropout, that it trains beside."""
+
+    @from_modules
+    def nets(self, spec):
+        size = spec.observation_dim
+        middle = nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1)
+        return {"net": nn.Sequential(nn.Linear(size, 8, bias=False), *middle, nn.Linear(8, size))}
+
+    def init(self, spec, facts, generator):
+        return self.nets.init(spec, generator)
+
+    def stages(self, facts, phase):
+        return (AdapterStage("end", Stage("novelty", (Update(self.group("net"), self.loss),))),)
+
+    def loss(self, p, v):
+        return (self.nets.net.train(v, f"{self.name}/loss")(p, v.s) - v.s).square().mean()
+
+    def sample_weight(self, v):
+        return (self.nets.net(v.p[self.group("net")], v.s) - v.s).square().mean(-1)
+
+
+def test_adapters_may_have_modules_too():
+    check_adapter(Novelty(), TD3BC(hidden=8, batch_size=16))
+    engine = trained(TD3BC(hidden=8, batch_size=16), Novelty(), steps=4)
+    assert engine.params["novelty.net"]["1.num_batches_tracked"].tolist() == [4]

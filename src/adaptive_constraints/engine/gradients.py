@@ -116,7 +116,7 @@ class Losses:
     def _loss(self, update: Update) -> Callable[[Params, Inputs], tuple[Tensor, Scalars, dict[str, Params]]]:
         def loss(p: Params, inputs: Inputs) -> tuple[Tensor, Scalars, dict[str, Params]]:
             v = self.view(inputs)
-            v.stepped = p
+            v.stepped = update.group, p
             return update.loss(p, v), v.metrics, v.kept
 
         return loss
@@ -128,7 +128,7 @@ class Losses:
 
         def loss(p: Params, k: Tensor, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...], Scalars, dict[str, Params]]:
             v = self.view(inputs)
-            v.stepped = p
+            v.stepped = update.group, p
             value, terms = update.loss(p, v, k)
             return value, tuple(term.detach() for term in terms), v.metrics, v.kept
 

@@ -28,9 +28,9 @@ class Drawing(Protocol):
 class Noise:
     """Draws of one call of a network: each has a site of its own, numbered in the order of the call."""
 
-    def __init__(self, view: Drawing | None, site: str, members: int | None) -> None:
+    def __init__(self, view: Drawing | None, network: str, site: str, members: int | None) -> None:
         """``members``: of an ensemble, each of which draws for itself; None: there is one network."""
-        self._view, self._site, self._members, self._count = view, site, members, 0
+        self._view, self._network, self._site, self._members, self._count = view, network, site, members, 0
         self.member: Tensor | None = None
         """The number [] of the member that is being computed."""
 
@@ -38,8 +38,8 @@ class Noise:
         """Draws of one member, normal or uniform."""
         if self._view is None:
             raise StackError(
-                f"the network {self._site!r} draws noise: call nets.{self._site}.train(v, site)(...) where dropout is "
-                f"to act, or nets.{self._site}.eval(v, site)(...), which draw from the view"
+                f"the network {self._network!r} draws noise: call nets.{self._network}.train(v, site)(...) where "
+                f"dropout is to act, or nets.{self._network}.eval(v, site)(...), which draw from the view"
             )
         site, self._count = f"{self._site}/{self._count}", self._count + 1
         draw: Callable[..., Tensor] = getattr(self._view, kind)

@@ -33,8 +33,8 @@ Signature: TypeAlias = frozenset[tuple[str, tuple[int, ...]]]
 class Keeping(Drawing, Protocol):
     """A view: where noise comes from and where new values of buffers go."""
 
-    def kept_of(self, group: str, p: Params) -> Params:
-        """Values of a group's buffers that calls before have left, to be added to."""
+    def kept_of(self, p: Params) -> Params:
+        """Values of buffers that earlier calls with these parameters have left, to be added to."""
 
 
 def from_modules(declare: Callable[[Any, Any], Mapping[str, Made]]) -> FromModules:
@@ -139,7 +139,7 @@ class Network:
         """The network in training mode.
 
         v: the view, of which noise is drawn.
-        site: names the noise of this call.
+        site: names the noise of this call; an adapter's begins with its own name.
         """
         return Network(self.group, self._known, self._owner, True, v, site)
 
@@ -147,7 +147,7 @@ class Network:
         """The network in evaluation mode; with a view, it may draw noise.
 
         v: the view, of which noise is drawn.
-        site: names the noise of this call.
+        site: names the noise of this call; an adapter's begins with its own name.
         """
         return Network(self.group, self._known, self._owner, False, v, site)
 
@@ -162,11 +162,11 @@ class Network:
 
     def _call(self, method: str, p: Params, *args: Any, **kwargs: Any) -> Any:
         template = self._template(p)
-        kept = self._view.kept_of(self.group, p) if self._training and self._view is not None else {}
+        kept = self._view.kept_of(p) if self._training and self._view is not None else {}
         tensors = {**p, **{name: tensor.detach() for name, tensor in {**p, **kept}.items() if name in template.fixed}}
-        site = f"{self.group}/{self._site}" if self._site else self.group
+        site = f"{self._site}/{self.group}" if self._site else self.group
         count = len(next(iter(p.values()))) if template.ensemble else None
-        noise = Noise(self._view, site, count)
+        noise = Noise(self._view, self.group, site, count)
 
         def member(own: Params, number: Tensor | None) -> tuple[Any, Params]:
             noise.member = number
