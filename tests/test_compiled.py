@@ -31,6 +31,7 @@ from .helpers import FOUR, build, different, largest_difference, learned, random
 from .sketches import TinyIQL
 from .test_capture import states
 from .test_layouts import learner as outputs_by_inputs
+from .test_modules import small as of_modules
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
@@ -71,6 +72,8 @@ STACKS: dict[str, tuple[Learner, *tuple[Adapter, ...]]] = {
     "AWAC + A2PR": (AWAC(**SMALL), A2PR(hidden=8)),
     "CQL + CalQL": (CQL(**SMALL, gap_actions=2), CalQL()),
     "BC": (BC(**SMALL),),
+    "Modules with dropout + ASPC": (of_modules("dropout"), ASPC(interval=1)),
+    "Modules with BatchNorm": (of_modules("batch norm"),),
 }
 
 

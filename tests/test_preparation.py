@@ -1,5 +1,8 @@
 """Models trained before step 1: seeds apart, kept, resumed, taken from the cache, made anew where damaged."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -194,3 +197,20 @@ def test_a_column_of_another_length_is_refused():
 
     with pytest.raises(StackError, match=r"short: its column 'weight' has 5 rows, the data has 160"):
         wrap(TD3BC(), Short()).fit(made_data(), steps=1, progress=False)
+
+
+def test_how_long_it_takes_is_said_before_and_after_the_first_minibatches(monkeypatch, capsys):
+    """Once for what is trained, and never for what the cache holds."""
+    monkeypatch.setattr(pretraining, "PORTION", 10)
+    loud = replace(preparation(), progress=True)
+    trained(loud)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("test.reward: training before step 1, up to 60 minibatches; kept in the cache")
+    assert re.fullmatch(r"test\.reward: at most 40 minibatches to go, about \d+ s", second)
+    trained(loud)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.1, "1 s"), (89.4, "89 s"), (150, "2 min"), (9000, "2.5 h")])
+def test_durations_are_said_in_one_unit(seconds, said):
+    assert pretraining.duration(seconds) == said

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Union
 
 import torch
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         _refuse_repeated(words)
+        _refuse_misspelled(words)
         command = parse(words)
     except SystemExit as end:  # --help, or words that are no command
         return end.code if isinstance(end.code, int) else FAILED
@@ -102,6 +105,36 @@ def _refuse_repeated(words: Sequence[str]) -> None:
     for option in options:
         if options.count(option) > 1:
             raise TrainingError(f"{option} is given twice; name all its values after one {option}")
+
+
+def _refuse_misspelled(words: Sequence[str]) -> None:
+    """A command or an option that is nearly one; what is not near to any is left to the parser, which lists them."""
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name is None:
+        _suggest("the commands have", words, ["--help"])
+    elif name not in COMMANDS:
+        _suggest("there is", [name], list(COMMANDS))
+    else:
+        options = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+        _suggest(f"{name} has", options, ["--help", *_options(COMMANDS[name])])
+
+
+def _suggest(who: str, words: Sequence[str], known: Sequence[str]) -> None:
+    for word in words:
+        if word not in known and (close := difflib.get_close_matches(word, known, n=1)):
+            kind = "option" if word.startswith("-") else "command"
+            raise TrainingError(f"{who} no {kind} {word}: did you mean {close[0]}?")
+
+
+def _options(kind: type) -> Iterator[str]:
+    """The options of a command, those of its groups among them."""
+    for setting in fields(kind):
+        group: Any = setting.default_factory
+        if isinstance(group, type) and is_dataclass(group):
+            yield from _options(group)
+        else:
+            name = setting.name.replace("_", "-")
+            yield f"--no-{name}" if setting.default is True else f"--{name}"
 
 
 def _import(modules: Sequence[str]) -> None:

@@ -58,6 +58,7 @@ class Train(Command):
             raise TrainingError("give --seeds (how many) or --seed-list (which), not both")
         if self.seeds < 1:
             raise TrainingError(f"--seeds must be at least 1, not {self.seeds}")
+        _check_steps(self.steps)
         self.running.set_threads()
         stack, data = stack_of(self.learner, self.adapters), load_dataset(self.data, download=self.download)
         seeds = self.seed_list or tuple(range(self.seeds))
@@ -107,6 +108,7 @@ class Finetune(Command):
 
     def run(self) -> int:
         """Fine-tune, then say how it went."""
+        _check_steps(self.steps)
         self.running.set_threads()
         agent = load_agent(self.path, self.running.torch_device)
         out = self.out or Path(f"{str(self.path).removesuffix('.npz')}-online-{self.buffer}-{self.steps}")
@@ -127,6 +129,11 @@ class Finetune(Command):
                 **vars(self.running.settings(out)),
             ),
         )
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise TrainingError(f"steps must be at least 1, not {steps}")
 
 
 def _run(agent: Agent, out: Path, train: Callable[[], History]) -> int:

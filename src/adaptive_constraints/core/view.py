@@ -86,6 +86,10 @@ class StateView:
         """Scalars recorded by `log`."""
         self.all_rows: Mapping[str, Tensor] | None = None
         """What `data` shows; given by whoever makes the view."""
+        self.kept: dict[str, Params] = {}
+        """New values of buffers of Modules by group, which the engine keeps when it steps; see `kept_of`."""
+        self.stepped: tuple[str, Params] | None = None
+        """The group that the loss being evaluated steps, and the parameters that it was given."""
         self._draw = draw
 
     def choice(self, adapter: str, key: str) -> str:
@@ -160,6 +164,16 @@ class StateView:
     def uniform(self, site: str, shape: Sequence[int]) -> Tensor:
         """Uniform draws in [0, 1), with the arguments of `normal`."""
         return self._draw(Draw("uniform", site, tuple(shape)))
+
+    def kept_of(self, p: Params) -> Params:
+        """Values of a group's buffers that earlier calls in this loss have left, to be added to.
+
+        p: the parameters that its Module is called with: those that the loss was given, or a group of ``v.p``. What is
+            added for any others (averages, a part of an ensemble) is forgotten.
+        """
+        groups = [*self.p.items()] if self.stepped is None else [self.stepped, *self.p.items()]
+        group = next((name for name, own in groups if own is p), None)
+        return {} if group is None else self.kept.setdefault(group, {})
 
     def log(self, name: str, value: Tensor) -> None:
         """Record a scalar under ``name``, averaged over the steps between two log points; losses need no call."""

@@ -14,6 +14,7 @@ from adaptive_constraints.core.view import Inputs
 from adaptive_constraints.engine.functions import with_draws
 from adaptive_constraints.engine.gradients import Losses
 from adaptive_constraints.engine.noise import NoiseTables
+from adaptive_constraints.engine.refusals import said_plainly, watched
 from adaptive_constraints.engine.tracing import simplified
 
 Way = Literal["act", "explore"]
@@ -46,9 +47,9 @@ class Acting:
         result = with_draws(draws, actions, lambda wanted: (observations, self._drawn(way, step, wanted)), first=first)
         if self._traced and not first and len(self._traces) < KEPT:
             drawn = self._drawn(way, step, draws)
-            graph = make_fx(lambda x, *noise: actions((x, dict(zip(drawn, noise, strict=True)))))(
-                observations, *drawn.values()
-            )
+            choose = watched(lambda x, *noise: actions((x, dict(zip(drawn, noise, strict=True)))))
+            with said_plainly():
+                graph = make_fx(choose)(observations, *drawn.values())
             self._traces[key] = simplified(graph).forward
         return result
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from adaptive_constraints.core.program import Program
-from adaptive_constraints.core.types import Average, Draw, Schedule, Stage
+from adaptive_constraints.core.types import Average, Draw, Params, Schedule, Stage
 from adaptive_constraints.core.view import Inputs
 from adaptive_constraints.engine import over_seeds
 from adaptive_constraints.engine.acting import Acting
@@ -242,7 +242,7 @@ class Engine:
         for number in due.stages:
             self._run_stage(self._stages[number - 1], due)
         for name in due.advancing:
-            self._assign(name, self.ask(name, self.program.advancing[name].advance))
+            self._assign(self.buffers[name], self.ask(name, self.program.advancing[name].advance))
         return self.batch
 
     def _gather(self) -> None:
@@ -260,10 +260,12 @@ class Engine:
             if outer is not None and update.group == constrained:
                 scaled = gradients._replace(mixed=over_seeds.scale(gradients.mixed, factor))
                 result = outer.take(update, scaled, self._inputs)
-                self._assign(outer.owner, result.buffers)
+                self._assign(self.buffers[outer.owner], result.buffers)
                 gradients.scalars.update(result.scalars)
             else:
                 self.optimizers.step(update.group, own)
+        for group, values in gradients.kept.items():
+            self._assign(self.params[group], values)
         self._average([stage.averages[number] for place, number in due.averages if place == running.number])
         self.metrics.add(self._metric_group(running, due), gradients.scalars, self._clock["step"])
 
@@ -300,9 +302,9 @@ class Engine:
             torch._foreach_lerp_(list(targets.values()), list(source.values()), average.rate)
 
     @torch.no_grad()
-    def _assign(self, name: str, values: Mapping[str, Tensor]) -> None:
-        for buffer, value in values.items():
-            self.buffers[name][buffer].copy_(value)
+    def _assign(self, tensors: Params, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            tensors[name].copy_(value)
 
     # -- asking and acting ----------------------------------------------------------------------------------------
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import pickle
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeAlias, TypeVar
 
-import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
 from adaptive_constraints.core.types import Draw
+from adaptive_constraints.engine.places import places_of
+from adaptive_constraints.engine.refusals import CHANGES, drew, generators, refused, said_plainly, versions, wrote
 from adaptive_constraints.engine.tracing import trace
-from adaptive_constraints.errors import StackError
 
 Arguments = TypeVar("Arguments")
 Result = TypeVar("Result")
 WithNoise: TypeAlias = Callable[[Mapping[Draw, None]], Arguments]
 """Makes the arguments of a pure function, with these draws of noise."""
-
-
-class NotPureError(StackError):
-    """A function does more than compute with what it is given."""
 
 
 class MissingDraw(Exception):
@@ -32,15 +25,6 @@ class MissingDraw(Exception):
     def __init__(self, draw: Draw) -> None:
         super().__init__(draw)
         self.draw = draw
-
-
-BRANCHES = "a function of the learner or an adapter branches on a tensor's value: use torch.where"
-NOISE = "a function of the learner or an adapter draws noise elsewhere than by v.normal and v.uniform"
-CHANGES = (
-    "a function of the learner or an adapter gives two answers for one state, so what it did in the first step would "
-    "be repeated in all: draw noise by v.normal or v.uniform only (not by random, numpy, torch.randn or dropout), and "
-    "read what changes from v, not from attributes"
-)
 
 
 def with_draws(
@@ -56,33 +40,32 @@ def with_draws(
     """
     with said_plainly():
         while True:
-            before = _generators() if first else None
+            given = inputs(draws)
+            before = (generators(), versions(given)) if first else None
             try:
-                result = function(inputs(draws))
+                result = function(given)
             except MissingDraw as missing:
                 draws[missing.draw] = None
                 continue
-            if first and (before != _generators() or not _same(result, function(inputs(draws)))):
-                raise NotPureError(CHANGES)
+            except RuntimeError as error:
+                if before is not None and before[1] != versions(given) and not places_of(error):
+                    raise wrote(lambda: function(given), given) from error  # noqa: B023
+                raise
+            if before is not None:
+                _check_pure(function, given, before, result)
             return result
 
 
-def _generators() -> list[bytes]:
-    """The states of the generators that are common to a process: a pure function leaves them as they are."""
-    states = [random.getstate(), np.random.get_state(legacy=False)]
-    return [pickle.dumps(state) for state in states] + [torch.get_rng_state().numpy().tobytes()]
-
-
-@contextmanager
-def said_plainly() -> Iterator[None]:
-    """Say in our words what torch says of functions that cannot be mapped over seeds."""
-    try:
-        yield
-    except RuntimeError as error:
-        for words, said in (("data-dependent control flow", BRANCHES), ("random operation", NOISE)):
-            if words in str(error):
-                raise NotPureError(said) from error
-        raise
+def _check_pure(
+    function: Callable[[Arguments], Result], given: Arguments, before: tuple[list[bytes], list[int]], result: Result
+) -> None:
+    """Raise `NotPureError` where a function did more than to give a result, or gives another one when run again."""
+    if before[1] != versions(given):
+        raise wrote(lambda: function(given), given)
+    if before[0] != generators():
+        raise drew(lambda: function(given))
+    if not _same(result, function(given)):
+        raise refused(CHANGES, [])
 
 
 def _same(one: Any, two: Any) -> bool:
@@ -132,7 +115,7 @@ class Repeated(Generic[Arguments, Result]):
                 graph = trace(self._function, inputs(self.draws))
             with torch.no_grad():
                 if not _same(graph(inputs(self.draws)), self._function(inputs(self.draws))):
-                    raise NotPureError(CHANGES)
+                    raise refused(CHANGES, [])
             self._graph = torch.compile(graph, fullgraph=True, dynamic=False) if self._compiled else graph
         with torch.no_grad():
             result: Result = self._graph(inputs(self.draws))

@@ -20,6 +20,7 @@ from adaptive_constraints.core.types import Draw, Params, Stage, Terms, Update
 from adaptive_constraints.core.view import Inputs, StateView
 from adaptive_constraints.engine import over_seeds
 from adaptive_constraints.engine.functions import MissingDraw
+from adaptive_constraints.errors import StackError
 
 Scalars = dict[str, Tensor]
 
@@ -35,6 +36,19 @@ class StageGradients(NamedTuple):
     """Where the trade-off is learned: d(gradient of the constrained group)/d(trade-off) [S, ...]."""
     scalars: Scalars
     """To be logged; [S] each."""
+    kept: dict[str, Params]
+    """New values [S, ...] of buffers of Modules, by group of parameters."""
+
+    def keep(self, update: Update, kept: Mapping[str, Params]) -> None:
+        """Add what one update leaves in buffers; `StackError` where another one of the stage leaves some too."""
+        for group, values in kept.items():
+            if values and group in self.kept:
+                raise StackError(
+                    f"two updates of one stage, the last of them {update.group!r}, call nets.{group} in training mode, "
+                    "so that its buffers would have two new values: call it by eval in one of them, or make two stages"
+                )
+            if values:
+                self.kept[group] = values
 
 
 class Losses:
@@ -78,12 +92,12 @@ class Losses:
     @torch.enable_grad()
     def gradients(self, stage: Stage, inputs: Inputs, outer: bool = False) -> StageGradients:
         """Gradients of all updates of a stage, at the state as it stands; ``outer``: the outer step follows."""
-        result = StageGradients({}, (), {}, {})
+        result = StageGradients({}, (), {}, {}, {})
         for update in stage.updates:
             leaves = over_seeds.leaves(inputs["params"][update.group])
             if update.group == self._program.constrained:
                 k = self.map(self.tradeoff, inputs).detach().requires_grad_(outer)
-                loss, terms, logged = self.map(self.constrained_loss(update), leaves, k, inputs)
+                loss, terms, logged, kept = self.map(self.constrained_loss(update), leaves, k, inputs)
                 value, _, constraint = terms
                 means = {f"{update.group}/value": value.mean(-1), f"{update.group}/constraint": constraint.mean(-1)}
                 logged, result = means | logged, result._replace(terms=terms)
@@ -92,9 +106,10 @@ class Losses:
                     (by_k,) = torch.autograd.grad(loss.sum(), k, create_graph=True, materialize_grads=True)
                     result = result._replace(mixed=over_seeds.gradient(by_k, leaves, retain_graph=True))
             else:
-                loss, logged = self.map(self._loss(update), leaves, inputs)
+                loss, logged, kept = self.map(self._loss(update), leaves, inputs)
             result.by_group[update.group] = over_seeds.gradient(loss, leaves)
             result.scalars.update({f"{update.group}/loss": loss.detach(), **logged})
+            result.keep(update, kept)
         return result
 
     def tradeoff(self, inputs: Inputs) -> Tensor:
@@ -102,22 +117,24 @@ class Losses:
         assert self._program.tradeoff is not None
         return self._program.tradeoff(self.view(inputs))
 
-    def _loss(self, update: Update) -> Callable[[Params, Inputs], tuple[Tensor, Scalars]]:
-        def loss(p: Params, inputs: Inputs) -> tuple[Tensor, Scalars]:
+    def _loss(self, update: Update) -> Callable[[Params, Inputs], tuple[Tensor, Scalars, dict[str, Params]]]:
+        def loss(p: Params, inputs: Inputs) -> tuple[Tensor, Scalars, dict[str, Params]]:
             v = self.view(inputs)
-            return update.loss(p, v), v.metrics
+            v.stepped = update.group, p
+            return update.loss(p, v), v.metrics, v.kept
 
         return loss
 
     def constrained_loss(
         self, update: Update
-    ) -> Callable[[Params, Tensor, Inputs], tuple[Tensor, tuple[Tensor, ...], Scalars]]:
-        """Loss [], terms and logged scalars of one seed's constrained group at parameters and a trade-off []."""
+    ) -> Callable[[Params, Tensor, Inputs], tuple[Tensor, tuple[Tensor, ...], Scalars, dict[str, Params]]]:
+        """Loss [], terms, logged scalars and new buffers of one seed's constrained group, by a trade-off []."""
 
-        def loss(p: Params, k: Tensor, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...], Scalars]:
+        def loss(p: Params, k: Tensor, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...], Scalars, dict[str, Params]]:
             v = self.view(inputs)
+            v.stepped = update.group, p
             value, terms = update.loss(p, v, k)
-            return value, tuple(term.detach() for term in terms), v.metrics
+            return value, tuple(term.detach() for term in terms), v.metrics, v.kept
 
         return loss
 

@@ -71,7 +71,7 @@ class Oracle:
             x, terms = one_seed(inputs, seed), one_seed(before, seed)
 
             def gradient(theta: Sequence[Tensor], k: Tensor) -> list[Tensor]:
-                loss, _, _ = constrained_loss(dict(zip(names, theta, strict=True)), k, x)
+                loss, *_ = constrained_loss(dict(zip(names, theta, strict=True)), k, x)
                 gradients = torch.autograd.grad(loss, list(theta), create_graph=True, materialize_grads=True)
                 factor = clip_factor([g.detach()[None] for g in gradients], update.clip)
                 return [g * factor[0] for g in gradients]

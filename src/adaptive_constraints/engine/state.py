@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from adaptive_constraints.composition.resolved import Resolved
 from adaptive_constraints.core.preparation import generator
 from adaptive_constraints.core.types import Params, Prepared, Spec
+from adaptive_constraints.errors import StackError
 
 Groups = dict[str, Params]
 
@@ -58,13 +60,44 @@ def initial_state(
 
 
 def _params(resolved: Resolved, spec: Spec, seed: int) -> Groups:
-    groups = dict(resolved.learner.init(spec, generator(seed, "learner")))
+    learner = resolved.learner
+    groups = checked_groups(learner.title, learner.init(spec, generator(seed, "learner")))
     if resolved.shared_value is not None:
         groups["value"] = resolved.shared_value.init(spec, generator(seed, "value"))
     for adapter in resolved.adapters:
-        own = adapter.init(spec, resolved.facts, generator(seed, adapter.name))
+        own = checked_groups(adapter.title, adapter.init(spec, resolved.facts, generator(seed, adapter.name)))
         groups |= {adapter.group(short): params for short, params in own.items()}
     return groups
+
+
+MODULES = "declare Modules by networks.from_modules, and let init return self.nets.init(spec, generator)"
+
+
+def checked_groups(owner: str, groups: Any) -> Groups:
+    """What an ``init`` returned, without gradients; `StackError` where it is not groups of named tensors."""
+    if not isinstance(groups, Mapping):
+        raise StackError(f"{owner}: init must return a dict of groups, not {_kind(groups)}")
+    checked: Groups = {}
+    for group, params in groups.items():
+        what = f"{owner}: init, group {group!r}"
+        if isinstance(params, torch.nn.Module):
+            raise StackError(f"{what}: it is a Module, which seeds cannot share: {MODULES}")
+        if not isinstance(params, Mapping) or not params:
+            raise StackError(f"{what}: it must be a dict of tensors, with one at least, not {_kind(params)}")
+        for name, tensor in params.items():
+            if not isinstance(tensor, Tensor):
+                hint = f": {MODULES}" if isinstance(tensor, torch.nn.Module) else ""
+                raise StackError(f"{what}: {name!r} must be a tensor, not {_kind(tensor)}{hint}")
+            if not tensor.is_floating_point():
+                raise StackError(f"{what}: {name!r} must hold floating-point numbers to be stepped, not {tensor.dtype}")
+        if slashed := [name for name in (group, *params) if not isinstance(name, str) or "/" in name]:
+            raise StackError(f"{what}: a name must be text without a slash, not {slashed[0]!r}")
+        checked[group] = {name: tensor.detach() for name, tensor in params.items()}
+    return checked
+
+
+def _kind(value: object) -> str:
+    return "an empty one" if value == {} else f"{value.__class__.__name__}"
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

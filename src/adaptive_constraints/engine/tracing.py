@@ -11,13 +11,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from adaptive_constraints.engine.refusals import said_plainly, watched
+
 
 def trace(function: Callable[[Any], Any], argument: Any) -> GraphModule:
     """The operations that ``function`` does with ``argument``, to be replayed on arguments of the same shapes."""
     # The tracer notes the shape of every result by a fake tensor, and where there is no mode for them to share makes
     # a new one for each, which takes as long as all the rest.
-    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-        traced = make_fx(function)(argument)
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))), said_plainly():
+        traced = make_fx(watched(function))(argument)
     return simplified(traced)
 
 

@@ -1,4 +1,4 @@
-"""Networks as pure functions of dicts of tensors."""
+"""Networks as pure functions of dicts of tensors: ours, and anybody's Modules (`from_modules`)."""
 
 from adaptive_constraints.networks.diffusion import (
     VariancePreserving,
@@ -23,10 +23,13 @@ from adaptive_constraints.networks.mlp import (
     uniform,
     xavier,
 )
+from adaptive_constraints.networks.modules import Network, Networks, from_modules
 from adaptive_constraints.networks.policies import TanhGaussian
 from adaptive_constraints.networks.vae import Posterior, decode_action, encode_action, init_action_vae, reconstruct
 
 __all__ = [
+    "Network",
+    "Networks",
     "Norm",
     "Posterior",
     "Precision",
@@ -39,6 +42,7 @@ __all__ = [
     "encode_action",
     "expectile_loss",
     "first_members",
+    "from_modules",
     "init_action_vae",
     "init_dynamics",
     "init_mlp",

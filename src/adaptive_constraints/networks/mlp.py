@@ -102,16 +102,18 @@ def init_mlp(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [..., B, I] times weight [..., I, O] plus bias [..., O]; leading dimensions broadcast.
+    """x [..., B, I] times weight [..., I, O] plus bias [..., O]; leading dimensions broadcast."""
+    return product(x, weight) + bias.unsqueeze(-2)
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., B, I] times weight [..., I, O], in the precision that is asked for; leading dimensions broadcast.
 
     Every product of every network goes through here. A single output is a weighted sum over the inputs: matrix
     kernels are several times slower at a width of one.
     """
-    product = (x * weight.mT).sum(-1, keepdim=True) if weight.shape[-1] == 1 else _product(x, weight)
-    return product + bias.unsqueeze(-2)
-
-
-def _product(x: Tensor, weight: Tensor) -> Tensor:
+    if weight.shape[-1] == 1:
+        return (x * weight.mT).sum(-1, keepdim=True)
     if _precision.get() == "float32":
         return x @ weight
     return (x.to(torch.bfloat16) @ weight.to(torch.bfloat16)).to(x.dtype)

@@ -14,7 +14,7 @@ from adaptive_constraints.core.types import Params, Spec, Stage
 from adaptive_constraints.core.view import StateView
 from adaptive_constraints.engine.batches import Batches
 from adaptive_constraints.engine.engine import Engine, Execution
-from adaptive_constraints.engine.state import InitialState, stack_seeds
+from adaptive_constraints.engine.state import InitialState, checked_groups, stack_seeds
 
 WORTH_TRACING = 100
 """Tracing a stage takes about as long as this many steps of it as written."""
@@ -40,7 +40,7 @@ class EngineFit(ModelFit):
         initial = InitialState(
             seeds=tuple(seeds),
             spec=spec,
-            params=stack_seeds([dict(init(generator(seed, name))) for seed in seeds]),
+            params=stack_seeds([checked_groups(name, init(generator(seed, name))) for seed in seeds]),
             buffers={},
             frozen={},
             columns={},

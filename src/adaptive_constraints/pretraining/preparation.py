@@ -106,8 +106,10 @@ class BoundPreparation(Preparation):
         steps: int,
     ) -> dict[int, Params]:
         """Train models, by seed, and put them into the cache."""
-        pretraining = KeptPretraining(half, self.device)
+        pretraining = KeptPretraining(half, self.device, name, steps)
         bar = Progress(name, steps, pretraining.done, self.progress)
+        again = f" from {pretraining.done:,} on" if pretraining.done else ""
+        bar.say(f"{name}: training before step 1, up to {steps:,} minibatches{again}; kept in the cache for later runs")
         with bar as pretraining.progress, tuned(self.device, pretraining.products):
             trained = train(seeds, pretraining)
         made = {seed: {key: t[place].cpu() for key, t in trained.items()} for place, seed in enumerate(seeds)}

@@ -28,8 +28,10 @@ SAVE_EVERY = 60.0
 class KeptPretraining(Pretraining):
     """One model on its way: runs its `ModelFit`, shows how far it is, and keeps its state in ``file`` meanwhile."""
 
-    def __init__(self, file: Path, device: torch.device) -> None:
-        self._file = file
+    def __init__(self, file: Path, device: torch.device, name: str, steps: int) -> None:
+        """``steps``: the largest number of minibatches that it may take; both are for what is said."""
+        self._file, self._name, self._most = file, name, steps
+        self._portions = 0
         self._saved = _read(file)
         self.done: int = self._saved[0]["done"] if self._saved else 0
         """Minibatches that an interrupted training had kept."""
@@ -75,11 +77,20 @@ class KeptPretraining(Pretraining):
                     f"stopped before step 1, while a model was trained: {self._file} keeps it, and the same call or "
                     "command goes on from there"
                 )
+            started, before = time.monotonic(), fit.step
             losses = fit.run(min(PORTION, until - fit.step))
+            self._estimate((time.monotonic() - started) / (fit.step - before), fit.step)
             self._show(fit.step, losses)
             # Not at the end of a call: the caller's tensors are about to change with it.
             if fit.step < until and time.monotonic() - self._last_write > SAVE_EVERY:
                 self.save(fit, beside or {})
+
+    def _estimate(self, seconds: float, step: int) -> None:
+        """Say once how long it will take, from the second portion on: the first one traces too."""
+        self._portions += 1
+        if self.progress is not None and self._portions == 2 and step < self._most:
+            left = self._most - step
+            self.progress.say(f"{self._name}: at most {left:,} minibatches to go, about {duration(left * seconds)}")
 
     def finish(self) -> None:
         """Remove the half-trained state, once what came of it is kept elsewhere."""
@@ -96,6 +107,13 @@ class KeptPretraining(Pretraining):
         tensors = prefixed("fit", fit.state()) | prefixed("beside", beside)
         checkpoint.write(self._file, {"done": fit.step, "products": self.products}, tensors)
         self._last_write = time.monotonic()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them, such as "3 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

@@ -19,7 +19,7 @@ from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.types import Phase, Spec
 from adaptive_constraints.data import Dataset, Preprocessor
 from adaptive_constraints.engine.engine import Engine, Execution
-from adaptive_constraints.engine.functions import NotPureError
+from adaptive_constraints.engine.refusals import NotPureError
 from adaptive_constraints.engine.state import initial_state
 from adaptive_constraints.errors import AdaptiveConstraintsError
 from adaptive_constraints.pretraining.preparation import prepare
