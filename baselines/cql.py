@@ -278,18 +278,18 @@ class CQL(Learner):
 
         The actions a are uniform, of the policy at s and of the policy at s', all read at s.
         """
-        shape, uniform_density = (self.gap_actions, *v.a.shape), -v.spec.action_dim * math.log(2)
-        uniform = 2 * v.uniform("gap/uniform", shape) - 1, v.r.new_full(shape[:2], uniform_density)
-        here = self.draw(v, v.p["actor"], v.s, "gap/policy", self.gap_actions)
-        after = self.draw(v, v.p["actor"], v.s2, "gap/next", self.gap_actions)
-        actions, log_density = (torch.cat(parts) for parts in zip(uniform, here, after, strict=True))
+        shape = (self.gap_actions, *v.a.shape)
+        uniform, log_uniform = 2 * v.uniform("gap/uniform", shape) - 1, -v.spec.action_dim * math.log(2)
+        here, log_here = self.draw(v, v.p["actor"], v.s, "gap/policy", self.gap_actions)
+        after, log_after = self.draw(v, v.p["actor"], v.s2, "gap/next", self.gap_actions)
 
-        q = self.q_of_many(p, v.s, torch.cat([actions, v.behavior_action()[None]]))
-        of_uniform, of_policy, of_data = q[:, : self.gap_actions], q[:, self.gap_actions : -1], q[:, -1]
-        of_policy = v.conservative_value(of_policy, actions[self.gap_actions :])
-        of_actions = torch.cat([of_uniform, of_policy], 1)
-        soft_maximum = self.gap_temperature * ((of_actions - log_density) / self.gap_temperature).logsumexp(1)
-        gap = soft_maximum - of_data
+        actions = torch.cat([uniform, here, after, v.behavior_action()[None]])
+        parts = self.gap_actions, 2 * self.gap_actions, 1
+        of_uniform, of_policy, of_data = self.q_of_many(p, v.s, actions).split_with_sizes(parts, 1)
+        of_policy = v.conservative_value(of_policy, actions.split_with_sizes(parts)[1])
+        soft = torch.cat([of_uniform - log_uniform, of_policy - torch.cat([log_here, log_after])], 1)
+        soft_maximum = self.gap_temperature * (soft / self.gap_temperature).logsumexp(1)
+        gap = soft_maximum - of_data.squeeze(1)
         if self.smallest_gap is not None or self.largest_gap is not None:
             gap = gap.clamp(self.smallest_gap, self.largest_gap)
         return gap.sum(0)

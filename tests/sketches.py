@@ -57,7 +57,7 @@ class TinyCQL(Sketch):
             learns_tradeoff=self.lagrange,
             distribution="tanh-gaussian",
             imitation_is_constraint=False,
-            seams=SHARED_SEAMS,
+            seams=SHARED_SEAMS | {"conservative_value"},
         )
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
@@ -119,6 +119,8 @@ class TinyCQL(Sketch):
             log_densities.append(policy.log_density(actions[-1]).sum(-1))
         candidates = torch.cat(actions)
         q = self.q(p, v.s.repeat(len(candidates), 1), candidates.flatten(0, 1)).view(2, *candidates.shape[:2])
+        of_policy = v.conservative_value(q[:, self.draws :], candidates[self.draws :])
+        q = torch.cat([q[:, : self.draws], of_policy], 1)
         soft_maximum = (q - torch.cat(log_densities)).logsumexp(1)
         return (soft_maximum - self.q(p, v.s, v.behavior_action())).sum(0)
 
