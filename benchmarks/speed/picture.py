@@ -38,6 +38,8 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
 def _draw_sizes(panel: Any, timings: Timings) -> None:
     """Milliseconds of a step of TD3+BC by batch size and width."""
+    from matplotlib.ticker import LogLocator
+
     makers = (plain_loop, lambda size: jax(1, size), _ours, lambda size: compiled_twin(_ours(size)))
     for (label, colour), maker in zip(COLOURS.items(), makers, strict=True):
         points = {size: timings[maker(size).name] for size in STACK_SIZES if maker(size).name in timings}
@@ -47,11 +49,12 @@ def _draw_sizes(panel: Any, timings: Timings) -> None:
             panel.plot(list(points), values, marker="o", color=colour, label=label)
     panel.set(xscale="log", yscale="log", title="TD3+BC: milliseconds per step", xlabel="batch size and width")
     panel.set_xticks(STACK_SIZES, [str(size) for size in STACK_SIZES])
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter("{x:g}")
     panel.minorticks_off()
     panel.grid(alpha=0.25, linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    panel.legend(frameon=False, loc="upper left")
 
 
 def _draw_gaps(panel: Any, timings: Timings, device: str) -> None:
@@ -73,12 +76,12 @@ def _draw_gaps(panel: Any, timings: Timings, device: str) -> None:
     panel.set_xlim(0, 1.2 * max([1.0, *medians]))
     panel.axvline(1, color="#000000", linewidth=0.8)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.set(title=_title(found), xlabel="1 = as fast as can be; orange: target")
+    panel.set(title=_title(found), xlabel="1: nothing but them; orange: target")
 
 
 def _title(found: Mapping[str, Gap]) -> str:
     compiled = any(measured.step.compiled for measured in found.values())
-    return f"{SIZE}/{SIZE}: step over its {'matrix products alone, compiled' if compiled else 'floor'}"
+    return f"Batch and width {SIZE}: {'compiled step / its products' if compiled else 'step / its floor'}"
 
 
 def _ours(size: int) -> Contestant:
