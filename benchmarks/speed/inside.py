@@ -19,12 +19,16 @@ from adaptive_constraints.engine.engine import Engine
 from .contestant import PERIOD, Contestant
 from .ours import as_trained, engine, execution
 from .report import table
-from .suites import ours
+from .suites import ROBUST, ours
 
 TRIES = 5
 """Measurements, of which the quickest counts: whatever else the machine does only adds to the others."""
 PARTS = ("matrix products", "rest of the program: fused loops, optimizer, averages", "Python, noise and minibatches")
-STEPS = (ours(compiled=True), ours(8, compiled=True), ours(compiled=True, size=64), ours(8, compiled=True, size=64))
+STEPS = (
+    *(ours(seeds, compiled=True, size=size) for size in (256, 64) for seeds in (1, 8)),
+    *(ours(learner=learner, compiled=True) for learner in (ROBUST, "DiffusionQL", "FQL")),
+    ours(1, ("ILQ",), compiled=True),
+)
 
 
 def report(threads: Sequence[int], steps: Sequence[Contestant] = STEPS) -> str:
