@@ -48,13 +48,14 @@ def _draw_sizes(panel: Any, timings: Timings) -> None:
             values = [1e3 * statistics.median(timing.seconds) for timing in points.values()]
             panel.plot(list(points), values, marker="o", color=colour, label=label)
     panel.set(xscale="log", yscale="log", title="TD3+BC: milliseconds per step", xlabel="batch size and width")
-    panel.set_xticks(STACK_SIZES, [str(size) for size in STACK_SIZES])
+    shown = sorted({int(x) for line in panel.lines for x in line.get_xdata()})
+    panel.set_xticks(shown, [str(size) for size in shown])
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter("{x:g}")
     panel.minorticks_off()
     panel.grid(alpha=0.25, linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, loc="upper left")
+    panel.legend(frameon=False, loc="lower right")
 
 
 def _draw_gaps(panel: Any, timings: Timings, device: str) -> None:
