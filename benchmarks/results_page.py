@@ -22,7 +22,7 @@ from adaptive_constraints.reports.grid import read_grid
 from adaptive_constraints.support.files import replacing
 
 from .speed import record
-from .speed.report import by_name, ratio_table
+from .speed.report import by_name, ratio_table, stack_tables
 
 HERE = Path(__file__).parent
 RESULTS, TEXT, PAGE = HERE / "results", HERE / "results_page.md", HERE.parent / "docs" / "results.md"
@@ -200,8 +200,19 @@ def speed(name: str) -> list[str]:
     return lines
 
 
+def stacks(name: str) -> list[str]:
+    """Every stack over its own floor, by number of threads and size."""
+    result = record.read(RESULTS / "speed" / f"{name}.jsonl")
+    lines = [f"`{result['command']}`; commit {report_text.commit(result['commit'])}; {result['device']}."]
+    for threads, records in result["by_threads"].items():
+        cores = report_text.counted(int(threads), "core")
+        tables = stack_tables(by_name(records), result["device_type"])
+        lines += [f"{line.removeprefix('### ')}, {cores}:" if line.startswith("### ") else line for line in tables]
+    return lines
+
+
 TABLES: dict[str, Callable[..., list[str]]] = {
-    function.__name__: function for function in (scores, pairs, online, intervals, data, made, commands, speed)
+    function.__name__: function for function in (scores, pairs, online, intervals, data, made, commands, speed, stacks)
 }
 
 

@@ -79,7 +79,7 @@ STACKS: dict[str, tuple[Learner, *tuple[Adapter, ...]]] = {
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_what_is_compiled_is_the_step(stack):
-    """Adam is written out there; everything else is the same operations in the same order."""
+    """Adam and some activations are written otherwise there; all else is the same operations in the same order."""
     whole, eager = (
         build(*STACKS[stack], seeds=(0, 1), dtype=torch.float64, graphs=kind) for kind in (Interpreted, None)
     )

@@ -4,8 +4,10 @@
     python -m benchmarks.speed --quick                # the ratios that matter, under two minutes
     python -m benchmarks.speed --device cuda --out speed-gpu.jsonl --plot speed-gpu.png
     python -m benchmarks.speed --only JAX ours --no-sweeps
+    python -m benchmarks.speed --stacks --compile     # compile what the next line times, once
+    python -m benchmarks.speed --stacks --plot speed.png   # every learner and adapter over its own floor
     python -m benchmarks.speed --show speed-gpu.jsonl # the tables of an earlier run
-    python -m benchmarks.speed --profile              # where a step's time goes
+    python -m benchmarks.speed --profile              # where a step's time goes, uncompiled and compiled
 
 Ratios are printed first, against their targets; docs/speed.md says how to read them. What is not installed (JAX,
 d3rlpy) is skipped by name.
@@ -22,11 +24,13 @@ from typing import Any
 
 from adaptive_constraints.support.records import commit, device_name, versions
 
-from . import breakdown, record
+from . import breakdown, inside, record
+from .compiling import compile_ahead
 from .contestant import Contestant
 from .measure import Plan, measure
-from .report import markdown, plot
-from .suites import main_suite, sweep
+from .picture import plot
+from .report import markdown
+from .suites import STACK_SIZES, main_suite, stack_suite, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = record.read(options.show)
     elif options.profile:
         print(breakdown.report(options.device, options.threads or [1]))
+        if options.device == "cpu":
+            print(f"\n{inside.report(options.threads or [1])}")
+        return
+    elif options.compile:
+        for plan in _plans(options).values():
+            compile_ahead([contestant for group in _groups(options) for contestant in group], plan)
         return
     else:
         result = _run(options)
@@ -51,43 +61,64 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, nargs="+", help="CPU cores of each contestant; default: 1 and 2")
-    parser.add_argument("--blocks", type=int, help="blocks per contestant; default: 7, or 3 with --quick")
-    parser.add_argument("--seconds", type=float, help="per block; default: 0.5, or 0.25 with --quick")
+    parser.add_argument("--blocks", type=int, help="blocks per contestant; default: 7, 5 with --stacks, 3 with --quick")
+    parser.add_argument("--seconds", type=float, help="per block; default: 0.5, or 0.25 with --stacks and --quick")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="contestants whose name has one of these in it")
     parser.add_argument("--quick", action="store_true", help="few contestants, one thread, no sweeps")
+    parser.add_argument("--stacks", action="store_true", help="every learner and adapter, each over its own floor")
+    parser.add_argument("--sizes", type=int, nargs="+", choices=STACK_SIZES, help="batch and width of --stacks")
+    parser.add_argument("--compile", action="store_true", help="compile what is to be timed, on all cores, and stop")
     parser.add_argument("--no-sweeps", action="store_true", help="leave out other batch sizes and widths")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write everything to this file, as JSON Lines")
-    parser.add_argument("--plot", type=Path, help="draw the sweeps as a PNG")
+    parser.add_argument("--plot", type=Path, help="with --stacks: draw them as a PNG")
     parser.add_argument("--show", type=Path, metavar="FILE", help="print the tables of an earlier run and stop")
     parser.add_argument("--profile", action="store_true", help="print where a step's time goes and stop")
     return parser
 
 
+def _plans(options: argparse.Namespace) -> dict[int, Plan]:
+    """How to measure, by number of threads."""
+    brief = options.quick or options.stacks
+    counts = options.threads or ([1] if options.quick or options.device != "cpu" else [1, 2])
+    blocks, seconds = options.blocks or (5 if options.stacks else 3 if brief else 7), options.seconds
+    return {threads: Plan(options.device, threads, blocks, seconds or (0.25 if brief else 0.5)) for threads in counts}
+
+
+def _groups(options: argparse.Namespace) -> list[list[Contestant]]:
+    """Contestants who stand side by side, group by group."""
+    if options.stacks:
+        groups = [stack_suite(options.device, size) for size in options.sizes or STACK_SIZES]
+    else:
+        groups = [main_suite(options.device, options.quick)]
+    return [[contestant for contestant in group if _chosen(contestant, options.only)] for group in groups]
+
+
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything that was asked for."""
-    counts = options.threads or ([1] if options.quick or options.device != "cpu" else [1, 2])
-    blocks, seconds = options.blocks or (3 if options.quick else 7), options.seconds or (0.25 if options.quick else 0.5)
-    plans = {threads: Plan(options.device, threads, blocks, seconds) for threads in counts}
+    plans = _plans(options)
 
     def timed(contestants: Sequence[Contestant], plan: Plan, title: str) -> list[dict[str, Any]]:
-        chosen = [contestant for contestant in contestants if _chosen(contestant, options.only)]
-        return [timing.to_json() for timing in measure(chosen, plan, title)]
+        return [timing.to_json() for timing in measure(contestants, plan, title)]
 
-    suite = main_suite(options.device, options.quick)
-    by_threads = {str(threads): timed(suite, plan, f"{threads} thread(s)") for threads, plan in plans.items()}
-    sweeps = {}
-    if not (options.quick or options.no_sweeps):
+    by_threads = {
+        str(threads): [timing for group in _groups(options) for timing in timed(group, plan, f"{threads} thread(s)")]
+        for threads, plan in plans.items()
+    }
+    first, sweeps = next(iter(plans)), {}
+    if not (options.quick or options.no_sweeps or options.stacks):
         for what in ("batch", "width"):
             everybody = [contestant for contestants in sweep(what).values() for contestant in contestants]
-            sweeps[what] = timed(everybody, plans[counts[0]], what)
+            chosen = [contestant for contestant in everybody if _chosen(contestant, options.only)]
+            sweeps[what] = timed(chosen, plans[first], what)
     return {
         "command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
+        "suite": "stacks" if options.stacks else "main",
         "commit": commit(),
         "versions": versions() | _others("jax", "jaxlib", "d3rlpy"),
         "device": device_name(options.device),
         "device_type": options.device,
-        "blocks": blocks,
-        "sweep_threads": str(counts[0]),
+        "blocks": plans[first].blocks,
+        "sweep_threads": str(first),
         "by_threads": by_threads,
         "sweeps": sweeps,
     }

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Maker = Literal["plain", "d3rlpy", "jax", "ours", "floor"]
+Half = Literal["products", "copies"]
 
 PERIOD = 20
 """Steps after which work repeats (ASPC's meta step at its default interval): blocks hold whole periods."""
@@ -48,6 +49,7 @@ class Contestant:
     seeds: int = 1
     shape: Shape = Shape()
     learner: str = "TD3BC"
+    """Of ours: its name, and settings behind it as on the command line."""
     adapters: tuple[str, ...] = ()
     traced: bool = True
     """Take the fast path of ours. False: every step as it is written."""
@@ -55,7 +57,7 @@ class Contestant:
     """Precision of the matrix products of ours."""
     compiled: bool = False
     """Compile whole steps of ours, on CUDA the stages."""
-    floor: Literal["products", "copies"] = "products"
+    floor: Half = "products"
     """Half of the floor that is timed."""
 
 

@@ -1,8 +1,8 @@
 """The floor under a step: its counted products at the device's rate, its counted traffic at the device's copy rate.
 
-Each half is a contestant: per "step" it multiplies matrices (or copies memory) as much as a step of TD3+BC does, in the
-shapes of its hidden layers, with the fastest way that this torch has. So the gap between a step and its floor is a
-ratio within one turn like any other.
+Each half is a contestant: per "step" it multiplies matrices (or copies memory) as much as a step of the stack that it
+names does, in the shapes of TD3+BC's hidden layers, with the fastest way that this torch has. So the gap between a step
+and its floor is a ratio within one turn like any other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from adaptive_constraints.engine.engine import Execution
 
-from .contestant import Contestant, Loop, Shape
+from .contestant import PERIOD, Contestant, Loop, Shape
 from .counts import Counts, count
 from .ours import as_trained, engine
 from .plain_loop import device_memory, synchronize
@@ -25,19 +25,20 @@ LARGE = 1 << 26
 Work = Callable[[], Any]
 
 
-def counts(contestant: Contestant, steps: int = 2) -> Counts:
-    """Counts of one step of a stack, averaged over ``steps``; TD3+BC repeats itself after two.
+def counts(contestant: Contestant) -> Counts:
+    """Counts of one step of a stack, averaged over two, as the actor is due at every second, or to the next meta step.
 
     In float64 and eager, where the engine has no faster product than torch's plain one; bytes are those of float32.
     Indices and noise are drawn beforehand for many steps at once, and left out.
     """
     running = engine(contestant, "cpu", dtype=torch.float64, execution=Execution(traced=False))
+    steps = PERIOD if "ASPC" in contestant.adapters else 2
     running.run(steps)  # draws indices and noise ahead
     return count(running.run, steps)
 
 
 def build(contestant: Contestant, device: str) -> Loop:
-    """One half of the floor; ``contestant`` names the seeds and shapes of the step."""
+    """One half of the floor; ``contestant`` names the stack, its seeds and its shapes."""
     counted, shape = counts(contestant), contestant.shape
     networks = 2 * contestant.seeds
     if contestant.floor == "products":

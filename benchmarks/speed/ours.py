@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -12,9 +13,9 @@ import numpy as np
 import torch
 
 from adaptive_constraints import ANQ, ASPC, ILQ, SSAR, Adapter, Dataset, Spec
-from adaptive_constraints.composition import registry
 from adaptive_constraints.composition.program import program_of
 from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.composition.text import read_learner
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import initial_state
@@ -38,8 +39,8 @@ ADAPTERS: dict[str, Adapter] = {
 def engine(contestant: Contestant, device: str, **options: Any) -> Engine:
     """The engine of a contestant at step 0; ``options`` are the engine's."""
     shape = contestant.shape
-    settings: dict[str, Any] = {"batch_size": shape.batch, "hidden": shape.width}  # every learner here has both
-    learner = registry.learner(contestant.learner)(**settings)
+    sizes = (f"batch_size={shape.batch}", f"hidden={shape.width}")  # every learner here has both
+    learner = read_learner([*contestant.learner.split(), *sizes])
     stack = Stack(learner, tuple(ADAPTERS[name] for name in contestant.adapters))
     data, place = dataset(shape), torch.device(device)
     resolved, preprocessor = stack.resolve(), Preprocessor.fit(data)
@@ -79,10 +80,14 @@ def as_trained(device: str) -> AbstractContextManager[None]:
     return tuned(where, fastest_products(where))
 
 
+def execution(contestant: Contestant) -> Execution:
+    """How the steps of a contestant run."""
+    return Execution(contestant.traced, contestant.precision, contestant.compiled)
+
+
 def build(contestant: Contestant, device: str) -> Loop:
     """The engine, run a step at a time as `Agent.fit` runs it."""
-    execution = Execution(contestant.traced, contestant.precision, contestant.compiled)
-    running = engine(contestant, device, execution=execution)
+    running = engine(contestant, device, execution=execution(contestant))
 
     def run(steps: int) -> int:
         with as_trained(device):
@@ -91,3 +96,12 @@ def build(contestant: Contestant, device: str) -> Loop:
         return steps
 
     return Loop(run, lambda: device_memory(device))
+
+
+def compiled(contestant: Contestant, device: str) -> float:
+    """Compile the steps of a contestant, or find them in the cache; the seconds that it took, models trained aside."""
+    running = engine(contestant, device, execution=execution(contestant))
+    started = time.perf_counter()
+    with as_trained(device):
+        running.record_ahead()
+    return time.perf_counter() - started

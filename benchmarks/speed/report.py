@@ -1,15 +1,32 @@
-"""The report of a measurement: JSON, Markdown tables with the ratios first, and a picture of the sweeps."""
+"""The report of a measurement: Markdown tables with the ratios first."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from .contestant import Shape
 from .measure import Timing
-from .suites import SEEDS, SIZES, Comparison, comparisons, gaps, jax, ours, seeds_in_words, sweep, verdict
+from .suites import (
+    SEEDS,
+    SIZE,
+    STACK_SIZES,
+    STACKS,
+    Comparison,
+    Gap,
+    comparisons,
+    compiled_twin,
+    floor,
+    gap,
+    gaps,
+    jax,
+    ours,
+    plain_loop,
+    seeds_in_words,
+    stack_in_words,
+    sweep,
+    verdict,
+)
 
 Timings = Mapping[str, Timing]
 MAKERS = {"plain": "plain loop", "jax": "JAX", "ours": "ours"}
@@ -24,13 +41,18 @@ def by_name(records: Sequence[Mapping[str, Any]]) -> Timings:
 def markdown(result: Mapping[str, Any]) -> str:
     """The whole report."""
     device = result["device_type"]
+    stacks = result.get("suite") == "stacks"
     lines = [f"`{result['command']}` on {result['device']}, commit {_commit(result)}; {_versions(result['versions'])}"]
     for threads, records in result["by_threads"].items():
         timings, where = by_name(records), f" ({threads} thread{'s' * (threads != '1')})" if device == "cpu" else ""
-        lines += ["", f"### Ratios{where}", "", *ratio_table(timings, device)]
+        if stacks:
+            lines += [f"{line}{where}" if line.startswith("### ") else line for line in stack_tables(timings, device)]
+        else:
+            lines += ["", f"### Ratios{where}", "", *ratio_table(timings, device)]
         lines += ["", f"### Steps{where}", "", *rate_table(timings)]
-    main = by_name(result["by_threads"][result["sweep_threads"]])
-    lines += ["", "### Cost by number of seeds", "", *seed_table(main)]
+    if not stacks:
+        main = by_name(result["by_threads"][result["sweep_threads"]])
+        lines += ["", "### Cost by number of seeds", "", *seed_table(main)]
     for what, records in result["sweeps"].items():
         lines += ["", f"### Cost by {what}", "", *sweep_table(what, by_name(records))]
     return "\n".join(lines) + "\n"
@@ -52,13 +74,79 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def ratio_table(timings: Timings, device: str) -> list[str]:
     """Ratios against their targets, then the gap to the floor."""
     rows = [_ratio_row(comparison, timings) for comparison in comparisons(device) if _wanted(comparison, timings)]
-    for gap in gaps(timings):
-        name = f"{ours(gap.seeds).name}: time over the floor"
-        name += f" (products {1e3 * gap.products:.3g} ms, traffic {1e3 * gap.copies:.3g} ms)"
-        limit = gap.target(device)
-        target = "-" if limit is None else f"at most {limit:g}x"
-        rows.append([name, _spread(gap.times, "{:.2f}x"), target, verdict(gap.times, limit, "time")])
+    for found in gaps(timings):
+        halves = ", ".join(f"{half} {1e3 * seconds:.3g} ms" for half, seconds in found.halves.items())
+        name = f"{found.step.name}: time over the floor ({halves})"
+        rows.append([name, _spread(found.times, "{:.2f}x"), *_judged(found, device)])
     return table(("ratio", "median (lowest to highest)", "target", "verdict"), rows)
+
+
+def _judged(found: Gap, device: str) -> tuple[str, str]:
+    """Target and verdict."""
+    limit = found.target(device)
+    return "-" if limit is None else f"at most {limit:g}x", verdict(found.times, limit, "time")
+
+
+def stack_tables(timings: Timings, device: str) -> list[str]:
+    """Every stack over its own floor, by size; each table under a title."""
+    lines = []
+    for size in STACK_SIZES:
+        if rows := stack_rows(timings, device, size):
+            others = (plain_loop(size), jax(1, size))
+            beside = [f"{name.name} {_milliseconds(timings.get(name.name))}" for name in others]
+            lines += ["", f"### Stacks at batch {size}, width {size}", "", *table(STACK_HEADS, rows)]
+            lines += ["", f"Beside them, ms per step: {', '.join(beside)}."]
+    return lines
+
+
+STACK_HEADS = (
+    "one seed",
+    "Mflop",
+    "MB",
+    "ms per step",
+    "over its floor",
+    "compiled, ms",
+    "over its products",
+    "target",
+    "verdict",
+    "adds",
+    "its products add",
+)
+"""Million floating-point operations of products, and traffic of single operators; what a compiled step adds to one of
+TD3+BC, and what its products alone do."""
+
+
+def stack_rows(timings: Timings, device: str, size: int = SIZE) -> list[list[str]]:
+    """A row for each stack that was measured at this size."""
+    base = ours(size=size)
+    rows = []
+    for learner, adapters in STACKS:
+        step = ours(1, adapters, learner=learner, size=size)
+        products, twin = timings.get(floor("products", step).name), compiled_twin(step)
+        if products is None or products.counts is None:
+            continue
+        found, fused = gap(step, timings), gap(twin, timings)
+        operations, traffic = products.counts
+        added = Comparison(twin.name, compiled_twin(base).name, "added").values(timings)
+        least = Comparison(products.contestant.name, floor("products", base).name, "added").values(timings)
+        rows.append(
+            [
+                stack_in_words(learner, adapters).replace("ours", "TD3BC"),
+                *(f"{operations / 1e6:,.0f}", f"{traffic / 1e6:,.0f}"),
+                *(_milliseconds(timings.get(step.name)), _spread(found.times, "{:.2f}x") if found else "-"),
+                *(_milliseconds(timings.get(twin.name)), _spread(fused.times, "{:.2f}x") if fused else "-"),
+                *(_judged(fused, device) if fused else ("-", "-")),
+                *(
+                    "-" if step == base or not values else f"{statistics.median(values):+.0%}"
+                    for values in (added, least)
+                ),
+            ]
+        )
+    return rows
+
+
+def _milliseconds(timing: Timing | None) -> str:
+    return f"{1e3 * statistics.median(timing.seconds):.3g}" if timing and timing.seconds else "-"
 
 
 def _wanted(comparison: Comparison, timings: Timings) -> bool:
@@ -151,58 +239,3 @@ def _commit(result: Mapping[str, Any]) -> str:
 def _versions(versions: Mapping[str, str]) -> str:
     shown = ("python", "torch", "numpy", "jax", "d3rlpy")
     return ", ".join(f"{name} {versions[name]}" for name in shown if name in versions)
-
-
-# -- picture ---------------------------------------------------------------------------------------------------------
-
-
-def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Microseconds per seed-step over batch size, width and number of seeds; a PNG at ``path``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3, sharey=True)
-    for panel, (axis, lines) in zip(panels, _curves(result).items(), strict=True):
-        for (name, points), colour in zip(lines.items(), ("#000000", "#D55E00", "#0072B2"), strict=True):
-            if points:
-                panel.plot(list(points), list(points.values()), marker="o", markersize=4, color=colour, label=name)
-        panel.set(xscale="log", yscale="log", xlabel=axis)
-        steps = SEEDS if axis == "seeds" else SIZES
-        panel.set_xticks(steps, [str(step) for step in steps])
-        panel.minorticks_off()
-        panel.grid(alpha=0.25, linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("microseconds per step and seed")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    shape = Shape()
-    figure.suptitle(f"TD3+BC on {result['device']}; elsewhere batch {shape.batch}, width {shape.width}, 1 seed")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=150)
-
-
-def _curves(result: Mapping[str, Any]) -> dict[str, dict[str, dict[int, float]]]:
-    """By what is on the axis and whose curve it is: median microseconds by size."""
-    curves: dict[str, dict[str, dict[int, float]]] = {}
-    for what, axis in (("batch", "batch size"), ("width", "width")):
-        timings = by_name(result["sweeps"].get(what, []))
-        curves[axis] = {
-            label: _points({size: timings.get(f"{maker}, {what} {size}") for size in SIZES})
-            for maker, label in MAKERS.items()
-        }
-    main = by_name(result["by_threads"][result["sweep_threads"]])
-    named = {"plain": lambda seeds: "plain loop", "jax": lambda s: jax(s).name, "ours": lambda s: ours(s).name}
-    curves["seeds"] = {
-        label: _points({seeds: main.get(named[maker](seeds)) for seeds in SEEDS}) for maker, label in MAKERS.items()
-    }
-    return curves
-
-
-def _points(timings: Mapping[int, Timing | None]) -> dict[int, float]:
-    return {
-        size: 1e6 * statistics.median(timing.seed_seconds)
-        for size, timing in timings.items()
-        if timing is not None and timing.seconds
-    }

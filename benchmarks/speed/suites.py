@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .contestant import Contestant, Maker, Shape
+from .contestant import Contestant, Half, Maker, Shape
 from .measure import Timing
 
 SEEDS = (1, 2, 4, 8, 16)
@@ -16,10 +16,24 @@ SIZE, SMALL = 256, 64
 """The batch size and width of most targets, and of those for small networks."""
 LEARNERS = ("IQL", "CQL", "DiffusionQL", "FQL")
 ADAPTERS = ("ASPC", "SSAR", "ANQ", "ILQ")
+ROBUST = "TD3BC critic=robust"
+STACKS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    *((learner, ()) for learner in ("TD3BC", ROBUST, *LEARNERS)),
+    *(("TD3BC", (adapter,)) for adapter in ADAPTERS),
+)
+"""Learner and adapters of the stacks that are held against their own floors."""
+STACK_SIZES = (64, 128, 256)
+"""Batch size and width of these."""
 
 
 def seeds_in_words(seeds: int) -> str:
     return "1 seed" if seeds == 1 else f"{seeds} seeds"
+
+
+def stack_in_words(learner: str, adapters: Sequence[str]) -> str:
+    """TD3+BC, whom everybody else stands beside, is just ours."""
+    name = "ours" if learner == "TD3BC" else learner
+    return " + ".join([name, *(("all four",) if len(adapters) == len(ADAPTERS) else adapters)])
 
 
 def ours(
@@ -27,20 +41,19 @@ def ours(
     adapters: Sequence[str] = (),
     traced: bool = True,
     precision: Literal["float32", "bf16"] = "float32",
-    learner: str = "",
+    learner: str = "TD3BC",
     compiled: bool = False,
     size: int = SIZE,
 ) -> Contestant:
     """One of ours, named by what is special about it."""
-    stack = " + ".join([learner or "ours", *(("all four",) if len(adapters) == len(ADAPTERS) else adapters)])
     special = [] if traced else ["eager"]
     special += ([] if precision == "float32" else [precision]) + (["compiled"] if compiled else [])
     return Contestant(
-        ", ".join([" ".join([stack, *special]), seeds_in_words(seeds), *sized(size)]),
+        ", ".join([" ".join([stack_in_words(learner, adapters), *special]), seeds_in_words(seeds), *sized(size)]),
         "ours",
         seeds,
         shape_of(size),
-        learner=learner or "TD3BC",
+        learner=learner,
         adapters=tuple(adapters),
         traced=traced,
         precision=precision,
@@ -66,8 +79,12 @@ def sized(size: int) -> list[str]:
     return [] if size == SIZE else [f"{size}/{size}"]
 
 
-def floor(half: Literal["products", "copies"], seeds: int) -> Contestant:
-    return Contestant(f"floor of {half}, {seeds_in_words(seeds)}", "floor", seeds, floor=half)
+def floor(half: Half, step: Contestant) -> Contestant:
+    """One half of the floor under a step of ours."""
+    stack = stack_in_words(step.learner, step.adapters)
+    name = f"floor of {half}" + (f" of {stack}" if stack != "ours" else "")
+    name = ", ".join([name, seeds_in_words(step.seeds), *sized(step.shape.batch)])
+    return Contestant(name, "floor", step.seeds, step.shape, step.learner, step.adapters, floor=half)
 
 
 PLAIN = plain_loop()
@@ -90,7 +107,7 @@ def main_suite(device: str, quick: bool = False) -> list[Contestant]:
         *(contestant for seeds in SEEDS for contestant in (jax(seeds), ours(seeds))),
         *(ours(compiled=True), ours(8, compiled=True), ours(traced=False), ours(8, traced=False)),
         *(ours(seeds, precision="bf16", compiled=compiled) for compiled in (False, True) for seeds in (1, 8)),
-        *(floor(half, seeds) for seeds in (1, 8) for half in ("products", "copies")),
+        *(floor(half, ours(seeds)) for seeds in (1, 8) for half in HALVES),
         *(ours(few), *stacks, ours(few, ADAPTERS)),
         *(ours(few, learner=name) for name in LEARNERS),
         *(_small_suite() if device == "cpu" else ()),
@@ -106,6 +123,26 @@ def _small_suite() -> list[Contestant]:
         *(ours(1, [name], compiled=True) for name in ADAPTERS),
         *(ours(1, learner=name, compiled=True) for name in LEARNERS),
     ]
+
+
+def stack_suite(device: str, size: int) -> list[Contestant]:
+    """Every stack at this batch size and width, with the floors under it; learners uncompiled as well on a CPU.
+
+    A learner with an adapter is timed as people run it, which on a CPU is compiled.
+    """
+    on_cpu = device == "cpu"
+    steps = [ours(1, adapters, learner=learner, size=size) for learner, adapters in STACKS]
+    whole = [step for step in steps if not (on_cpu and step.adapters)]
+    compiled = [compiled_twin(step) for step in steps if on_cpu]
+    return _once(
+        *(plain_loop(size), jax(1, size), *whole, *compiled),
+        *(floor(half, step) for step in whole + compiled for half in halves_under(step)),
+    )
+
+
+def compiled_twin(step: Contestant) -> Contestant:
+    """The same step, compiled."""
+    return ours(step.seeds, step.adapters, learner=step.learner, compiled=True, size=step.shape.batch)
 
 
 def sweep(what: Literal["batch", "width"]) -> dict[int, list[Contestant]]:
@@ -214,30 +251,49 @@ def comparisons(device: str) -> list[Comparison]:
     return targets + [other for other in others if (other.first, other.second, other.measure) not in known]
 
 
+HALVES: tuple[Half, ...] = ("products", "copies")
+
+
+def halves_under(step: Contestant) -> tuple[Half, ...]:
+    """The halves of the floor that a step cannot beat: one whose operators are fused may save their traffic."""
+    return ("products",) if step.compiled else HALVES
+
+
 @dataclass(frozen=True)
 class Gap:
     """How far a step of ours is from its floor, turn by turn."""
 
-    seeds: int
+    step: Contestant
     times: tuple[float, ...]
-    """Sorted; the step's time over the larger half of the floor."""
-    products: float
-    """Median seconds of the counted products."""
-    copies: float
-    """Median seconds of the counted traffic."""
+    """Sorted; the step's time over its floor, of two halves over the larger."""
+    halves: Mapping[Half, float]
+    """Median seconds of the counted products, and of the counted traffic where it is part of the floor."""
 
     def target(self, device: str) -> float | None:
-        """How many times its floor a step may take; eight seeds on an accelerator have one."""
-        return 3.0 if device == "cuda" and self.seeds == 8 else None
+        """How many times its floor a step may take, if a target says so."""
+        step = self.step
+        if device == "cuda":
+            return 3.0 if step == ours(8) else None
+        return LARGEST_GAP.get((step.learner, step.adapters)) if step.compiled and step.shape == Shape() else None
+
+
+LARGEST_GAP = {("DiffusionQL", ()): 1.5, ("TD3BC", ("ILQ",)): 1.5, (ROBUST, ()): 1.3}
+"""How many times its products a compiled step on a CPU may take."""
+
+
+def gap(step: Contestant, timings: Mapping[str, Timing]) -> Gap | None:
+    """None where the step or its floor was not measured."""
+    halves = halves_under(step)
+    measured = [timings.get(contestant.name) for contestant in (step, *(floor(half, step) for half in halves))]
+    seconds = [timing.seconds for timing in measured if timing is not None and timing.seconds]
+    if len(seconds) < len(measured):
+        return None
+    times = sorted(own / max(others) for own, *others in zip(*seconds, strict=True))
+    medians = map(statistics.median, seconds[1:])
+    return Gap(step, tuple(times), dict(zip(halves, medians, strict=True)))
 
 
 def gaps(timings: Mapping[str, Timing]) -> list[Gap]:
-    """For all numbers of seeds whose floor was measured."""
-    gaps = []
-    for seeds in SEEDS:
-        names = (ours(seeds).name, floor("products", seeds).name, floor("copies", seeds).name)
-        if all(name in timings and timings[name].seconds for name in names):
-            step, products, copies = (timings[name].seconds for name in names)
-            times = sorted(t / max(p, c) for t, p, c in zip(step, products, copies, strict=True))
-            gaps.append(Gap(seeds, tuple(times), statistics.median(products), statistics.median(copies)))
-    return gaps
+    """TD3+BC against its floor, for all numbers of seeds for which it was measured."""
+    steps = [ours(seeds, compiled=compiled) for seeds in SEEDS for compiled in (False, True)]
+    return [found for step in steps if (found := gap(step, timings)) is not None]

@@ -15,6 +15,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from adaptive_constraints.engine.activations import ACTIVATIONS
 from adaptive_constraints.engine.step_cache import Library
 
 
@@ -54,7 +55,7 @@ def recorded(run: Callable[[], None]) -> tuple[fx.GraphModule, list[Tensor]]:
     It changes some of them in place and returns nothing.
     """
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))), torch.no_grad():
-        graph = make_fx(run)()
+        graph = make_fx(run, decomposition_table=ACTIVATIONS)()
     return graph, _lift(graph)
 
 
