@@ -3,13 +3,16 @@ r"""Keep results in the repository: the rows of run folders and of `bench`, comp
     adaptive-constraints bench quick
     python -m benchmarks.rows runs/bench/quick --into benchmarks/results/quick
 
+    adaptive-constraints bench evidence
+    python -m benchmarks.rows runs/bench/evidence --into benchmarks/results/evidence --last-only
+
     adaptive-constraints finetune runs/first --steps 20000 --buffer half --out runs/online
     python -m benchmarks.rows runs/online --into benchmarks/results/online \
         --command "adaptive-constraints finetune runs/first --steps 20000 --buffer half --out runs/online"
 
 A folder is what `bench` wrote or one run folder. Rows are those of `adaptive_constraints.experiments.rows`. Curves
-are thinned to `POINTS`, numbers rounded. Rows of the same stack, data and seed that `--into` holds already are
-replaced.
+are thinned to `POINTS`, numbers rounded; `--last-only` leaves them out, for suites of many small cells. Rows of the
+same stack, data and seed that `--into` holds already are replaced.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ CURVE_DIGITS = 4
 """Significant digits that are kept."""
 _TERM = re.compile(r"\w+/(value|constraint)|collect/return")
 """Curves beside the adaptive quantities: value and constraint of the constrained update, returns while collecting."""
-_REGENERATED = re.compile(r"bundled:|scripted:|minari:(regenerated|mujoco)/")
+_REGENERATED = re.compile(r"bundled:|scripted:pointmaze/|minari:(regenerated|mujoco)/")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,13 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--command", default="", help="what made the run folders")
     parser.add_argument("--stack", help="their stack in words; default: the settings that differ from the defaults")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads that they ran on")
+    parser.add_argument("--last-only", action="store_true", help="of each seed the last evaluation, without curves")
     options = parser.parse_args(arguments)
     rows: list[ResultRow] = []
     for folder in options.folders:
         if (folder / SUITE).is_file():
-            rows += _of_bench(folder)
+            rows += read_rows(folder) if options.last_only else _of_bench(folder)
         else:
             rows += of_run(folder, options.into.name, options.command, options.stack, options.threads)
+    if options.last_only:
+        rows = [cast(ResultRow, row | {"evaluations": row["evaluations"][-1:], "series": {}}) for row in rows]
     keep(options.into, rows, _suite(options))
 
 

@@ -105,7 +105,7 @@ def test_aspc_goes_on_learning_its_scale():
 
 
 def test_ssar_is_frozen_and_anneals():
-    agent = offline(SSAR(hidden=8, annealing_steps=40))
+    agent = offline(SSAR(select="return", hidden=8, annealing_steps=40))
     before = state(agent)
     finetune(agent, steps=20, warm_up=10)
     learned = [name for name in before if not name.startswith("metrics/")]

@@ -14,7 +14,7 @@ from .helpers import FOUR, trained
 from .test_examples import ROOT, load
 
 FOLDER = ROOT / "examples" / "modules"
-CLASSES = {"awac": "AWAC", "xql": "XQL", "edac": "EDAC", "droq": "DroQ"}
+CLASSES = {"awac": "ModuleAWAC", "xql": "XQL", "edac": "ModuleEDAC", "droq": "DroQ"}
 SMALL = {"edac": {"critics": 3}, "droq": {"dropout": 0.1}}
 UNCONSTRAINED = {("edac", "ssar"), ("edac", "aspc")}
 

@@ -65,7 +65,7 @@ def test_annealing_can_be_off():
 
 @each_learner
 def test_online_the_coefficient_is_used_but_not_trained(learner):
-    ssar = SSAR(hidden=8, rate=1e-2, growth_every=1, annealing_steps=10)
+    ssar = SSAR(select="return", loosen_bound=True, hidden=8, rate=1e-2, growth_every=1, annealing_steps=10)
     engine = online(learner, ssar)
     before = learned(engine)
     engine.run(3)

@@ -56,7 +56,7 @@ class Critic(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AWAC(ac.Learner):
+class ModuleAWAC(ac.Learner):
     """AWAC with twin critics."""
 
     beta: float = 1.0
@@ -117,7 +117,7 @@ class AWAC(ac.Learner):
 
 
 def main(steps: int = 400) -> None:
-    for agent in (ac.wrap(AWAC()), ac.wrap(AWAC(), ac.ASPC())):
+    for agent in (ac.wrap(ModuleAWAC()), ac.wrap(ModuleAWAC(), ac.ASPC())):
         history = agent.fit(ac.load_dataset("bundled:hopper"), steps=steps, seeds=2, eval_env="auto", progress=False)
         print(f"{agent.name}: score {history.summary().last.mean():.1f} after {steps} steps")
 

@@ -75,7 +75,7 @@ class Temperature(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EDAC(ac.Learner):
+class ModuleEDAC(ac.Learner):
     """EDAC, and SAC-N at eta=0."""
 
     critics: int = 10
@@ -160,7 +160,7 @@ class EDAC(ac.Learner):
 
 
 def main(steps: int = 400) -> None:
-    for learner in (EDAC(eta=0.0), EDAC()):
+    for learner in (ModuleEDAC(eta=0.0), ModuleEDAC()):
         agent = ac.wrap(learner)
         history = agent.fit(ac.load_dataset("bundled:hopper"), steps=steps, seeds=2, eval_env="auto", progress=False)
         print(f"{agent.name}, eta={learner.eta}: score {history.summary().last.mean():.1f} after {steps} steps")

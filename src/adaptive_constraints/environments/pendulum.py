@@ -31,6 +31,7 @@ class Pendulums:
     """N pendulums that start, step and end together.
 
     >>> import numpy as np
+    >>> from adaptive_constraints.environments.pendulum import Pendulums
     >>> pendulums = Pendulums()
     >>> pendulums.reset([0, 1]).shape
     (2, 3)

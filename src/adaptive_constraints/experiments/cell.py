@@ -44,7 +44,7 @@ _TRACED_FROM = 1_000
 """Steps from which tracing the stages, which takes seconds, pays for itself."""
 POINTS = 200
 """Points of a row's series, and of the metrics that they are made from."""
-_REGENERATED = re.compile(r"bundled:|scripted:|minari:(regenerated|mujoco)/")
+_REGENERATED = re.compile(r"bundled:|scripted:pointmaze/|minari:(regenerated|mujoco)/")
 """Minari's own MuJoCo sets are recordings anew, too, of what D4RL has."""
 
 

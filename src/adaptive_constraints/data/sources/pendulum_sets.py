@@ -76,6 +76,7 @@ def pendulum_set(recipe: str, draw: int = 0) -> Dataset:
         mixed and med-exp two between episodes. mixed-5 has 5 % of expert episodes, mixed 10 %, mixed-30 30 %.
     draw: which data set of that recipe, from 0.
 
+    >>> from adaptive_constraints.data.sources.pendulum_sets import pendulum_set
     >>> data = pendulum_set("med-exp", draw=1)
     >>> len(data), data.observations.shape[1], data.env_id
     (8000, 3, 'Pendulum-v1')
