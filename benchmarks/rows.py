@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             rows += of_run(folder, options.into.name, options.command, options.stack, options.threads)
     if options.last_only:
-        rows = [cast(ResultRow, row | {"evaluations": row["evaluations"][-1:], "series": {}}) for row in rows]
+        rows = [row | {"evaluations": row["evaluations"][-1:], "series": {}} for row in rows]
     keep(options.into, rows, _suite(options))
 
 

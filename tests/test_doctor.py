@@ -315,7 +315,7 @@ def test_every_task_of_the_table_can_be_reached():
     ]
     tasks = {task_of_file(name)[0] for name in names} | set(TASK_OF_ENV.values())
     of_layouts = {task for task in REFERENCE_SCORES if task.startswith("neorl2-")}  # which name their environment
-    assert (tasks - {None}) | of_layouts == set(REFERENCE_SCORES)
+    assert (tasks - {None}) | of_layouts | {"pendulum"} == set(REFERENCE_SCORES)  # named by scripted:pendulum/...
     assert REFERENCE_SCORES["kitchen"].score(2) == 50.0
 
 

@@ -164,7 +164,7 @@ def test_minari_set(minari_folder: Path) -> None:
     np.testing.assert_array_equal(data.next_observations[:3], data.observations[1:4])
     assert not (data.next_observations[3] == data.observations[4]).any()
     assert (data.action_low.tolist(), data.action_high.tolist()) == ([-2], [2])
-    assert (data.env_id, data.task) == ("Pendulum-v1", "pendulum")
+    assert (data.env_id, data.task) == ("Pendulum-v1", None)
     reference = reference_of(data)
     assert reference is not None
     assert (reference.random, reference.expert) == (-5.0, 15.0)

@@ -110,7 +110,6 @@ TASK_OF_ENV = {
     **{f"Walker2d-v{version}": "walker2d" for version in (2, 3, 4, 5)},
     **{f"Ant-v{version}": "ant" for version in (2, 3, 4)},
     **{maze_id(name): maze_task(name) for name in MAZES},
-    pendulum.ENV_ID: pendulum.TASK,
     **{antmaze_id(name): "antmaze" for name in ANTMAZES},
 }
 
