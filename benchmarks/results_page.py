@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_constraints.experiments.rows import ResultRow, read_rows, read_suite
+from adaptive_constraints.reports import claims, markdown
 from adaptive_constraints.reports import text as report_text
 from adaptive_constraints.reports.findings import find
 from adaptive_constraints.reports.grid import read_grid
@@ -101,6 +102,12 @@ def pairs(folder: str, data: str) -> list[str]:
             names = (f"`{parts[-1]}`", f"`{' + '.join(parts[:-1])}`", f"{step:,}")
             rows.append([*names, *map(numbers, (theirs, ours, change))])
     return table(("adapter", "on", "step", "without", "with", "difference"), rows)
+
+
+def claimed(folder: str) -> list[str]:
+    """Claims of a suite and what became of them, by the last evaluation of each seed."""
+    outcomes = claims.outcomes(read_grid([RESULTS / folder]), "last")
+    return [*_caption(cells(folder)), "", report_text.CLAIMS, *markdown.claims(outcomes)]
 
 
 def online(folder: str) -> list[str]:
@@ -212,7 +219,8 @@ def stacks(name: str) -> list[str]:
 
 
 TABLES: dict[str, Callable[..., list[str]]] = {
-    function.__name__: function for function in (scores, pairs, online, intervals, data, made, commands, speed, stacks)
+    function.__name__: function
+    for function in (claimed, scores, pairs, online, intervals, data, made, commands, speed, stacks)
 }
 
 

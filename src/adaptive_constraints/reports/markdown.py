@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adaptive_constraints.experiments.rows import ResultRow
 from adaptive_constraints.reports import text
+from adaptive_constraints.reports.claims import Outcome
 from adaptive_constraints.reports.findings import ALL, Effect, Findings
 from adaptive_constraints.reports.grid import SCORES, GridCell, is_lost, seed_value
 
@@ -27,7 +28,8 @@ def _lines(findings: Findings, pictures: dict[str, Path], command: str) -> Itera
         yield from ("", _escaped(about))
     for warning in text.warnings(findings.grid):
         yield from ("", f"> {_escaped(warning)}")
-    yield from claims(findings)
+    if findings.outcomes:
+        yield from ("", "## Claims and outcomes", "", text.CLAIMS, *claims(findings.outcomes))
     yield from ("", "## Scores", "")
     yield f"Interquartile mean over seeds [95 % interval]; each seed counts with its {SCORES[findings.score]}."
     yield from ("", *_scores(findings))
@@ -48,11 +50,9 @@ def _lines(findings: Findings, pictures: dict[str, Path], command: str) -> Itera
         yield f"- {name}: {_escaped(value)}"
 
 
-def claims(findings: Findings) -> Iterator[str]:
-    """Claims and outcomes, where there are any."""
-    if findings.outcomes:
-        yield from ("", "## Claims and outcomes", "", text.CLAIMS)
-    for outcome in findings.outcomes:
+def claims(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Each claim with its verdict and its table."""
+    for outcome in outcomes:
         yield from ("", f"**{text.verdict(outcome)}** {_escaped(outcome.claim['text'])}")
         if rows := text.claim_rows(outcome):
             yield from ("", f"{_escaped(outcome.claim['stack'])}:", "", *_table(text.CLAIM_HEADS, rows))
