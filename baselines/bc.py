@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,10 +79,7 @@ class BC(Learner):
 
     def training_data(self, data: Dataset) -> Dataset:
         """The episodes that are imitated."""
-        if self.best == 1:
-            return data
-        best = np.argsort(-data.episode_returns(), kind="stable")[: max(1, int(self.best * data.episodes))]
-        return data.subset(np.repeat(np.isin(np.arange(data.episodes), best), data.episode_lengths()))
+        return data if self.best == 1 else data.top(self.best)
 
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
         return {"actor": init_mlp((spec.observation_dim, self.hidden, self.hidden, spec.action_dim), generator)}

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from adaptive_constraints import load_dataset
+from adaptive_constraints.data.sources.scripted import drawn, draws_of, undrawn
 from adaptive_constraints.errors import SuiteError
 from adaptive_constraints.experiments.results import ResultsFolder
 from adaptive_constraints.experiments.rows import Claim, ResultRow, read_suite
@@ -173,3 +175,29 @@ def test_draws_are_cells_and_claims_name_them(tmp_path) -> None:
 def test_what_is_wrong_with_a_claim_is_said(tmp_path, before: str, after: str, said: str) -> None:
     with pytest.raises(SuiteError, match=said):
         load_suite(written(tmp_path, SUITE.replace(before, after)))
+
+
+def test_draws_reach_recipes_inside_derived_sets(tmp_path) -> None:
+    """Each recipe that names no draw gets one; what was done to it stays part of the label."""
+    scarce = "scripted:pendulum/mixed | fraction(0.05) | mix(scripted:pendulum/expert#draw=7, 0.5)"
+    assert drawn(scarce, 3) == scarce.replace("mixed |", "mixed#draw=3 |")
+    assert drawn("scripted:pendulum/mixed-30", 1) == "scripted:pendulum/mixed-30#draw=1"
+    assert drawn("bundled:hopper | top(0.5)", 1) == "bundled:hopper | top(0.5)"
+    assert undrawn(drawn(scarce, 3)) == undrawn(scarce) == scarce.replace("#draw=7", "")
+    assert (draws_of(drawn(scarce, 3)), draws_of("bundled:hopper")) == ("3, 7", "")
+    text = SUITE.replace("scripted:pendulum/{mixed,expert}", "scripted:pendulum/{mixed,expert} | fraction(0.05)")
+    suite = load_suite(written(tmp_path, text.replace('data = "*/mixed"', 'data = "*/mixed | *"')))
+    assert {cell.data for cell in suite.cells} == {
+        f"scripted:pendulum/{name}#draw={draw} | fraction(0.05)" for name in ("mixed", "expert") for draw in (3, 5)
+    }
+    assert [undrawn(name) for name in suite.claims[0]["data"]] == [f"{MIXED} | fraction(0.05)"] * 2
+    assert load_dataset(suite.claims[0]["data"][0]).episodes == 5
+
+
+def test_fractions_of_a_recipe_are_other_data_than_the_recipe(tmp_path) -> None:
+    """In a report: two columns, each with both draws."""
+    scarce = {f"{MIXED}#draw={draw} | fraction(0.1)": [1.0, 2.0] for draw in (0, 1)}
+    rows = scored({"TD3BC": {**BARE, **scarce}})
+    grid = read_grid([folder(tmp_path, rows)])
+    assert [data.label for data in grid.data] == [EXPERT, MIXED, f"{MIXED} | fraction(0.1)"]
+    assert len(grid.cells["TD3BC", f"{MIXED} | fraction(0.1)"].rows) == 4

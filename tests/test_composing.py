@@ -25,6 +25,15 @@ def stack():
     return aspc_on_td3bc()
 
 
+def test_a_class_with_the_name_of_a_bundled_one_is_refused():
+    """It would be read back as that one; the name goes on meaning the bundled class meanwhile."""
+    foreign = type("TD3BC", (TD3BC,), {"__module__": "mine"})
+    with pytest.raises(StackError, match=r"mine\.TD3BC has the name of adaptive_constraints\.baselines\.\S+\.TD3BC"):
+        Stack(foreign(**SMALL), ()).to_spec()
+    assert registry.learner("TD3BC") is TD3BC
+    assert Stack(TD3BC(**SMALL), ()).to_spec()["learner"]["type"] == "TD3BC"
+
+
 def test_wrap_describes_without_touching_its_parts():
     learner, adapter = TD3BC(), ASPC()
     agent = wrap(learner, adapter)

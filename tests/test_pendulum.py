@@ -16,7 +16,7 @@ from adaptive_constraints.data.sources.pendulum_sets import RECIPES, pendulum_se
 from adaptive_constraints.environments.pendulum import LENGTH, Pendulums, swing_up, wrapped
 from adaptive_constraints.environments.specs import RecordedEnv
 from adaptive_constraints.errors import DatasetError
-from adaptive_constraints.evaluation.fleet import GymnasiumFleet, PendulumFleet, fleet_of
+from adaptive_constraints.evaluation.fleet import GymnasiumFleet, TogetherFleet, fleet_of
 from adaptive_constraints.evaluation.rollout import Evaluator
 
 
@@ -59,8 +59,8 @@ def test_an_evaluation_of_all_at_once_is_that_of_one_by_one() -> None:
 
 def test_only_the_plain_task_is_rolled_out_at_once() -> None:
     pytest.importorskip("gymnasium")
-    assert isinstance(fleet_of("Pendulum-v1"), PendulumFleet)
-    assert isinstance(fleet_of(RecordedEnv("Pendulum-v1")), PendulumFleet)
+    assert isinstance(fleet_of("Pendulum-v1"), TogetherFleet)
+    assert isinstance(fleet_of(RecordedEnv("Pendulum-v1")), TogetherFleet)
     heavier = {"id": "Pendulum-v1", "kwargs": {"g": 9.81}, "max_episode_steps": 200, "additional_wrappers": []}
     assert isinstance(fleet_of(RecordedEnv("Pendulum-v1", heavier)), GymnasiumFleet)
 

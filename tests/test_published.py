@@ -103,7 +103,8 @@ def test_ensembles(data):
 )
 def test_advantage_weights(family, temperature, shift):
     learner = AWAC.preset(family)
-    assert 1 / learner.beta == pytest.approx(temperature, rel=1e-3) and learner.reward_shift == shift
+    assert learner.beta == pytest.approx(1 / temperature, rel=1e-3)
+    assert learner.reward_shift == shift
     assert (learner.batch_size, learner.hidden, learner.polyak, learner.largest_weight) == (256, 256, 0.005, 100.0)
     assert learner.normalize_observations and learner.reward_scale == 1.0
 

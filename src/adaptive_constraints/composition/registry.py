@@ -20,6 +20,7 @@ from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.errors import StackError
 
 Part = TypeVar("Part", bound=Learner | Adapter)
+_PACKAGE = __name__.partition(".")[0]
 _OURS = ("adaptive_constraints.baselines", "adaptive_constraints.adapters")
 
 
@@ -49,7 +50,11 @@ def part(name: str) -> type[Learner] | type[Adapter]:
 
 
 def to_spec(part: Learner | Adapter) -> dict[str, Any]:
-    """``{"type": class name, "settings": its fields}``; every field must be a plain value."""
+    """``{"type": class name, "settings": its fields}``; every field must be a plain value.
+
+    Raises `StackError` for a class that has the name of a bundled one, as which it would be read back.
+    """
+    _refuse_taken(type(part))
     settings = {field.name: _as_json(getattr(part, field.name)) for field in fields(part)}
     for name, value in settings.items():
         if callable(value):
@@ -73,8 +78,23 @@ def _as_json(value: Any) -> Any:
 
 
 def _known(base: type[Part], group: str) -> dict[str, type[Part]]:
+    """By name the class that was made last, but always a bundled one of that name."""
     _import_all(group)
-    return {cls.__name__: cls for cls in _descendants(base)}
+    found = list(_descendants(base))
+    return {cls.__name__: cls for cls in (*found, *(cls for cls in found if _bundled(cls)))}
+
+
+def _bundled(cls: type[Any]) -> bool:
+    return cls.__module__.partition(".")[0] == _PACKAGE
+
+
+def _refuse_taken(cls: type[Any]) -> None:
+    known = {**learners(), **adapters()}.get(cls.__name__)
+    if known is not None and _bundled(known) and not _bundled(cls):
+        raise StackError(
+            f"{cls.__module__}.{cls.__name__} has the name of {known.__module__}.{known.__name__}, as which it would "
+            "be read back from saved agents, suites and the command line: give the class another name"
+        )
 
 
 @cache

@@ -80,9 +80,6 @@ class Pendulums:
         """[N, 3]: cosine and sine of the angle, angular velocity."""
         return np.stack([np.cos(self.angle), np.sin(self.angle), self.velocity], -1).astype(np.float32)
 
-    def close(self) -> None:
-        """Nothing is open."""
-
 
 def wrapped(angle: Floats) -> Floats:
     """The angle in [-pi, pi)."""

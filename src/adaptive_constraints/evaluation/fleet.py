@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -85,11 +85,27 @@ class Fleet(Protocol):
         """Close all."""
 
 
-class PendulumFleet:
-    """Pendulum-v1, all at once."""
+class Together(Described, Protocol):
+    """Environments that one object steps all at once, such as `pendulum.Pendulums`."""
 
-    def __init__(self) -> None:
-        self.one = pendulum.Pendulums()
+    def reset(self, seeds: Sequence[int]) -> NDArray[Any]:
+        """As `Fleet.reset`."""
+
+    def step(
+        self, actions: NDArray[Any], running: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Observations, rewards and both kinds of ends, as in `Stepped`."""
+
+
+_TOGETHER: Mapping[str, Callable[[], Together]] = {pendulum.ENV_ID: pendulum.Pendulums}
+"""Ids of Gymnasium's whose environments, as they are registered, step all at once here."""
+
+
+class TogetherFleet:
+    """Environments that step all at once."""
+
+    def __init__(self, all_of_them: Together) -> None:
+        self.one = all_of_them
 
     def reset(self, seeds: Sequence[int]) -> NDArray[Any]:
         """Start an episode for each seed."""
@@ -158,9 +174,10 @@ def _success(info: Any) -> bool | None:
 
 
 def fleet_of(source: EnvSource) -> Fleet:
-    """Environments of a source: Pendulum-v1 as it is registered all at once, any other one by one."""
+    """Environments of a source: all at once where its id, as it is registered, is known so; else one by one."""
     plain = source.env_id if isinstance(source, RecordedEnv) and source.spec is None else source
-    return PendulumFleet() if plain == pendulum.ENV_ID else GymnasiumFleet(source)
+    together = _TOGETHER.get(plain) if isinstance(plain, str) else None
+    return GymnasiumFleet(source) if together is None else TogetherFleet(together())
 
 
-__all__ = ["Described", "Fleet", "GymnasiumFleet", "PendulumFleet", "Stepped", "fleet_of"]
+__all__ = ["Described", "Fleet", "GymnasiumFleet", "Stepped", "TogetherFleet", "fleet_of"]

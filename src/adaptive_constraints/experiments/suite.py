@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from adaptive_constraints.data.sources.loaders import check_reference
-from adaptive_constraints.data.sources.scripted import DRAW, is_drawn
+from adaptive_constraints.data.sources.scripted import drawn, undrawn
 from adaptive_constraints.errors import AdaptiveConstraintsError, DatasetError, StackError, SuiteError
 from adaptive_constraints.experiments.cell import Cell
 from adaptive_constraints.experiments.rows import Claim, Published
@@ -279,13 +279,13 @@ class _Reader:
 
     def _drawn(self, data: Mapping[str, str], draws: Sequence[int], place: str) -> dict[str, str]:
         """Each data set as often as it is to be drawn."""
-        drawn = {}
+        every = {}
         for name, reference in data.items():
-            if not is_drawn(reference):
+            if drawn(reference, 0) == reference:
                 self._fail(f"{place}, draws", f"{reference} is one data set; draws are of scripted:pendulum/... only")
             for draw in draws:
-                drawn[f"{name}#{draw}"] = self._checked(f"{reference}{DRAW}{draw}", f"{place}, draws")
-        return drawn
+                every[f"{name}#{draw}"] = self._checked(drawn(reference, draw), f"{place}, draws")
+        return every
 
     def _expanded(self, listed: Sequence[str], place: str) -> list[str]:
         try:
@@ -379,7 +379,7 @@ class _Reader:
                 self._fail(place, f"no grid has the stack {label}; there are {', '.join(there)}")
         shared = set.intersection(*(there[label] for label in (stack, *against)))
         wanted = self._expanded(self._texts(table.get("data", ["*"]), f"{place}, data"), place)
-        data = sorted(name for name in shared if any(fnmatch(name.partition(DRAW)[0], pattern) for pattern in wanted))
+        data = sorted(name for name in shared if any(fnmatch(undrawn(name), pattern) for pattern in wanted))
         if not data:
             self._fail(
                 f"{place}, data", f"no data set that all its stacks share; those are {', '.join(sorted(shared))}"

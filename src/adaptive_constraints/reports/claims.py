@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints.data.sources.scripted import undrawn
 from adaptive_constraints.experiments.rows import Claim, ResultRow
-from adaptive_constraints.reports.grid import Grid, Score, draw_numbers, recipe, seed_value
+from adaptive_constraints.reports.grid import Grid, Score, draw_numbers, seed_value
 from adaptive_constraints.reports.statistics import Draws, Estimate, Strata, estimate, holm, mean_of_means, p_value
 
 Verdict = Literal["holds", "refuted", "undecided"]
@@ -112,7 +113,7 @@ def _paired(claim: Claim, rows: Sequence[ResultRow], score: Score) -> tuple[Pair
     for (reference, _), of_stacks in sorted(by_pair.items()):
         values = [seed_value(row, score) for row in of_stacks.values()]
         if len(of_stacks) == len(set(stacks)) and not np.isnan(values).any():
-            found.setdefault(recipe(reference), []).append(of_stacks)
+            found.setdefault(undrawn(reference), []).append(of_stacks)
         else:
             missing += 1
     paired = {

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.data.sources.scripted import DRAW
+from adaptive_constraints.data.sources.scripted import undrawn
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.experiments.rows import (
     CELLS,
@@ -236,20 +236,15 @@ def _data_labels(rows: Sequence[ResultRow]) -> dict[str, str]:
     references = {row["data"]["fingerprint"]: row["data"]["reference"] for row in rows}
     counts = Counter(references.values())
     return {
-        fingerprint: recipe(reference) if counts[reference] == 1 else f"{reference} ({fingerprint[:8]})"
+        fingerprint: undrawn(reference) if counts[reference] == 1 else f"{reference} ({fingerprint[:8]})"
         for fingerprint, reference in references.items()
     }
-
-
-def recipe(reference: str) -> str:
-    """``scripted:pendulum/mixed`` of ``scripted:pendulum/mixed#draw=1``."""
-    return reference.partition(DRAW)[0]
 
 
 def _data_name(row: ResultRow, labels: dict[str, str]) -> DataName:
     data = row["data"]
     label = labels[data["fingerprint"]]
-    return DataName(label, recipe(data["reference"]), data["regenerated"], row["measure"] == "score")
+    return DataName(label, undrawn(data["reference"]), data["regenerated"], row["measure"] == "score")
 
 
 def _position(order: Sequence[str], label: str) -> int:
@@ -293,6 +288,5 @@ __all__ = [
     "is_lost",
     "kind",
     "read_grid",
-    "recipe",
     "seed_value",
 ]

@@ -85,7 +85,7 @@ def _box(learner: str) -> Html:
 # -- tables -------------------------------------------------------------------------------------------------------
 
 
-def _table(name: str, caption: str, heads: Iterable[Html], rows: Iterable[Html]) -> Html:
+def _table(name: str | None, caption: str, heads: Iterable[Html], rows: Iterable[Html]) -> Html:
     """A table that sorts by its heads' buttons and scrolls within itself where the page is narrow."""
     table = tag("table", tag("caption", caption), tag("thead", tag("tr", *heads)), tag("tbody", *rows), id=name)
     return tag("div", table, class_="scroll", role="region", aria_label=caption, tabindex=0)
@@ -138,7 +138,7 @@ def _claim(outcome: Outcome) -> Html:
         tag("tr", *(_number(cell, None) if i not in (0, 2) else tag("td", cell) for i, cell in enumerate(cells)))
         for cells in text.claim_rows(outcome)
     ]
-    table = _table("", outcome.claim["stack"], heads, rows) if rows else None
+    table = _table(None, outcome.claim["stack"], heads, rows) if rows else None
     verdict = tag("strong", text.verdict(outcome), class_=outcome.verdict)
     return tag("div", tag("p", verdict, " ", outcome.claim["text"]), table, class_="claim")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from adaptive_constraints.data.sources.scripted import DRAW
+from adaptive_constraints.data.sources.scripted import draws_of
 from adaptive_constraints.experiments.rows import Published, ResultRow
 from adaptive_constraints.reports.claims import Outcome
 from adaptive_constraints.reports.findings import Difference, Effect
@@ -93,8 +93,8 @@ def claim_rows(outcome: Outcome) -> list[list[str]]:
 
 def seed_name(row: ResultRow) -> str:
     """Such as ``3``, or ``3 (draw 1)`` where the data is a draw of a recipe."""
-    _, drawn, draw = row["data"]["reference"].partition(DRAW)
-    return f"{row['seed']} (draw {draw})" if drawn else str(row["seed"])
+    draws = draws_of(row["data"]["reference"])
+    return f"{row['seed']} (draw {draws})" if draws else str(row["seed"])
 
 
 def title(effect: Effect) -> str:

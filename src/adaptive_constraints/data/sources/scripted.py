@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -62,9 +63,23 @@ def scripted_names() -> list[str]:
     return [f"scripted:{FAMILY}{recipe}" for recipe in RECIPES] + maze_tasks.scripted_names()
 
 
-def is_drawn(reference: str) -> bool:
-    """Tell whether a reference names a recipe, of which there are several draws, and none of them yet."""
-    return reference.startswith(f"scripted:{FAMILY}") and DRAW not in reference
+def drawn(reference: str, draw: int) -> str:
+    """The reference with one draw of each recipe in it that names none yet; what is no recipe stays as it is."""
+    return _UNDRAWN.sub(rf"\g<0>{DRAW}{draw}", reference)
+
+
+def undrawn(reference: str) -> str:
+    """The reference without the numbers of draws: ``scripted:pendulum/mixed`` of ``scripted:pendulum/mixed#draw=1``."""
+    return _NUMBERED.sub("", reference)
+
+
+def draws_of(reference: str) -> str:
+    """The numbers of draws in a reference, such as ``1``; empty where there is none."""
+    return ", ".join(dict.fromkeys(found[1] for found in _NUMBERED.finditer(reference)))
+
+
+_UNDRAWN = re.compile(rf"scripted:{FAMILY}(?:{'|'.join(sorted(RECIPES, key=len, reverse=True))})(?![\w#-])")
+_NUMBERED = re.compile(rf"{DRAW}(\d+)")
 
 
 def _recipe(source: str) -> tuple[str, int]:
