@@ -28,7 +28,7 @@ from typing import Any, cast
 from adaptive_constraints import load_agent
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.composition.text import plain as as_text
-from adaptive_constraints.experiments.cell import success_of
+from adaptive_constraints.experiments.cell import is_regenerated, success_of
 from adaptive_constraints.experiments.rows import (
     CELLS,
     SUITE,
@@ -51,7 +51,6 @@ CURVE_DIGITS = 4
 """Significant digits that are kept."""
 _TERM = re.compile(r"\w+/(value|constraint)|collect/return")
 """Curves beside the adaptive quantities: value and constraint of the constrained update, returns while collecting."""
-_REGENERATED = re.compile(r"bundled:|scripted:pointmaze/|minari:(regenerated|mujoco)/")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -125,7 +124,7 @@ def _common(config: dict[str, Any], result: dict[str, Any], stack: str | None) -
     return {
         **{"cell": cell_name(data["name"], label), "stack": label, "spec": config["stack"]},
         **{"learner": named.learner, "adapters": list(named.adapters)},
-        "data": {"reference": data["name"], **data, "regenerated": bool(_REGENERATED.match(data["name"]))},
+        "data": {"reference": data["name"], **data, "regenerated": is_regenerated(data["name"])},
         "reference": reference and {name: reference[name] for name in ("random", "expert", "source")},
         "steps": config["steps"] + (online["steps"] - online["warm_up"] if online else 0),
         **{name: result[name] for name in ("step", "measure", "steps_per_second", "seconds")},
@@ -166,7 +165,8 @@ def shortened(row: ResultRow) -> ResultRow:
     names = ("last", "best", "last_ten", "evaluations", "steps_per_second", "seconds", "wall_seconds")
     rounded = {name: _rounded(row[name], DIGITS) for name in names}  # type: ignore[literal-required]
     curves = {name: _rounded(_thinned(curve), CURVE_DIGITS) for name, curve in row["series"].items()}
-    return cast(ResultRow, row | rounded | {"series": curves})
+    data = row["data"] | {"regenerated": is_regenerated(row["data"]["reference"])}
+    return cast(ResultRow, row | rounded | {"series": curves, "data": data})
 
 
 def _thinned(curve: list[list[float | None]]) -> list[list[float | None]]:

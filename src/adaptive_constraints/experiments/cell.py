@@ -44,7 +44,7 @@ _TRACED_FROM = 1_000
 """Steps from which tracing the stages, which takes seconds, pays for itself."""
 POINTS = 200
 """Points of a row's series, and of the metrics that they are made from."""
-_REGENERATED = re.compile(r"bundled:|scripted:pointmaze/|minari:(regenerated|mujoco)/")
+_REGENERATED = re.compile(r"\b(bundled:|scripted:pointmaze/|minari:(regenerated|mujoco)/)")
 """Minari's own MuJoCo sets are recordings anew, too, of what D4RL has."""
 
 
@@ -188,7 +188,7 @@ def _rows(cell: Cell, agent: Agent, folder: Path, wall_seconds: float, threads: 
     common = {
         **{name: getattr(cell, name) for name in ("suite", "stack", "learner", "adapters", "spec", "steps")},
         "cell": cell.id,
-        "data": {"reference": cell.data, **config["data"], "regenerated": bool(_REGENERATED.match(cell.data))},
+        "data": {"reference": cell.data, **config["data"], "regenerated": is_regenerated(cell.data)},
         "reference": reference and {name: getattr(reference, name) for name in ("random", "expert", "source")},
         "step": agent.step,
         "measure": history.summary().measure,
@@ -201,6 +201,11 @@ def _rows(cell: Cell, agent: Agent, folder: Path, wall_seconds: float, threads: 
         "command": cell.command(),
     }
     return [cast(ResultRow, plain(common | _of_seed(history, cell.seeds, i))) for i in range(len(cell.seeds))]
+
+
+def is_regenerated(reference: str) -> bool:
+    """Tell whether data is, or is made of, a set that was recorded anew under a published set's name."""
+    return _REGENERATED.search(reference) is not None
 
 
 def _of_seed(history: History, seeds: Sequence[int], position: int) -> dict[str, Any]:

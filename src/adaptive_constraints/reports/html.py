@@ -33,6 +33,7 @@ def page(findings: Findings, command: str) -> str:
         "filters": _filters(findings),
         "score": join([SCORES[findings.score]]),
         "claims": _claims(findings),
+        "claims_link": tag("a", "Claims", href="#claims") if findings.outcomes else Html(),
         "scores": _scores(findings),
         "effects": _effects(findings),
         "published": _published(findings),
@@ -133,9 +134,10 @@ def _claims(findings: Findings) -> Html:
 
 
 def _claim(outcome: Outcome) -> Html:
-    heads = [_head(name, numeric=name not in text.CLAIM_WORDS) for name in text.CLAIM_HEADS]
+    kinds = [None if name in text.CLAIM_WORDS else "number" for name in text.CLAIM_HEADS]
+    heads = [tag("th", name, scope="col", class_=kind) for name, kind in zip(text.CLAIM_HEADS, kinds, strict=True)]
     rows = [
-        tag("tr", *(_number(cell, None) if i not in (0, 2) else tag("td", cell) for i, cell in enumerate(cells)))
+        tag("tr", *(tag("td", cell, class_=kind) for cell, kind in zip(cells, kinds, strict=True)))
         for cells in text.claim_rows(outcome)
     ]
     table = _table(None, outcome.claim["stack"], heads, rows) if rows else None

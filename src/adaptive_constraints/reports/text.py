@@ -131,11 +131,13 @@ def facts(grid: Grid, score: Score) -> list[tuple[str, str]]:
     """Facts of the runs: by which command, with what, on what."""
     rows = grid.rows
     cells = grid.cells.values()
-    seeds = _range(_unique(len(cell.rows) for cell in cells))
+    seeds = _range(_unique(len({row["seed"] for row in cell.rows}) for cell in cells))
+    draws = _unique(len({row["data"]["fingerprint"] for row in cell.rows}) for cell in cells)
+    on_draws = f", on draws of each data set: {_range(draws)}" if draws != ["1"] else ""
     stacks, data = counted(len(grid.stacks), "stack"), counted(len(grid.data), "data set")
     entries = {
         "Made by": _unique(suite["command"] for suite in grid.suites),
-        "Grid": [f"{stacks} on {data}, seeds of each: {seeds}"],
+        "Grid": [f"{stacks} on {data}, seeds of each: {seeds}{on_draws}"],
         "Length": [f"{_range(_unique(row['steps'] for row in rows))} steps (minibatches per seed)"],
         "Score of a seed": [SCORES[score]],
         "Commit": _unique(commit(row["commit"]) for row in rows),
