@@ -15,8 +15,6 @@ from adaptive_constraints.reports.grid import Grid, Score, draw_numbers, seed_va
 from adaptive_constraints.reports.statistics import Draws, Estimate, Strata, estimate, holm, mean_of_means, p_value
 
 Verdict = Literal["holds", "refuted", "undecided"]
-SURE = 0.05
-"""Corrected p-value below which a difference on one data set is said to be there."""
 
 
 @dataclass(frozen=True)
@@ -165,4 +163,4 @@ def _share(claim: Claim, paired: Paired, on: Sequence[OnData]) -> Estimate:
     return estimate([*ours, *theirs], share, draws=[*draws, *draws])
 
 
-__all__ = ["SURE", "OnData", "Outcome", "Verdict", "outcome", "outcomes"]
+__all__ = ["OnData", "Outcome", "Verdict", "outcome", "outcomes"]
