@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +26,9 @@ from .sketches import LEARNERS, TinyFQL, TinyIQL, each_learner
 
 pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 
+BEARING = replace(LEARNERS["TD3BC"], critic="layernorm")
+"""One whose critics bear states without a constraint."""
+
 
 # -- plain loops ------------------------------------------------------------------------------------------------------
 
@@ -43,7 +47,9 @@ def beside_ssar(loop: type[Coefficient], learner, dtype, loosen_bound: bool, ste
 
 @pytest.mark.parametrize(("loosen_bound", "steps"), [(True, 100), (False, 40)])
 def test_equals_a_plain_loop_on_td3bc(loosen_bound, steps):
-    engine, plain = beside_ssar(OnTD3BC, TD3BC(hidden=64, batch_size=64), torch.float32, loosen_bound, steps)
+    engine, plain = beside_ssar(
+        OnTD3BC, TD3BC(hidden=64, batch_size=64, critic="layernorm"), torch.float32, loosen_bound, steps
+    )
     assert plain.largest_deviation(engine) < 1e-5
 
 
@@ -71,7 +77,7 @@ def test_frozen_is_the_learner_bit_for_bit(learner, settings, dtype):
 def test_frozen_is_still_selective():
     """Alone, the trust flags leave out rows."""
     frozen = SSAR(select="return", loosen_bound=True, frozen=True, hidden=8)
-    one, two = (trained(LEARNERS["TD3BC"], *adapters) for adapters in ((), (frozen,)))
+    one, two = (trained(BEARING, *adapters) for adapters in ((), (frozen,)))
     assert not torch.equal(one.params["actor"]["weight0"], two.params["actor"]["weight0"])
 
 
@@ -99,7 +105,7 @@ def test_resumes_bit_for_bit_where_seeds_trust_other_rows():
 def test_a_learned_trade_off_says_how_much_and_the_weights_where():
     """Mean 1 over the trusted rows, 0 elsewhere, in the proportions of the coefficient."""
     ssar = SSAR(select="return", loosen_bound=True, hidden=8, rate=1e-2)
-    engine = trained(LEARNERS["TD3BC"], ASPC(interval=1), ssar, steps=5, seeds=(0, 1))
+    engine = trained(BEARING, ASPC(interval=1), ssar, steps=5, seeds=(0, 1))
 
     def look(v) -> dict[str, Tensor]:
         raw = v.resolved.adapters[1].constraint_weight(v)
@@ -170,7 +176,10 @@ def test_doubts():
     assert "questionable" in warned(TinyIQL(), SSAR())
     assert "multimodal" in warned(TinyFQL(), SSAR(deviation="surrogate"))
     assert "multimodal" not in warned(TinyFQL(), SSAR())
-    assert "LayerNorm" in warned(TD3BC(), SSAR(loosen_bound=True))
+    with pytest.raises(StackError, match=r"ssar: loosen_bound=True .*critic='layernorm' or 'robust'"):
+        wrap(TD3BC(), SSAR(loosen_bound=True))
+    wrap(TD3BC(), SSAR(loosen_bound=True, select="all"))
+    assert not warned(TD3BC(critic="layernorm"), SSAR(loosen_bound=True))
     for ssar in (SSAR(), SSAR(select="all"), SSAR(loosen_bound=False)):
         assert not warned(TD3BC(), ssar)
     assert not warned(TD3BC(critic="robust"), SSAR())

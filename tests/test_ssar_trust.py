@@ -185,27 +185,35 @@ def test_length_of_the_selecting_training():
 
 
 def plain_split(returns: list[float]) -> list[bool]:
-    """Every cut by a plain loop: least variance within, then the distance of means in standard deviations."""
+    """Every cut by a plain loop: the likeliest pair of normals, then the distance of means in standard deviations."""
+    least = 1e-6 * np.var(returns)
     best, cut = np.inf, 0.0
     for limit in sorted(set(returns))[:-1]:
         low, high = [r for r in returns if r <= limit], [r for r in returns if r > limit]
-        within = len(low) * np.var(low) + len(high) * np.var(high)
-        if within < best:
-            best, cut = float(within), limit
-            apart = np.mean(high) - np.mean(low), np.sqrt((np.var(low) + np.var(high)) / 2)
-    separate = apart[0] >= 4.5 * apart[1]
+        if min(len(low), len(high)) < 3:
+            continue
+        variances = [max(np.var(group), least) for group in (low, high)]
+        shares = [len(group) / len(returns) for group in (low, high)]
+        logs = [np.log(share) - np.log(v) / 2 - 1 / 2 for share, v in zip(shares, variances, strict=True)]
+        likelihood = len(low) * logs[0] + len(high) * logs[1]
+        if -likelihood < best:
+            best, cut = -likelihood, limit
+            apart = np.mean(high) - np.mean(low), np.sqrt(np.mean(variances))
+    separate = best < np.inf and apart[0] >= 4.5 * apart[1]
     return [r > cut if separate else True for r in returns]
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6, -3e5])
 def test_separate_groups_of_episodes_equal_a_plain_loop(offset: float) -> None:
-    """Two groups, one (normal, uniform), a far group of few, and returns with ties, wherever their zero is."""
+    """Two groups, one (normal, uniform), a few good ones among many bad, and ties, wherever the returns' zero is."""
     draw = np.random.default_rng(0)
     cases = {
         "two": [*draw.normal(0, 1, 30), *draw.normal(20, 2, 10)],
         "normal": draw.normal(0, 1, 200),
         "uniform": draw.uniform(0, 1, 200),
-        "few": [*draw.normal(0, 1, 60), 100.0, 101.0],
+        "few": [*draw.uniform(0, 10, 60), 15.0, 15.5, 16.0],
+        "tight": [*draw.normal(0, 4, 90), *draw.normal(16, 0.5, 5)],
+        "outliers": [*draw.uniform(0, 10, 60), 30.0, 31.0],
         "ties": [0.0] * 7 + [5.0] * 3,
     }
     split = {}
@@ -214,16 +222,17 @@ def test_separate_groups_of_episodes_equal_a_plain_loop(offset: float) -> None:
         rows = by_separation(episodes(*([value] for value in listed))).tolist()
         assert rows == plain_split(listed), name
         split[name] = sum(rows)
-    assert split == {"two": 10, "normal": 200, "uniform": 200, "few": 2, "ties": 3}
+    assert split == {"two": 10, "normal": 200, "uniform": 200, "few": 3, "tight": 5, "outliers": 62, "ties": 3}
 
 
 def test_returns_that_are_all_equal_are_one_group() -> None:
-    assert by_separation(episodes(*[[3.0]] * 5)).all() and by_separation(episodes([1.0, 2.0])).all()
+    for returns in ([3.0] * 9, [1.0, 2.0], [1.0] * 7 + [5.0, 5.1]):
+        assert by_separation(episodes(*([value] for value in returns))).all()
 
 
 def test_the_default_trusts_the_better_of_two_groups_or_everything() -> None:
-    mixed, alike = (episodes(*([value] for value in returns)) for returns in ([0, 0.5, 0.2, 9, 9.4], range(5)))
-    assert prepared(SSAR(), mixed).columns["trusted"].tolist() == [0, 0, 0, 1, 1]
+    mixed, alike = (episodes(*([value] for value in returns)) for returns in ([0, 0.5, 0.2, 9, 9.4, 9.1], range(6)))
+    assert prepared(SSAR(), mixed).columns["trusted"].tolist() == [0, 0, 0, 1, 1, 1]
     assert prepared(SSAR(), alike).columns["trusted"].all()
-    assert prepared(SSAR(trusted_fraction=0.2), mixed).columns["trusted"].tolist() == [0, 0, 0, 0, 1]
-    assert prepared(SSAR(return_threshold=0.3), mixed).columns["trusted"].tolist() == [0, 1, 0, 1, 1]
+    assert prepared(SSAR(trusted_fraction=0.2), mixed).columns["trusted"].tolist() == [0, 0, 0, 0, 1, 0]
+    assert prepared(SSAR(return_threshold=0.3), mixed).columns["trusted"].tolist() == [0, 1, 0, 1, 1, 1]

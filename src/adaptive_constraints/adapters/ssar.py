@@ -77,8 +77,8 @@ class SSAR(Adapter):
     loosen_bound: bool | None = None
     """Rows that are not trusted are not constrained at all; otherwise they merely have no say in beta. Where imitation
     is weighted by exp(advantage), improvement and constraint in one, such rows are not imitated (inferred). None: so
-    unless the policy climbs critics without LayerNorm, whose values diverge at states without a constraint; the
-    published settings say true."""
+    unless the policy climbs critics without LayerNorm, whose values diverge at states without a constraint, and on
+    which true is refused; the published settings say true."""
 
     deviation: Literal["auto", "density", "pre_tanh", "fixed_sigma", "surrogate", "model"] = "auto"
     """Measure of the deviation of the data's action from the policy. density: by the Gaussian policy's own
@@ -141,6 +141,11 @@ class SSAR(Adapter):
             f"deviation={self.deviation!r} is not defined on this learner, whose policy is {facts.distribution!r}: "
             "leave it at 'auto'",
         )
+        self.require(
+            not self.loosen_bound or self.select == "all" or _bears_loosening(facts),
+            "loosen_bound=True leaves untrusted states without a constraint, where critics without LayerNorm diverge: "
+            "use the learner's critic='layernorm' or 'robust', or loosen_bound=False",
+        )
         doubts = []
         if facts.exponential_weights:
             doubts.append(
@@ -156,11 +161,6 @@ class SSAR(Adapter):
             doubts.append(
                 "the distance to the learner's own behaviour model is read off its constraint, which another adapter "
                 "replaces: set deviation='surrogate'"
-            )
-        if self.loosen_bound and self.select != "all" and not _bears_loosening(facts):
-            doubts.append(
-                "untrusted states are not constrained, and without LayerNorm in the critics Q may diverge there: use "
-                "the learner's robust critic, or loosen_bound=False"
             )
         return doubts
 
