@@ -45,7 +45,7 @@ def by_rank(data: Dataset, fraction: float) -> Tensor:
 
 
 def by_separation(data: Dataset) -> Tensor:
-    """[N] bool: rows of the upper group of recordings, where raw returns fall into two separate groups; else all rows."""
+    """[N] bool: rows of the upper group of recordings, where raw returns fall into two separate groups; else all."""
     cut = separation(data.episode_returns())
     if cut is None:
         return torch.ones(len(data), dtype=torch.bool)
