@@ -199,7 +199,7 @@ def plain_split(returns: list[float]) -> list[bool]:
         if -likelihood < best:
             best, cut = -likelihood, limit
             apart = np.mean(high) - np.mean(low), np.sqrt(np.mean(variances))
-    separate = best < np.inf and apart[0] >= 4.5 * apart[1]
+    separate = best < np.inf and apart[0] >= 4.5 * apart[1] and 2 * sum(r > cut for r in returns) <= len(returns)
     return [r > cut if separate else True for r in returns]
 
 
@@ -213,6 +213,7 @@ def test_separate_groups_of_episodes_equal_a_plain_loop(offset: float) -> None:
         "uniform": draw.uniform(0, 1, 200),
         "few": [*draw.uniform(0, 10, 60), 15.0, 15.5, 16.0],
         "tight": [*draw.normal(0, 4, 90), *draw.normal(16, 0.5, 5)],
+        "mostly good": [*draw.normal(0, 1, 12), *draw.normal(20, 2, 30)],
         "outliers": [*draw.uniform(0, 10, 60), 30.0, 31.0],
         "ties": [0.0] * 7 + [5.0] * 3,
     }
@@ -222,7 +223,16 @@ def test_separate_groups_of_episodes_equal_a_plain_loop(offset: float) -> None:
         rows = by_separation(episodes(*([value] for value in listed))).tolist()
         assert rows == plain_split(listed), name
         split[name] = sum(rows)
-    assert split == {"two": 10, "normal": 200, "uniform": 200, "few": 3, "tight": 5, "outliers": 62, "ties": 3}
+    assert split == {
+        "two": 10,
+        "normal": 200,
+        "uniform": 200,
+        "few": 3,
+        "tight": 5,
+        "mostly good": 42,
+        "outliers": 62,
+        "ties": 3,
+    }
 
 
 def test_returns_that_are_all_equal_are_one_group() -> None:
