@@ -16,8 +16,9 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.ready-demo  ## train, ablate and draw a stack on the bundled data
-	$(RUN) examples/demo.py
+demo: $(VENV)/.ready-demo  ## show on two small data sets where fixed trade-offs fail and an adapter does not
+	$(RUN) -m adaptive_constraints bench demo --workers $(WORKERS)
+	$(RUN) -m adaptive_constraints report runs/bench/demo
 
 test: $(VENV)/.ready-dev  ## run every test
 	$(TEST_ENV) $(RUN) -m pytest -n $(WORKERS) --dist worksteal

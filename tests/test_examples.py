@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
-from adaptive_constraints import load_agent, load_dataset
+from adaptive_constraints import load_agent
 from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.cli import main
 from adaptive_constraints.testing import check_adapter, check_learner, check_stack
 
 from .helpers import FOUR
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "examples").glob("*.py")}
-PICTURE = b"\x89PNG\r\n\x1a\n"
 
 
 def load(path: Path, name: str) -> ModuleType:
@@ -66,36 +64,16 @@ def test_finetune(capsys):
     assert re.fullmatch(r"buffer half  score +\S+ at the end, +\S+ on average; collecting: -?\d+", online)
 
 
-def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the demo without a terminal."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, str(ROOT / "examples" / "demo.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
-
-
-def test_the_demo_compares_draws_and_saves(tmp_path):
-    done = demo("--steps", "2", "--seeds", "1", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
-    table = re.search(r"^stack .*?^$", done.stdout, re.MULTILINE | re.DOTALL)
-    assert table is not None
-    heads, plain, adaptive, data = table.group(0).splitlines()
-    assert heads.split("  ")[0] == "stack" and "alpha at the end" in heads and "steps/s" in heads
-    assert re.match(r"TD3BC  .* 2\.50 ", plain) and re.match(r"TD3BC \+ aspc  .* \d\.\d\d ", adaptive)
-    assert data.split() == ["the", "data", "itself", "22.5"]
-    assert "td3bc: step 2/2" in done.stdout and "td3bc-aspc: step 2/2" in done.stdout
-    assert (tmp_path / "curves.png").read_bytes().startswith(PICTURE)
-    for name in ("td3bc", "td3bc-aspc"):
-        agent = load_agent(tmp_path / f"{name}.npz")
-        assert agent.step == 2
-        assert agent.act(load_dataset("bundled:hopper").observations[:4]).shape == (4, 3)
-
-
-def test_the_demo_starts_anew_and_ends_in_time(tmp_path):
-    for name in ("td3bc", "td3bc-aspc"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "checkpoint.npz").write_text("left behind")
-        (tmp_path / name / "metrics.jsonl").write_text("left behind\n")
-    done = demo("--steps", "16", "--seeds", "1", "--out", str(tmp_path), "--minutes", "0")
-    assert done.returncode == 1
-    assert done.stderr.strip() == "td3bc and td3bc-aspc reached no checkpoint in 0 minutes: give more --minutes"
+def test_the_demo_compares_and_says_what_became_of_its_claims(tmp_path, monkeypatch, capsys):
+    """The two commands of ``make demo``, with steps that teach nothing."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "adaptive_constraints bench demo --workers" in makefile and "report runs/bench/demo" in makefile
+    monkeypatch.chdir(tmp_path)
+    few = ["--steps", "20", "--seeds", "2", "--workers", "2"]
+    assert main(["bench", "demo", *few]) == main(["report", "runs/bench/demo"]) == 0
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"^scripted:pendulum/(?:mixed|weak) .*", shown, re.MULTILINE)) >= 2
+    assert len(re.findall(r"^  (?:Holds|Refuted|Undecided)[.:]", shown, re.MULTILINE)) == 3
+    assert (tmp_path / "runs/bench/demo/report/report.html").is_file()
+    (cell,) = (tmp_path / "runs/bench/demo/cells").glob("*noisetradeoff*weak*")
+    assert load_agent(cell).act([1.0, 0.0, 0.0]).shape == (1,)

@@ -8,7 +8,7 @@ from pathlib import Path
 from adaptive_constraints.cli.command import Command, Common
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.reports.grid import Score
-from adaptive_constraints.reports.text import summary, warnings
+from adaptive_constraints.reports.text import summary, verdict, warnings
 
 
 @dataclass(kw_only=True)
@@ -24,7 +24,7 @@ class Report(Command):
     common: Common = field(default_factory=Common)
 
     def run(self) -> int:
-        """Write the report and show the effects of adapters."""
+        """Write the report, and show what became of claims and the effects of adapters."""
         from adaptive_constraints.reports.report import write_report
 
         if not self.results:
@@ -32,6 +32,8 @@ class Report(Command):
         report = write_report(self.results, self.out, score=self.score)
         for warning in warnings(report.findings.grid):
             print(f"note: {warning}")
+        for outcome in report.findings.outcomes:
+            print(f"\n{outcome.claim['text']}\n  {verdict(outcome)}")
         for scope in report.findings.drawn_scopes:
             lines = [f"  {line}" for line in summary(report.findings.effects, scope)]
             if lines:

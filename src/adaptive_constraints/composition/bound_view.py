@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adaptive_constraints.composition.resolved import Resolved
 from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.types import SEAMS, ExtraRows, Gaussian, Params, Point, Spec, Terms
 from adaptive_constraints.core.view import DrawNoise, Inputs, Services, View
 from adaptive_constraints.errors import StackError
@@ -23,22 +24,38 @@ class BoundServices(Services):
         self.facts, self.discount = v.resolved.facts, self._learner.discount
 
     def q(self, p: Params, observation: Tensor, action: Tensor) -> Tensor:
-        return self._learner.q(p, observation, action)
+        return self._learner.answered("q", self._learner.q(p, observation, action), (-1, *action.shape[:-1]))
 
     def aggregate(self, q: Tensor) -> Tensor:
-        return self._learner.aggregate(q)
+        return self._learner.answered("aggregate", self._learner.aggregate(q), q.shape[1:])
 
     def td_error(self, q: Tensor, target: Tensor) -> Tensor:
         return self._learner.td_error(q, target)
 
     def sample(self, p: Params, observation: Tensor, site: str) -> Tensor:
-        return self._learner.sample(self._v, p, observation, site)
+        actions = self._learner.sample(self._v, p, observation, site)
+        return self._learner.answered("sample", actions, (*observation.shape[:-1], self._v.spec.action_dim))
 
     def distribution(self, p: Params, observation: Tensor) -> Gaussian | Point | None:
-        return self._learner.distribution(self._v, p, observation)
+        policy = self._learner.distribution(self._v, p, observation)
+        check_policy(self._learner, policy, self.facts.distribution)
+        if policy is None:
+            return None
+        shape = (*observation.shape[:-1], self._v.spec.action_dim)
+        for name, part in zip(policy._fields, policy, strict=True):
+            if isinstance(part, Tensor):
+                self._learner.answered(f"distribution, {name}", part, shape)
+        return policy if isinstance(policy, Point) else policy._replace(log_density=self._checked(policy.log_density))
+
+    def _checked(self, log_density: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """A log-density that is one number per action dimension: a sum over them would pass for one of each row."""
+        return lambda action: self._learner.answered("distribution, log_density", log_density(action), action.shape)
 
     def terms(self, p: Params) -> Terms:
-        return self._learner.terms(p, self._v)
+        terms = self._learner.terms(p, self._v)
+        for name, term in zip(terms._fields, terms, strict=True):
+            self._learner.answered(f"terms, {name}", term, self._v.r.shape)
+        return terms
 
     def sample_behavior(self, observation: Tensor, site: str, count: int) -> Tensor | None:
         return self._learner.sample_behavior(self._v, observation, site, count)
@@ -56,9 +73,10 @@ class BoundView(View):
 
     def bootstrap(self, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None = None) -> Tensor:
         learner = self.resolved.learner
+        own = lambda: learner.bootstrap(self, observation, site, batch)  # noqa: E731
         return self._compose(
             "bootstrap",
-            lambda: learner.bootstrap(self, observation, site, batch),
+            lambda: learner.answered("bootstrap", own(), observation.shape[:-1]),
             lambda a, so_far: a.bootstrap(self, observation, site, batch, so_far),
             observation.shape[:-1],
         )
@@ -85,7 +103,8 @@ class BoundView(View):
 
     def constraint(self, action: Tensor, default: Callable[[], Tensor]) -> Tensor:
         answer: _Answer = lambda a, so_far: a.constraint(self, action, so_far)  # noqa: E731
-        return self._compose("constraint", default, answer, action.shape[:-1])
+        own = lambda: self.resolved.learner.answered("constraint", default(), action.shape[:-1])  # noqa: E731
+        return self._compose("constraint", own, answer, action.shape[:-1])
 
     def conservative_value(self, q: Tensor, action: Tensor) -> Tensor:
         answer: _Answer = lambda a, so_far: a.conservative_value(self, action, so_far)  # noqa: E731
@@ -138,7 +157,7 @@ class BoundView(View):
         for adapter in self._answering(seam):
             factor: Tensor | float = getattr(adapter, seam)(self)
             if isinstance(factor, Tensor) and factor.dim():
-                _check_shape(adapter, seam, factor, shape)
+                adapter.answered(seam, factor, shape)
             product = product * factor
         return product
 
@@ -165,7 +184,7 @@ def _bind(
             return so_far()
 
         tensor = answer(adapter, default)
-        _check_shape(adapter, seam, tensor, shape)
+        adapter.answered(seam, tensor, shape)
         if not asked:
             raise StackError(
                 f"{adapter.name}: it answers {seam!r} without calling default(), which loses the answers of others: "
@@ -176,11 +195,23 @@ def _bind(
     return bound
 
 
-def _check_shape(adapter: Adapter, seam: str, answer: Tensor, shape: torch.Size) -> None:
-    """Refuse what would broadcast: a weight [B, 1] makes a mean over [B, B] without a word."""
-    if answer.shape != shape:
+KINDS: dict[str, type[Gaussian] | type[Point] | None] = {
+    "point": Point,
+    "gaussian": Gaussian,
+    "tanh-gaussian": Gaussian,
+    "generative": None,
+}
+"""By what a learner's facts say of its policy, what `Learner.distribution` gives."""
+
+
+def check_policy(learner: Learner, policy: Gaussian | Point | None, said: str) -> None:
+    """Refuse a policy of another kind than the learner's facts say; raises `StackError`."""
+    wanted, given = KINDS[said], None if policy is None else type(policy)
+    if policy is not None and given is not wanted:
+        kind = "None" if wanted is None else f"a {wanted.__name__}"
         raise StackError(
-            f"{adapter.name}: its answer to {seam!r} has the shape {list(answer.shape)}, where {list(shape)} is asked"
+            f"{learner.title}: its facts say distribution={said!r}, so distribution() must give {kind}, not a "
+            f"{type(policy).__name__}: correct one of them"
         )
 
 

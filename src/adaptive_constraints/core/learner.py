@@ -149,7 +149,9 @@ class Learner(Part, ABC):
 
     def regression(self, p: Params, v: View) -> Tensor:
         """The critics' loss: the TD error on the data and on the rows that adapters add."""
-        loss = v.td_weight() * self.td_error(self.q(p, v.s, v.a), self.target(v)).mean()
+        q, rows = self.answered("q", self.q(p, v.s, v.a), (-1, len(v.s))), v.r.shape
+        target = self.answered("target", self.target(v), rows)
+        loss = v.td_weight() * self.answered("td_error", self.td_error(q, target), rows).mean()
         for row in v.critic_rows():
             loss = loss + row.weight * self.td_error(self.q(p, row.observation, row.action), row.target).mean()
         return loss

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, get_type_hints
+
+from torch import Tensor
 
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.support.arguments import checked, fits, words
@@ -40,6 +42,25 @@ class Part:
         """
         if not condition:
             raise StackError(f"{self.title}: {text}")
+
+    def answered(self, what: str, answer: Tensor, shape: Sequence[int]) -> Tensor:
+        """Give an answer back that has the shape asked for, and refuse one that would broadcast.
+
+        what: the seam or method that answers.
+        answer: what it gave: a weight [B, 1], say, would make a mean over [B, B] without a word.
+        shape: what is asked; its own dimensions alone, where -1 stands for any size.
+
+        Raises `StackError` where the shapes differ, naming both.
+        """
+        there = answer.shape
+        if len(there) != len(shape) or any(size not in (-1, own) for size, own in zip(shape, there, strict=True)):
+            wanted = ", ".join("K" if size == -1 else str(size) for size in shape)
+            last_too_many = len(there) == len(shape) + 1 and there[-1] == 1
+            remedy = ": squeeze(-1) takes the last dimension off" if last_too_many else ""
+            raise StackError(
+                f"{self.title}: its answer to {what!r} has the shape {list(there)}, where [{wanted}] is asked{remedy}"
+            )
+        return answer
 
     def check_settings(self) -> None:
         """Raise `StackError` where a setting is not what its annotation allows, or a number that is not finite."""

@@ -57,6 +57,13 @@ class Services(ABC):
         """Draws [count, N, A] from the learner's own behaviour model, or None."""
 
 
+class Columns(dict[str, Tensor]):
+    """Columns of the data by name; asked for one that is not there, it says which are."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise StackError(f"there is no column {name!r} of the data; there are {', '.join(self)}")
+
+
 class StateView:
     """One seed's state, read-only: parameters, minibatch, noise. No tensor in it carries gradient."""
 
@@ -73,8 +80,9 @@ class StateView:
         """Models prepared before step 1, by adapter name."""
         self.choices: Mapping[str, Mapping[str, str]] = {}
         """Words that the data decided before step 1, by adapter name; see `choice`."""
-        self.batch: Mapping[str, Tensor] = inputs["batch"]
-        """Columns of the minibatch, in learner space."""
+        self.batch: Mapping[str, Tensor] = Columns(inputs["batch"])
+        """Columns of the minibatch, in learner space: observation, action, reward, next_observation, terminal, those
+        that the learner's `columns` names, and '<adapter>.<column>' of what an adapter prepared."""
         clock = inputs["clock"]
         self.step: Tensor = clock["step"]
         """This step, from 1; [] int64."""
@@ -127,7 +135,7 @@ class StateView:
 
     @property
     def data(self) -> Mapping[str, Tensor]:
-        """Columns [N, ...] of all rows of the data in learner space, under the names that `batch` has.
+        """Columns [N, ...] of all rows of the data in learner space: observation, action, and so on, as in `batch`.
 
         They are parts of the one table that minibatches are drawn from: the same for all seeds, not copied, never in a
         checkpoint. Online they are the rows of the data that were kept, without those collected. Raises `StackError`
@@ -138,7 +146,7 @@ class StateView:
                 "v.data was read, but no part of the stack says that it reads it, or there is no data at hand (while "
                 "acting): declare reads_data: ClassVar[bool] = True in the class, and read it in training only"
             )
-        return self.all_rows
+        return Columns(self.all_rows)
 
     @property
     def row(self) -> Tensor:

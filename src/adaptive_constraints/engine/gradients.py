@@ -85,7 +85,15 @@ class Losses:
     def actions(self, way: str, inputs: Inputs, observations: Tensor) -> Tensor:
         """Actions [S, N, A] by the policy called ``way`` at observations [S, N, D]."""
         choose = self._program.policies[way]
-        return self.map(lambda x, observation: choose(self.view(x), observation), inputs, observations)
+
+        def act(x: Inputs, observation: Tensor) -> Tensor:
+            view = self.view(x)
+            actions, shape = choose(view, observation), (*observation.shape[:-1], view.spec.action_dim)
+            if actions.shape != shape:
+                raise StackError(f"{way}() gives actions of the shape {list(actions.shape)}, not {list(shape)}")
+            return actions
+
+        return self.map(act, inputs, observations)
 
     # -- gradients of a stage -------------------------------------------------------------------------------------
 
@@ -107,7 +115,13 @@ class Losses:
                     result = result._replace(mixed=over_seeds.gradient(by_k, leaves, retain_graph=True))
             else:
                 loss, logged, kept = self.map(self._loss(update), leaves, inputs)
-            result.by_group[update.group] = over_seeds.gradient(loss, leaves)
+            try:
+                result.by_group[update.group] = over_seeds.gradient(loss, leaves, reached=True)
+            except over_seeds.Unreached:
+                raise StackError(
+                    f"{_said(update)} has no gradient by them, so that they would never change: compute it from p, "
+                    f"which the loss is given (not from v.p[{update.group!r}]), without detach() or no_grad()"
+                ) from None
             result.scalars.update({f"{update.group}/loss": loss.detach(), **logged})
             result.keep(update, kept)
         return result
@@ -121,7 +135,7 @@ class Losses:
         def loss(p: Params, inputs: Inputs) -> tuple[Tensor, Scalars, dict[str, Params]]:
             v = self.view(inputs)
             v.stepped = update.group, p
-            return update.loss(p, v), v.metrics, v.kept
+            return _one_number(update, update.loss(p, v)), v.metrics, v.kept
 
         return loss
 
@@ -134,7 +148,13 @@ class Losses:
             v = self.view(inputs)
             v.stepped = update.group, p
             value, terms = update.loss(p, v, k)
-            return value, tuple(term.detach() for term in terms), v.metrics, v.kept
+            for name, term in zip(Terms._fields, terms, strict=True):
+                if term.shape != v.r.shape:
+                    raise StackError(
+                        f"{_said(update)} comes with {name} of the shape {list(term.shape)}, where one number per row, "
+                        f"{list(v.r.shape)}, is asked: terms() must not sum or average over rows"
+                    )
+            return _one_number(update, value), tuple(term.detach() for term in terms), v.metrics, v.kept
 
         return loss
 
@@ -171,3 +191,16 @@ class Losses:
             return self.tradeoff(x | {"params": x["params"] | {group: p}})
 
         return over_seeds.gradient(self.map(tradeoff, leaves, inputs) * derivative, leaves)
+
+
+def _said(update: Update) -> str:
+    """Such as ``TD3BC.regression, the loss of the group 'critic',``."""
+    owner, name = getattr(update.loss, "__self__", None), getattr(update.loss, "__name__", "a function")
+    whose = name if owner is None else f"{type(owner).__name__}.{name}"
+    return f"{whose}, the loss of the group {update.group!r},"
+
+
+def _one_number(update: Update, loss: Tensor) -> Tensor:
+    if loss.dim():
+        raise StackError(f"{_said(update)} has the shape {list(loss.shape)}, where one number is asked: take its mean")
+    return loss

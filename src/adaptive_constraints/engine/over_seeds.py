@@ -30,14 +30,23 @@ def leaves(params: Params) -> Params:
     return {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
 
 
-def gradient(per_seed: Tensor, start: Params, retain_graph: bool = False) -> Params:
-    """The gradient of each seed's own scalar, from [S] by the sum over seeds; 0 where nothing leads there."""
-    if not per_seed.requires_grad:
-        return {name: torch.zeros_like(leaf) for name, leaf in start.items()}
-    gradients = torch.autograd.grad(
-        per_seed.sum(), list(start.values()), retain_graph=retain_graph, materialize_grads=True
-    )
-    return dict(zip(start, gradients, strict=True))
+class Unreached(Exception):
+    """No tensor of a group has a part in what is to be differentiated by it."""
+
+
+def gradient(per_seed: Tensor, start: Params, *, retain_graph: bool = False, reached: bool = False) -> Params:
+    """The gradient of each seed's own scalar, from [S] by the sum over seeds; 0 where nothing leads there.
+
+    reached: something must lead to one of the tensors at least; else raise `Unreached`.
+    """
+    found: tuple[Tensor | None, ...] = (None,) * len(start)
+    if per_seed.requires_grad:
+        leaves = list(start.values())
+        found = torch.autograd.grad(per_seed.sum(), leaves, retain_graph=retain_graph, allow_unused=True)
+    if reached and all(tensor is None for tensor in found):
+        raise Unreached
+    pairs = zip(start.items(), found, strict=True)
+    return {name: torch.zeros_like(leaf) if tensor is None else tensor for (name, leaf), tensor in pairs}
 
 
 def clip_factor(gradients: Sequence[Tensor], largest: float | None) -> Tensor:

@@ -143,7 +143,9 @@ class _Watch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         text = _FREEZING.get(func)
-        if (func is Tensor.__getitem__ and _is_mask(args[1])) or (func is torch.where and len(args) == 1):
+        if (func in (Tensor.__getitem__, Tensor.__setitem__) and _is_mask(args[1])) or (
+            func is torch.where and len(args) == 1
+        ):
             text = SHAPES
         if text is not None and (places := where_it_stands()):
             raise refused(VALIDATES if stands_in(DISTRIBUTIONS) else text, places)

@@ -76,7 +76,10 @@ def summary(evaluations: Sequence[Evaluation]) -> Summary:
     A policy whose last evaluations are not finite has NaN for ``last`` and ``last_ten``; ``best`` ignores those.
     """
     if not evaluations:
-        raise EvaluationError("There is nothing to summarise: the run has no evaluation. Set an evaluation interval.")
+        raise EvaluationError(
+            "there is nothing to summarise, since the run was never evaluated: give fit eval_env='auto', the "
+            "environment that the data was recorded in, or the id of another one; or call agent.evaluate()"
+        )
     scores = [evaluation.score for evaluation in evaluations]
     known = [score for score in scores if score is not None]
     scored = len(known) == len(evaluations)

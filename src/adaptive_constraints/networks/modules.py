@@ -156,7 +156,7 @@ class Network:
         return self._call("__call__", p, *args, **kwargs)
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
-        if method.startswith("_"):
+        if method.startswith("__"):
             raise AttributeError(method)
         return partial(self._call, method)
 
