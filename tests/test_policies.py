@@ -143,9 +143,7 @@ def test_wrong_seeds_and_shapes_are_told(agents, tmp_path):
     for make in (agent.policy, lambda seed: agent.export(tmp_path / "p.pt2", seed)):
         with pytest.raises(EvaluationError, match=r"no seed 9 in this agent"):
             make(9)
-        with pytest.raises(
-            EvaluationError, match=r"seed 0 is lost: critic/loss .* step 2; take one of the seeds \[1\]"
-        ):
+        with pytest.raises(EvaluationError, match=r"seed 0 is lost: critic/loss .* step 2; .* seeds \[1\]"):
             make(0)
     agent.history.failures[1] = Failure(3, "actor/loss")
     with pytest.raises(EvaluationError, match="no other is left"):
@@ -193,7 +191,7 @@ def files(agents, tmp_path_factory) -> Path:
     """A folder with a file of each kind and agent, by names that they have in `agents`."""
     folder = tmp_path_factory.mktemp("files")
     with pytest.MonkeyPatch.context() as patch:  # torch reads its library of operators again at each export
-        patch.setattr(ONNXRegistry, "from_torchlib", functools.cache(ONNXRegistry.from_torchlib))
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
         for name, agent in agents.items():
             for kind in ("pt2", "onnx"):
                 done = agent.export(folder / f"{name}.{kind}", 1)
@@ -327,7 +325,7 @@ def test_the_command(agents, tmp_path, capsys):
     policy = torch.export.load(tmp_path / "p.pt2").module()
     actions = policy(torch.tensor(given), torch.tensor(5)).numpy()
     np.testing.assert_allclose(actions, loaded.act(given, seed=1, step=5), atol=1e-5)
-    for wrong, text in ((["--seed", "7"], "no seed 7"), (["x"], ""), ([], "")):
-        code = main([*words[:2], *words[2:][: bool(not wrong or wrong[0] != "x")], *wrong])
-        assert (code == 0) == (not wrong)
-        assert text in capsys.readouterr().err
+    for wrong, text in (([*words, "--seed", "7"], "no seed 7"), ([*words[:2], "policy.bin"], "ends in .pt2 or .onnx")):
+        assert main(wrong) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and text in captured.err

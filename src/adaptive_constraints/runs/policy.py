@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adaptive_constraints.core.types import Draw
 from adaptive_constraints.engine.acting import Way
 from adaptive_constraints.engine.noise import normal, signed, uniform
-from adaptive_constraints.engine.state import grouped, prefixed, under
+from adaptive_constraints.engine.state import grouped, under
 from adaptive_constraints.engine.tracing import trace
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.networks import product_precision
