@@ -259,13 +259,13 @@ def test_a_file_that_would_act_otherwise_is_not_written(agents, tmp_path):
         export(policy, agent.run, lambda raw, step: agent.act(raw, seed=0) * np.float32(np.nan), path)
 
     def jumping(raw: np.ndarray, step: int) -> np.ndarray:
-        return agent.act(raw, seed=0) + (np.sin(1e9 * raw[:, :1]) > 0)
+        return agent.act(raw, seed=0) + 0.5 * np.sin(1e9 * raw[:, :1])
 
     with pytest.raises(ExportError, match="jump where observations change by rounding, at .* of 260"):
         export(policy, agent.run, jumping, path)
 
     def rarely_jumping(raw: np.ndarray, step: int) -> np.ndarray:
-        return agent.act(raw, seed=0) + (np.sin(1e9 * raw[:, :1]) > 0) * (raw[:, :1] > 2)
+        return agent.act(raw, seed=0) + 0.5 * np.sin(1e9 * raw[:, :1]) * (raw[:, :1] > 2)
 
     done = export(policy, agent.run, rarely_jumping, tmp_path / "q.pt2")
     assert 0 < done.unstable < 15 and done.rows == 260 - done.unstable
