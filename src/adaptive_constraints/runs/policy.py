@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_constraints.core.types import Draw
+from adaptive_constraints.core.view import Inputs
 from adaptive_constraints.engine.acting import Way
 from adaptive_constraints.engine.noise import normal, signed, uniform
 from adaptive_constraints.engine.state import grouped, under
@@ -48,6 +49,19 @@ class Policy(nn.Module):
     that is given again is answered in the same way. Give them the step, or they meet every state with equal noise. A
     row's noise depends on its place among the rows.
     """
+
+    observation_mean: Tensor
+    """[D]"""
+    observation_std: Tensor
+    """[D]"""
+    action_center: Tensor
+    """[A]"""
+    action_half_range: Tensor
+    """[A]"""
+    action_low: Tensor
+    """[A] the smallest actions."""
+    action_high: Tensor
+    """[A] the largest."""
 
     def __init__(self, run: Run, position: int) -> None:
         """``position`` is the seed's place among those of the run."""
@@ -142,7 +156,7 @@ class Policy(nn.Module):
             name: torch.full((), value, dtype=torch.int64, device=observations.device)
             for name, value in self._clock.items()
         }
-        state = {kind: grouped(under(kind, tensors)) for kind in KINDS}
+        state: Inputs = {kind: grouped(under(kind, tensors)) for kind in KINDS}
         view = self._program.view(state | {"batch": {}, "clock": clock}, draw)
         view.choices = self._choices
         space = replace(self._space, **{name: getattr(self, name) for name in SPACE})
