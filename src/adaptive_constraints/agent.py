@@ -392,7 +392,7 @@ class Agent:
         >>> policy = agent.policy()
         >>> policy
         Policy(TD3BC, seed 0 at step 2: [N, 11] -> [N, 3])
-        >>> policy(torch.as_tensor(data.observations[:5])).shape
+        >>> policy(torch.tensor(data.observations[:5])).shape
         torch.Size([5, 3])
         """
         position = self._position(seed)
