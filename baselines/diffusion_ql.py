@@ -175,7 +175,7 @@ class DiffusionQL(Learner):
 
     def draws(self, v: View, p: Params, observation: Tensor, site: str, count: int) -> Tensor:
         """So many actions at each state: [count, N, A]."""
-        noise = v.normal(site, (self.diffusion_steps, count, len(observation), v.spec.action_dim))
+        noise = v.normal(site, (self.diffusion_steps, count, observation.shape[0], v.spec.action_dim))
         return denoise(p, self.schedule, observation, noise[0], noise[1:])
 
     def q_of_draws(self, p: Params, observation: Tensor, actions: Tensor) -> Tensor:
@@ -215,4 +215,5 @@ class DiffusionQL(Learner):
         if self.selection == "softmax":
             # The largest of score + Gumbel noise is a draw from the softmax of the scores.
             score = score - (-v.uniform("selection", score.shape).log()).log()
-        return torch.take_along_dim(actions, score.argmax(0)[None, :, None], 0)[0]
+        best = score.argmax(0)[None, :, None].expand(1, -1, v.spec.action_dim)
+        return actions.gather(0, best)[0]

@@ -155,12 +155,12 @@ class FQL(Learner):
 
     def sample(self, v: View, p: Params, observation: Tensor, site: str) -> Tensor:
         """mu(s, z) at a fresh z, within the action bounds."""
-        noise = v.normal(site, (len(observation), v.spec.action_dim))
+        noise = v.normal(site, (observation.shape[0], v.spec.action_dim))
         return self.student(p, observation, noise).clamp(-1, 1)
 
     def sample_behavior(self, v: View, observation: Tensor, site: str, count: int) -> Tensor:
         """Ends of the teacher's flow."""
-        noise = v.normal(site, (count, len(observation), v.spec.action_dim))
+        noise = v.normal(site, (count, observation.shape[0], v.spec.action_dim))
         return self.flow(v.p["teacher"], observation.expand(count, *observation.shape), noise)
 
     def act(self, v: View, observation: Tensor) -> Tensor:

@@ -37,6 +37,9 @@ OPTIONAL = (
         "pytest",
         "hypothesis",
         "pyarrow",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
     ),
 )
 #: Modules whose classes derive from an extra's; only functions import them.
@@ -227,7 +230,7 @@ def test_extras_carry_what_is_optional() -> None:
     assert always == {"torch", "numpy"}
     assert set(extras) == {
         *("mujoco", "minari", "table", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots", "ray"),
-        *("speed", "demo", "dev"),
+        *("export", "speed", "demo", "dev"),
     }
     assert not any("functorch" in requirement for extra in extras.values() for requirement in extra)
 

@@ -18,16 +18,18 @@ from adaptive_constraints.core.types import Phase
 from adaptive_constraints.data import Dataset, Finding, advise, check_trainable, load_dataset
 from adaptive_constraints.engine.engine import Execution
 from adaptive_constraints.environments.specs import RecordedEnv
-from adaptive_constraints.errors import CheckpointError, EvaluationError, StackError, TrainingError
+from adaptive_constraints.errors import CheckpointError, EvaluationError, ExportError, StackError, TrainingError
 from adaptive_constraints.evaluation import Evaluation
 from adaptive_constraints.networks import Precision
 from adaptive_constraints.runs import evaluating, loop
 from adaptive_constraints.runs.beginnings import fresh_run, go_online, with_data
 from adaptive_constraints.runs.compiling import Compiled, decide
+from adaptive_constraints.runs.export import Exported, check_target, export
 from adaptive_constraints.runs.file import read_run, write_run
 from adaptive_constraints.runs.folder import CHECKPOINT, begun
 from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.identity import DataFacts, Identity
+from adaptive_constraints.runs.policy import Policy
 from adaptive_constraints.runs.resuming import to_resume
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.runs.settings import Buffer, RunSettings, online_settings
@@ -372,6 +374,53 @@ class Agent:
     def save(self, path: str | Path) -> None:
         """Write policy, training state and history to one file, in one step; `load_agent` reads it."""
         write_run(self.run, path)
+
+    @checked(EvaluationError)
+    def policy(self, seed: int | None = None) -> Policy:
+        """Copy the policy of one seed as a Module, from observations to actions in the environment's own units.
+
+        seed: whose policy; None: that of the first seed that is not lost.
+
+        It stands on the agent's device; see `Policy` for what its ``forward`` and ``sample`` are. Raises
+        `EvaluationError` for a seed that is lost or unknown.
+
+        >>> import torch
+        >>> from adaptive_constraints import load_dataset, wrap
+        >>> from adaptive_constraints.baselines import TD3BC
+        >>> agent, data = wrap(TD3BC(hidden=8)), load_dataset("bundled:hopper")
+        >>> history = agent.fit(data, steps=2, traced=False, device="cpu", progress=False)
+        >>> policy = agent.policy()
+        >>> policy
+        Policy(TD3BC, seed 0 at step 2: [N, 11] -> [N, 3])
+        >>> policy(torch.tensor(data.observations[:5])).shape
+        torch.Size([5, 3])
+        """
+        position = self._position(seed)
+        failure = self.history.failures.get(self.seeds[position])
+        if failure is not None:
+            kept = [other for other in self.seeds if other not in self.history.failures]
+            raise EvaluationError(
+                f"seed {self.seeds[position]} is lost: {failure.term} was not finite at step {failure.step}; "
+                + (f"take one of the seeds {kept}" if kept else "no other is left, so train again")
+            )
+        return Policy(self.run, position)
+
+    @checked(ExportError)
+    def export(self, path: str | Path, seed: int | None = None) -> Exported:
+        """Write the policy of one seed to a file that is used without this package.
+
+        path: ends in ``.pt2``, for ``torch.export.load``, or in ``.onnx``, which needs the extra ``export``.
+        seed: as in `policy`.
+
+        The file takes observations [N, D] of any N and, where the policy draws noise, the step in the episode, and
+        gives what ``forward`` of `policy` gives, on a CPU. It is tried before it is written. Raises `ExportError`,
+        with nothing written, where an action would differ from that of `act` by more than 1e-4 of half the range of
+        actions (5e-2 where ``precision`` is "bf16"), `EvaluationError` for a seed that is lost or unknown,
+        `DependencyError` where an extra is missing, and `FileError` where the file cannot be written.
+        """
+        check_target(path := Path(path))
+        policy = self.policy(seed).cpu()
+        return export(policy, self.run, lambda raw, step: self.act(raw, seed=policy.seed, step=step), path)
 
     def _position(self, seed: int | None) -> int:
         run = self.run

@@ -25,6 +25,10 @@ class EvaluationError(AdaptiveConstraintsError):
     """An environment is unknown or does not fit the agent."""
 
 
+class ExportError(AdaptiveConstraintsError):
+    """A policy cannot be exported, or would act otherwise than the agent."""
+
+
 class SuiteError(AdaptiveConstraintsError):
     """A suite of benchmarks cannot be read, or does not fit what a results folder already holds."""
 

@@ -21,15 +21,15 @@ AHEAD_ON_CPU, AHEAD = 1 << 19, 1 << 22
 """Numbers drawn ahead at once and per site, on a CPU and elsewhere, where launching the hash is what costs."""
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
     """The int64 with the same 64 bits."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
 
-_GOLDEN = _signed(0x9E3779B97F4A7C15)
-_MIX1 = _signed(0xBF58476D1CE4E5B9)
-_MIX2 = _signed(0x94D049BB133111EB)
+_GOLDEN = signed(0x9E3779B97F4A7C15)
+_MIX1 = signed(0xBF58476D1CE4E5B9)
+_MIX2 = signed(0x94D049BB133111EB)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -104,7 +104,7 @@ class NoiseTables:
         a recorded graph reads those of the step in which it is replayed (see `refill`).
         """
         self.seeds = len(seeds)
-        self._seeds = torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device)
+        self._seeds = torch.tensor([signed(seed) for seed in seeds], dtype=torch.int64, device=device)
         self._dtype, self._namespace, self._clock = dtype, namespace, clock
         self._ahead = AHEAD_ON_CPU if device.type == "cpu" else AHEAD
         self._chunks: dict[Draw, _Chunk] = {}
