@@ -190,7 +190,7 @@ def plain_split(returns: list[float]) -> list[bool]:
     best, cut = np.inf, 0.0
     for limit in sorted(set(returns))[:-1]:
         low, high = [r for r in returns if r <= limit], [r for r in returns if r > limit]
-        if min(len(low), len(high)) < 3:
+        if min(len(low), len(high)) < max(3, 0.03 * len(returns)):
             continue
         variances = [max(np.var(group), least) for group in (low, high)]
         shares = [len(group) / len(returns) for group in (low, high)]
@@ -214,6 +214,7 @@ def test_separate_groups_of_episodes_equal_a_plain_loop(offset: float) -> None:
         "few": [*draw.uniform(0, 10, 60), 15.0, 15.5, 16.0],
         "tight": [*draw.normal(0, 4, 90), *draw.normal(16, 0.5, 5)],
         "mostly good": [*draw.normal(0, 1, 12), *draw.normal(20, 2, 30)],
+        "tail": [*draw.normal(0, 1, 300), *draw.normal(20, 1, 8)],
         "outliers": [*draw.uniform(0, 10, 60), 30.0, 31.0],
         "ties": [0.0] * 7 + [5.0] * 3,
     }
@@ -230,6 +231,7 @@ def test_separate_groups_of_episodes_equal_a_plain_loop(offset: float) -> None:
         "few": 3,
         "tight": 5,
         "mostly good": 42,
+        "tail": 308,
         "outliers": 62,
         "ties": 3,
     }

@@ -5,6 +5,7 @@ Episodes are judged by what is known of whole recordings; `DatasetError` says wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +27,8 @@ PUBLISHED_STEPS, FEWEST_STEPS, STEPS_PER_ROW = 1_000_000, 100_000, 5
 ROWS_AT_ONCE = 4_096
 SEPARATE = 4.5
 """Distance of two groups of returns, in their standard deviations, from which they are two."""
-FEWEST = 3
-"""Recordings in the smaller of two groups."""
+FEWEST, SMALLEST_SHARE = 3, 0.03
+"""Recordings in the smaller of two groups, and what part of all: fewer are the tail of one group."""
 LEAST_VARIANCE = 1e-6
 """Variance that is taken of a group of equal returns, as a part of that of all returns."""
 
@@ -57,18 +58,19 @@ def separation(returns: NDArray[np.floating]) -> float | None:
 
     The groups are the two normal distributions that make the returns likeliest, each return counted to one of them
     (Kittler and Illingworth, "Minimum error thresholding", 1986), so that a few good episodes are found among many bad
-    ones of a wide spread. A group has at least `FEWEST` recordings. They are separate where their means lie at least
-    `SEPARATE` of their standard deviations apart (Ashman's D): cutting a single group in two gives 3.5 where a hundred
-    returns are normal and 3.2 where they are uniform, and more than 4.5 in one case of a hundred. And the upper group
-    must be no more than half: where most episodes are good, the others differ from them by luck more often than by
+    ones of a wide spread. A group has at least `FEWEST` recordings and `SMALLEST_SHARE` of them all. They are separate
+    where their means lie at least `SEPARATE` of their standard deviations apart (Ashman's D): cutting a single group
+    in two gives 3.5 where a hundred returns are normal and 3.2 where they are uniform, and more than 4.5 in one case of
+    a hundred. And the upper group must be no more than half: where most episodes are good, the others differ from them by luck more often than by
     behaviour, and to let go of them lowers scores (`scripted:pendulum/weak`, draw 107: 96 to 88).
     """
     ordered = np.sort(returns.astype(np.float64))
     total = len(ordered)
-    if total < 2 * FEWEST or ordered[FEWEST - 1] == ordered[-FEWEST]:
+    fewest = max(FEWEST, math.ceil(SMALLEST_SHARE * total))
+    if total < 2 * fewest or ordered[fewest - 1] == ordered[-fewest]:
         return None
     ordered = (ordered - ordered.mean()) / ordered.std()  # so that squares keep their digits
-    below = np.arange(FEWEST, total - FEWEST + 1)
+    below = np.arange(fewest, total - fewest + 1)
     above = total - below
     sums, squares = np.cumsum(ordered), np.cumsum(ordered**2)
     low, high = sums[below - 1] / below, -sums[below - 1] / above
