@@ -28,11 +28,13 @@ from adaptive_constraints.runs.file import read_run, write_run
 from adaptive_constraints.runs.folder import CHECKPOINT, begun
 from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.identity import DataFacts, Identity
+from adaptive_constraints.runs.loggers import Logger
 from adaptive_constraints.runs.resuming import to_resume
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.runs.settings import Buffer, RunSettings, online_settings
 from adaptive_constraints.support.arguments import checked
 from adaptive_constraints.support.files import check_name
+from adaptive_constraints.support.markup import Html, tag
 
 EnvSource = str | Callable[[], Any]
 AUTO = "auto"
@@ -110,7 +112,16 @@ class Agent:
 
     def __repr__(self) -> str:
         parts = ", ".join(repr(part) for part in (self.learner, *self.adapters))
-        return f"wrap({parts})" + (f", at step {self.step} of {self._run.engine.horizon}" if self._run else "")
+        run = self._run
+        return f"wrap({parts})" + (f", at step {self.step} of {run.engine.horizon}: {run.history!r}" if run else "")
+
+    def _repr_html_(self) -> Html:
+        """A small table for notebooks: seeds and their scores."""
+        if self._run is None:
+            return tag("p", f"{self.name}, not trained yet")
+        run = self._run
+        at = f"{self.name} at step {self.step} of {run.engine.horizon}, on {self.data_name}"
+        return run.history.html(f"{at}: {run.history.headline()}")
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -132,6 +143,7 @@ class Agent:
         log_every: int = 1_000,
         checkpoint_every: int = 10_000,
         tensorboard: bool = False,
+        loggers: Sequence[Logger] = (),
         progress: bool = True,
         traced: bool = True,
         precision: Precision = "float32",
@@ -153,6 +165,7 @@ class Agent:
         out: a run folder for configuration, logs, checkpoints and curves. If it already holds this run, training goes
             on from its checkpoint, bit for bit, or from this agent's own state where that is further; if it holds
             another, or another process is writing to it, that is an error.
+        loggers: who else is told how the run goes; one of them may stop it early (`Logger`).
         traced: trace each stage once and replay it, on CUDA as graphs of whole steps (faster); False runs everything as
             written (for a debugger).
         precision: of matrix products; "bf16" rounds their factors to bfloat16, which pays on hardware with such
@@ -170,7 +183,7 @@ class Agent:
 
         Returns the history. Raises `DatasetError` for data that cannot be trained on, `CheckpointError` where this
         agent or folder already holds another training, `FileError` where another run is writing to the folder, and
-        `TrainingError` when all seeds are lost or another thread of this process is training.
+        `TrainingError` when all seeds are lost, a logger fails or another thread of this process is training.
         """
         data = load_dataset(dataset) if isinstance(dataset, str) else dataset
         check_trainable(data)
@@ -194,8 +207,10 @@ class Agent:
                 run = self._begin(data, wanted, where, execution, progress)
             else:
                 run = with_data(before, data, traced, progress)
-            loop.fit(run, settings, kept)
+            failed = loop.fit(run, settings, kept)
             self._run = run
+            if failed is not None:
+                raise failed
         return self.history
 
     def _begin(
@@ -237,6 +252,7 @@ class Agent:
         log_every: int = 1_000,
         checkpoint_every: int = 10_000,
         tensorboard: bool = False,
+        loggers: Sequence[Logger] = (),
         progress: bool = True,
         traced: bool = True,
     ) -> History:
@@ -282,8 +298,10 @@ class Agent:
             remedy = "fine-tune a copy of the agent from before: load_agent(path)"
             before, kept = to_resume(own, settings.folder, wanted, run.device, remedy)
             online = go_online(before or run, phase, source, data, traced, progress)
-            loop.fit(online, settings, kept)
+            failed = loop.fit(online, settings, kept)
             self._run = online
+            if failed is not None:
+                raise failed
         return self.history
 
     # -- use ------------------------------------------------------------------------------------------------------
