@@ -19,7 +19,7 @@ from adaptive_constraints.data import Dataset, Finding, advise, check_trainable,
 from adaptive_constraints.engine.engine import Execution
 from adaptive_constraints.environments.specs import RecordedEnv
 from adaptive_constraints.errors import CheckpointError, EvaluationError, StackError, TrainingError
-from adaptive_constraints.evaluation import Evaluation
+from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.networks import Precision
 from adaptive_constraints.runs import evaluating, loop
 from adaptive_constraints.runs.beginnings import fresh_run, go_online, with_data
@@ -380,11 +380,38 @@ class Agent:
         There is no score where the environment is another task than that of the reference returns. Raises
         `EvaluationError` for an environment that does not fit the data, or does not keep Gymnasium's interface.
         """
-        run = self.run
-        source = _environment(env or AUTO, run.data)
+        with self._evaluator(env, episodes, seed, eval_max_steps) as evaluator:
+            return evaluating.evaluate(self.run, evaluator)
+
+    @checked(EvaluationError)
+    def record(
+        self,
+        path: str | Path,
+        env: EnvSource | None = None,
+        *,
+        filmed: int = 1,
+        policy: int | None = None,
+        episodes: int = 10,
+        seed: int = 0,
+        eval_max_steps: int | None = None,
+    ) -> Evaluation:
+        """Evaluate as `evaluate` does, and film the first of the episodes of one policy.
+
+        path: an MP4, in which they follow one another; it is there once it is whole.
+        filmed: how many of the ``episodes`` to film.
+        policy: the seed of whose policy; None: that of the first seed that is not lost.
+
+        What the film shows are the first ``filmed`` of that policy's returns in the evaluation. A function as ``env``
+        must make an environment with ``render_mode="rgb_array"``. Raises `DependencyError` without the extra
+        ``video``, `FileError` for a file that cannot be written, and `EvaluationError` where no frames can be had.
+        """
+        with self._evaluator(env, episodes, seed, eval_max_steps) as evaluator:
+            return evaluating.record(self.run, evaluator, Path(path), self._position(policy), filmed)
+
+    def _evaluator(self, env: EnvSource | None, episodes: int, seed: int, max_steps: int | None) -> Evaluator:
+        source = _environment(env or AUTO, self.run.data)
         assert source is not None
-        with evaluating.evaluator_of(run, source, episodes, seed, eval_max_steps) as evaluator:
-            return evaluating.evaluate(run, evaluator)
+        return evaluating.evaluator_of(self.run, source, episodes, seed, max_steps)
 
     @checked(CheckpointError)
     def save(self, path: str | Path) -> None:

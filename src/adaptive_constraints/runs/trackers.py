@@ -18,6 +18,9 @@ from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.loggers import Logger, evaluation_row
 from adaptive_constraints.support.arguments import checked
 
+Tracker = Literal["wandb", "trackio"]
+"""Names of the modules and of the extras that bring them."""
+
 
 class TrackerLogger(Logger):
     """Shows a run on a dashboard: ``fit(..., loggers=[TrackerLogger("trackio", project="hopper")])``.
@@ -34,9 +37,7 @@ class TrackerLogger(Logger):
     """
 
     @checked(TrainingError)
-    def __init__(
-        self, module: Literal["wandb", "trackio"], *, project: str, name: str | None = None, **init: Any
-    ) -> None:
+    def __init__(self, module: Tracker, *, project: str, name: str | None = None, **init: Any) -> None:
         self._module = _imported(module)
         self._kind, self._project, self._name, self._init = module, project, name, init
         self._run: Any = None
@@ -109,4 +110,4 @@ def _name(config: Mapping[str, Any]) -> str:
     return f"{parts} on {Path(config['data']['name']).name}{phase}"
 
 
-__all__ = ["TrackerLogger"]
+__all__ = ["Tracker", "TrackerLogger"]
