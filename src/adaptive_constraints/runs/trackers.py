@@ -32,8 +32,8 @@ class TrackerLogger(Logger):
 
     It logs the config, and each metric and evaluation as the mean over the seeds that are not lost, ``critic/loss``,
     and for each of them, ``critic/loss/seed0``. A run that goes on goes on there as well, under the same project and
-    name. What was logged before a run was killed, and is trained again to the same bits, is not logged twice on Weights
-    & Biases, which takes no steps that go back. Raises `DependencyError` where the module is not installed.
+    name. Weights & Biases takes no steps that go back: what was logged there before a run was killed, and is trained again
+    to the same bits, is left out, but for the last step, which stands there as one more. Raises `DependencyError` where the module is not installed.
     """
 
     @checked(TrainingError)
@@ -81,7 +81,7 @@ class TrackerLogger(Logger):
             self._run = None
 
     def _log(self, step: int, metrics: Mapping[str, NDArray[np.float64]]) -> None:
-        if self._begun < step < self._next:  # logged before the run was killed
+        if self._begun < step < self._next - 1:  # logged before the run was killed
             return
         living, values = self._history.living, dict[str, float]()
         for name, numbers in metrics.items():
