@@ -155,7 +155,9 @@ def test_one_that_fails_loses_nothing(tmp_path, method, in_folder):
     step = {"on_start": 0, "on_log": 5, "on_evaluation": 6, "on_checkpoint": 10, "on_end": 12}[method]
     broken = Diary({method: ValueError("no disk")})
     where = "in this agent" if not out or not step else f"in {out / CHECKPOINT}"
-    message = rf"the logger's Diary\.{method} raised ValueError: no disk; the run stopped at step {step} of 12: .*{where}"
+    message = (
+        rf"the logger's Diary\.{method} raised ValueError: no disk; the run stopped at step {step} of 12: .*{where}"
+    )
     with pytest.raises(TrainingError, match=message) as raised:
         fit(agent, out=out, loggers=[broken, other])
     assert isinstance(raised.value.__cause__, ValueError)

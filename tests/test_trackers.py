@@ -176,10 +176,12 @@ def test_a_missing_module_names_its_extra(module, monkeypatch):
 
 
 def test_wrong_arguments_are_refused(tracker):
-    with pytest.raises(TrainingError, match="module must be 'wandb' or 'trackio', not 'mlflow'"):
+    takes = "takes 'wandb' or 'trackio' and the name of a project, not"
+    with pytest.raises(TrainingError, match=f"{takes} 'mlflow' and 'p'"):
         TrackerLogger("mlflow", project="p")
-    with pytest.raises(TrainingError, match="project must be text, not None"):
-        TrackerLogger(tracker.kind, project=None)
+    for project in (None, ""):
+        with pytest.raises(TrainingError, match=f"{takes} '{tracker.kind}' and {project!r}"):
+            TrackerLogger(tracker.kind, project=project)
 
 
 def test_the_command_line_tracks(tracker, tmp_path, capsys):

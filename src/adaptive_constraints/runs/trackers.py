@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from adaptive_constraints.errors import DependencyError, TrainingError
 from adaptive_constraints.evaluation import Evaluation
 from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.loggers import Logger, evaluation_row
-from adaptive_constraints.support.arguments import checked
 
 Tracker = Literal["wandb", "trackio"]
 """Names of the modules and of the extras that bring them."""
@@ -36,8 +35,11 @@ class TrackerLogger(Logger):
     to the same bits, is left out, but for the last step, which stands there as one more. Raises `DependencyError` where the module is not installed.
     """
 
-    @checked(TrainingError)
     def __init__(self, module: Tracker, *, project: str, name: str | None = None, **init: Any) -> None:
+        if module not in get_args(Tracker) or not isinstance(project, str) or not project:
+            raise TrainingError(
+                f"TrackerLogger takes 'wandb' or 'trackio' and the name of a project, not {module!r} and {project!r}"
+            )
         self._module = _imported(module)
         self._kind, self._project, self._name, self._init = module, project, name, init
         self._run: Any = None
