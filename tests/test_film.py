@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -21,9 +21,9 @@ imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="films need imagei
 class Seen(Drift):
     """Drift in grey: the first number of its state, which a film keeps about."""
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 10}
     size = (48, 64)
-    states: list[float] = []
+    states: ClassVar[list[float]] = []
 
     def __init__(self, render_mode: str | None = "rgb_array"):
         self.render_mode = render_mode

@@ -35,7 +35,7 @@ class Tracker(SimpleNamespace):
     def __init__(self, kind):
         super().__init__(kind=kind, runs={}, inits=[])
 
-    def init(self, *, project, name, config, id=None, resume=None, **more):  # noqa: A002
+    def init(self, *, project, name, config, id=None, resume=None, **more):
         assert json.dumps(config) and project and name
         assert (id is None) == (self.kind == "trackio")
         self.inits.append({"project": project, "name": name, "id": id, "resume": resume, "config": config, **more})

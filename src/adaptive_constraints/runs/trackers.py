@@ -31,8 +31,9 @@ class TrackerLogger(Logger):
 
     It logs the config, and each metric and evaluation as the mean over the seeds that are not lost, ``critic/loss``,
     and for each of them, ``critic/loss/seed0``. A run that goes on goes on there as well, under the same project and
-    name. Weights & Biases takes no steps that go back: what was logged there before a run was killed, and is trained again
-    to the same bits, is left out, but for the last step, which stands there as one more. Raises `DependencyError` where the module is not installed.
+    name. Weights & Biases takes no steps that go back: what was logged there before a run was killed, and is trained
+    again to the same bits, is left out, but for the last step, which stands there as one more. Raises
+    `DependencyError` where the module is not installed.
     """
 
     def __init__(self, module: Tracker, *, project: str, name: str | None = None, **init: Any) -> None:
