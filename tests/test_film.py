@@ -16,6 +16,7 @@ from adaptive_constraints.errors import DependencyError, EvaluationError, FileEr
 from .fault_kinds import Drift, data, stack
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="films need imageio-ffmpeg (extra video)")
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of the pipes to FFmpeg
 
 
 class Seen(Drift):

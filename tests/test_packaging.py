@@ -227,7 +227,7 @@ def test_extras_carry_what_is_optional() -> None:
     assert always == {"torch", "numpy"}
     assert set(extras) == {
         *("mujoco", "minari", "table", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots", "ray"),
-        *("speed", "demo", "dev"),
+        *("wandb", "trackio", "video", "speed", "demo", "dev"),
     }
     assert not any("functorch" in requirement for extra in extras.values() for requirement in extra)
 

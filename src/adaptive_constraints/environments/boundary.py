@@ -121,7 +121,7 @@ class CheckedEnv:
     def frame(self) -> NDArray[np.uint8]:
         """What it looks like now: [H, W, 3], red, green and blue."""
         try:
-            answer: Any = self.env.render()  # type: ignore[no-untyped-call]
+            answer: Any = self.env.render()
         except Exception as error:
             text = f"its render raised {type(error).__name__}: {error}"
             raise EvaluationError(f"{self.name} cannot be filmed: {' '.join(text.split())[:500]}. {_DRAW}") from error

@@ -78,7 +78,7 @@ class Evaluation:
         """A row for each policy, for notebooks."""
         columns = {"return": self.mean_return, "score": self.score, "success %": self.success_rate}
         known = {name: values for name, values in columns.items() if values is not None}
-        rows = [[i, *(f"{values[i]:.1f}" for values in known.values())] for i in range(len(self.returns))]
+        rows = [[str(i), *(f"{values[i]:.1f}" for values in known.values())] for i in range(len(self.returns))]
         caption = f"evaluated at step {self.step}: {self.returns.shape[1]} episodes each"
         return table(caption, ["policy", *known], rows)
 

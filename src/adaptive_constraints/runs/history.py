@@ -111,11 +111,12 @@ class History:
     def html(self, caption: str) -> Html:
         """A small table under a caption, seed by seed."""
         columns = self.summary().columns if self.counted else {}
-        rows = [
-            [seed, *(f"{values[i]:.1f}" for values in columns.values()), self.lost(seed)]
-            for i, seed in enumerate(self.seeds)
-        ]
-        return table(caption, ["seed", *columns, ""], rows)
+        shown = {name: [f"{value:.1f}" for value in values] for name, values in columns.items()}
+        if self.failures:
+            lost = [self.failures.get(seed) for seed in self.seeds]
+            shown["lost at step"] = ["" if failure is None else str(failure.step) for failure in lost]
+        rows = [[str(seed), *(values[i] for values in shown.values())] for i, seed in enumerate(self.seeds)]
+        return table(caption, ["seed", *shown], rows)
 
     def _repr_html_(self) -> Html:
         return self.html(f"{self.steps} steps of {self.headline()}")

@@ -32,10 +32,10 @@ def join(children: Iterable[Child]) -> Html:
 
 def table(caption: Child, heads: Sequence[Child], rows: Iterable[Sequence[Child]]) -> Html:
     """A small table, as notebooks show it: names at the left, numbers at the right."""
-    styles = ["text-align: left", *["text-align: right"] * (len(heads) - 1)]
+    styles = [f"text-align: {side}; padding: 0 0.5em" for side in ("left", *["right"] * (len(heads) - 1))]
     head = tag("tr", *(tag("th", cell, style=style) for cell, style in zip(heads, styles, strict=True)))
     body = [tag("tr", *(tag("td", cell, style=style) for cell, style in zip(row, styles, strict=True))) for row in rows]
-    over = tag("caption", caption, style="text-align: left; caption-side: top")
+    over = tag("caption", caption, style="text-align: left; caption-side: top; padding: 0 0.5em")
     return tag("table", over, tag("thead", head), tag("tbody", *body))
 
 
