@@ -31,7 +31,7 @@ class Cells(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
-        assert tag in ("table", "caption", "thead", "tbody", "tr", "th", "td", "p")
+        assert tag in ("div", "table", "caption", "thead", "tbody", "tr", "th", "td", "p")
         self.texts += [""] * (tag in ("td", "th", "caption", "p"))
 
     def handle_data(self, text):
@@ -76,6 +76,16 @@ def test_success_and_lost_seeds_are_shown():
     assert cells[17:] == ["nan", "3"]
     np.testing.assert_array_equal(history.summary().success, [50.0, np.nan])
     assert summary([Evaluation(1, np.zeros((1, 1)))]).success is None
+
+
+def test_success_stands_beside_the_score_while_a_run_goes_on(capsys):
+    class Goal(Drift):
+        def step(self, action):
+            *answer, _ = super().step(action)
+            return *answer, {"success": True}
+
+    stack().fit(data(), **RUN | EVALUATED | {"eval_env": Goal, "progress": True})
+    assert "score 100.0, success 100 %" in capsys.readouterr().out
 
 
 def test_an_evaluation_in_one_line_and_in_a_table():

@@ -36,7 +36,8 @@ def table(caption: Child, heads: Sequence[Child], rows: Iterable[Sequence[Child]
     head = tag("tr", *(tag("th", cell, style=style) for cell, style in zip(heads, styles, strict=True)))
     body = [tag("tr", *(tag("td", cell, style=style) for cell, style in zip(row, styles, strict=True))) for row in rows]
     over = tag("caption", caption, style="text-align: left; caption-side: top; padding: 0 0.5em")
-    return tag("table", over, tag("thead", head), tag("tbody", *body))
+    whole = tag("table", over, tag("thead", head), tag("tbody", *body))
+    return tag("div", whole, style="overflow-x: auto")  # on a narrow screen
 
 
 def embedded(tree: object) -> Html:
