@@ -64,7 +64,7 @@ def test_the_clock_goes_on_and_the_phase_begins():
     assert seen[1:7].tolist() == [[step, step, 6] for step in range(1, 7)]
     assert seen[7:27].tolist() == [[6 + step, step, 26] for step in range(1, 21)]
     assert (agent.step, history.online_from, history.steps) == (26, 6, 26)
-    assert repr(agent).endswith("at step 26 of 26")
+    assert "at step 26 of 26: History(26 steps of" in repr(agent)
     kept = [name for name in before if "/clock.net/" in name and not name.startswith("metrics/")]
     assert len(kept) == 1 + 1 + 3 and all(torch.equal(before[name], state(agent)[name]) for name in kept)
 

@@ -230,14 +230,15 @@ def test_extras_carry_what_is_optional() -> None:
     assert always == {"torch", "numpy"}
     assert set(extras) == {
         *("mujoco", "minari", "table", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots", "ray"),
-        *("export", "speed", "demo", "dev"),
+        *("export", "wandb", "trackio", "video", "speed", "demo", "dev"),
     }
     assert not any("functorch" in requirement for extra in extras.values() for requirement in extra)
 
 
-#: Private names that are not ours: of named tuples, of torch, of the simulators.
+#: Private names that are not ours: of named tuples, of torch, of the simulators, of notebooks.
 FOREIGN = {
     *("_replace", "_asdict", "_fields", "_exit", "_data"),
+    *("_repr_html_", "_repr_png_"),
     *("_C", "_functorch", "_schema", "_local_scalar_dense", "_unique2", "_unsafe_view"),
 }
 

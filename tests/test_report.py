@@ -17,9 +17,9 @@ from adaptive_constraints.reports import text
 from adaptive_constraints.reports.findings import ALL, effects, find, profiles
 from adaptive_constraints.reports.grid import read_grid
 from adaptive_constraints.reports.html import page
-from adaptive_constraints.reports.markup import embedded, tag
 from adaptive_constraints.reports.report import write_report
 from adaptive_constraints.reports.statistics import interquartile_mean
+from adaptive_constraints.support.markup import embedded, tag
 
 from .synthetic_rows import HOPPER, MAZE, folder, grid, in_returns, lost, row
 

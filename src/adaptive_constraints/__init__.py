@@ -52,6 +52,8 @@ from adaptive_constraints.core.types import (
 from adaptive_constraints.core.view import View
 from adaptive_constraints.data import Dataset, doctor, load_dataset
 from adaptive_constraints.errors import AdaptiveConstraintsError
+from adaptive_constraints.runs.loggers import Logger
+from adaptive_constraints.runs.trackers import TrackerLogger
 from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "Gaussian",
     "Learner",
     "LinearTradeoff",
+    "Logger",
     "MetaLoss",
     "MetaStep",
     "NoiseTradeoff",
@@ -94,6 +97,7 @@ __all__ = [
     "Spec",
     "Stage",
     "Terms",
+    "TrackerLogger",
     "Update",
     "View",
     "__version__",

@@ -19,7 +19,7 @@ from adaptive_constraints.data import Dataset, Finding, advise, check_trainable,
 from adaptive_constraints.engine.engine import Execution
 from adaptive_constraints.environments.specs import RecordedEnv
 from adaptive_constraints.errors import CheckpointError, EvaluationError, ExportError, StackError, TrainingError
-from adaptive_constraints.evaluation import Evaluation
+from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.networks import Precision
 from adaptive_constraints.runs import evaluating, loop
 from adaptive_constraints.runs.beginnings import fresh_run, go_online, with_data
@@ -29,12 +29,14 @@ from adaptive_constraints.runs.file import read_run, write_run
 from adaptive_constraints.runs.folder import CHECKPOINT, begun
 from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.identity import DataFacts, Identity
+from adaptive_constraints.runs.loggers import Logger
 from adaptive_constraints.runs.policy import Policy
 from adaptive_constraints.runs.resuming import to_resume
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.runs.settings import Buffer, RunSettings, online_settings
 from adaptive_constraints.support.arguments import checked
 from adaptive_constraints.support.files import check_name
+from adaptive_constraints.support.markup import Html, tag
 
 EnvSource = str | Callable[[], Any]
 AUTO = "auto"
@@ -112,7 +114,16 @@ class Agent:
 
     def __repr__(self) -> str:
         parts = ", ".join(repr(part) for part in (self.learner, *self.adapters))
-        return f"wrap({parts})" + (f", at step {self.step} of {self._run.engine.horizon}" if self._run else "")
+        run = self._run
+        return f"wrap({parts})" + (f", at step {self.step} of {run.engine.horizon}: {run.history!r}" if run else "")
+
+    def _repr_html_(self) -> Html:
+        """A small table for notebooks: seeds and their scores."""
+        if self._run is None:
+            return tag("p", f"{self.name}, not trained yet")
+        run = self._run
+        at = f"{self.name} at step {self.step} of {run.engine.horizon}, on {self.data_name}"
+        return run.history.html(f"{at}: {run.history.headline()}")
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -134,6 +145,7 @@ class Agent:
         log_every: int = 1_000,
         checkpoint_every: int = 10_000,
         tensorboard: bool = False,
+        loggers: Sequence[Logger] = (),
         progress: bool = True,
         traced: bool = True,
         precision: Precision = "float32",
@@ -155,6 +167,7 @@ class Agent:
         out: a run folder for configuration, logs, checkpoints and curves. If it already holds this run, training goes
             on from its checkpoint, bit for bit, or from this agent's own state where that is further; if it holds
             another, or another process is writing to it, that is an error.
+        loggers: who else is told how the run goes; one of them may stop it early (`Logger`).
         traced: trace each stage once and replay it, on CUDA as graphs of whole steps (faster); False runs everything as
             written (for a debugger).
         precision: of matrix products; "bf16" rounds their factors to bfloat16, which pays on hardware with such
@@ -172,7 +185,7 @@ class Agent:
 
         Returns the history. Raises `DatasetError` for data that cannot be trained on, `CheckpointError` where this
         agent or folder already holds another training, `FileError` where another run is writing to the folder, and
-        `TrainingError` when all seeds are lost or another thread of this process is training.
+        `TrainingError` when all seeds are lost, a logger fails or another thread of this process is training.
         """
         data = load_dataset(dataset) if isinstance(dataset, str) else dataset
         check_trainable(data)
@@ -196,8 +209,10 @@ class Agent:
                 run = self._begin(data, wanted, where, execution, progress)
             else:
                 run = with_data(before, data, traced, progress)
-            loop.fit(run, settings, kept)
+            failed = loop.fit(run, settings, kept)
             self._run = run
+            if failed is not None:
+                raise failed
         return self.history
 
     def _begin(
@@ -239,6 +254,7 @@ class Agent:
         log_every: int = 1_000,
         checkpoint_every: int = 10_000,
         tensorboard: bool = False,
+        loggers: Sequence[Logger] = (),
         progress: bool = True,
         traced: bool = True,
     ) -> History:
@@ -284,8 +300,10 @@ class Agent:
             remedy = "fine-tune a copy of the agent from before: load_agent(path)"
             before, kept = to_resume(own, settings.folder, wanted, run.device, remedy)
             online = go_online(before or run, phase, source, data, traced, progress)
-            loop.fit(online, settings, kept)
+            failed = loop.fit(online, settings, kept)
             self._run = online
+            if failed is not None:
+                raise failed
         return self.history
 
     # -- use ------------------------------------------------------------------------------------------------------
@@ -364,11 +382,38 @@ class Agent:
         There is no score where the environment is another task than that of the reference returns. Raises
         `EvaluationError` for an environment that does not fit the data, or does not keep Gymnasium's interface.
         """
-        run = self.run
-        source = _environment(env or AUTO, run.data)
+        with self._evaluator(env, episodes, seed, eval_max_steps) as evaluator:
+            return evaluating.evaluate(self.run, evaluator)
+
+    @checked(EvaluationError)
+    def record(
+        self,
+        path: str | Path,
+        env: EnvSource | None = None,
+        *,
+        filmed: int = 1,
+        policy: int | None = None,
+        episodes: int = 10,
+        seed: int = 0,
+        eval_max_steps: int | None = None,
+    ) -> Evaluation:
+        """Evaluate as `evaluate` does, and film the first of the episodes of one policy.
+
+        path: an MP4, in which they follow one another; it is there once it is whole.
+        filmed: how many of the ``episodes`` to film.
+        policy: the seed of whose policy; None: that of the first seed that is not lost.
+
+        What the film shows are the first ``filmed`` of that policy's returns in the evaluation. A function as ``env``
+        must make an environment with ``render_mode="rgb_array"``. Raises `DependencyError` without the extra
+        ``video``, `FileError` for a file that cannot be written, and `EvaluationError` where no frames can be had.
+        """
+        with self._evaluator(env, episodes, seed, eval_max_steps) as evaluator:
+            return evaluating.record(self.run, evaluator, Path(path), self._position(policy), filmed)
+
+    def _evaluator(self, env: EnvSource | None, episodes: int, seed: int, max_steps: int | None) -> Evaluator:
+        source = _environment(env or AUTO, self.run.data)
         assert source is not None
-        with evaluating.evaluator_of(run, source, episodes, seed, eval_max_steps) as evaluator:
-            return evaluating.evaluate(run, evaluator)
+        return evaluating.evaluator_of(self.run, source, episodes, seed, max_steps)
 
     @checked(CheckpointError)
     def save(self, path: str | Path) -> None:

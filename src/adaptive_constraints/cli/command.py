@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast, get_args
 
 import torch
 
 from adaptive_constraints.agent import AUTO
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.runs.settings import RunSettings
+from adaptive_constraints.runs.trackers import Tracker, TrackerLogger
 
 FOUND_ERRORS, FAILED, INTERRUPTED, PIPE_CLOSED, TERMINATED = 1, 2, 130, 141, 143
 """Exit codes: the doctor found errors, a command failed, Ctrl-C ended it, its reader has gone, SIGTERM ended it."""
@@ -68,6 +69,8 @@ class RunOptions:
     """Steps between checkpoints: at most so many are lost when a run is killed."""
     tensorboard: bool = False
     """Write TensorBoard events to the run folder too."""
+    track: tuple[str, ...] = ()
+    """Show the run on a dashboard: wandb:PROJECT or trackio:PROJECT, under the name of the run folder."""
     quiet: bool = False
     """Print the final table only."""
 
@@ -86,7 +89,17 @@ class RunOptions:
     def settings(self, out: Path) -> RunSettings:
         """The same options as `Agent.fit` and `Agent.finetune` take them."""
         eval_env = None if self.eval_env == "none" else self.eval_env
-        return RunSettings.of(vars(self), eval_env=eval_env, out=out, progress=not self.quiet)
+        loggers = [_tracker(text, out) for text in self.track]
+        return RunSettings.of(vars(self), eval_env=eval_env, out=out, progress=not self.quiet, loggers=loggers)
+
+
+def _tracker(text: str, out: Path) -> TrackerLogger:
+    module, _, project = text.partition(":")
+    if not project or module not in get_args(Tracker):
+        raise TrainingError(
+            f"--track takes {' or '.join(f'{name}:PROJECT' for name in get_args(Tracker))}, not {text!r}"
+        )
+    return TrackerLogger(cast(Tracker, module), project=project, name=out.resolve().name)
 
 
 __all__ = ["FAILED", "FOUND_ERRORS", "INTERRUPTED", "PIPE_CLOSED", "TERMINATED", "Command", "Common", "RunOptions"]

@@ -32,6 +32,10 @@ class Evaluate(Command):
     many as the data's longest episode has."""
     device: str = "cpu"
     """Device that the policy runs on."""
+    video: Path | None = None
+    """Film the first episode of the first seed that is not lost, to this file (NAME.mp4, extra video)."""
+    filmed: int = 1
+    """With --video: how many of its episodes to film."""
     json: Path | None = None
     """Write every episode's return to this file too."""
     common: Common = field(default_factory=Common)
@@ -45,11 +49,17 @@ class Evaluate(Command):
         if self.json is not None:
             check_file(self.json)
         agent = load_agent(self.path, self.device)
-        evaluation = agent.evaluate(self.env, episodes=self.episodes, seed=self.seed, eval_max_steps=self.max_steps)
+        options: dict[str, Any] = {"episodes": self.episodes, "seed": self.seed, "eval_max_steps": self.max_steps}
+        if self.video is None:
+            evaluation = agent.evaluate(self.env, **options)
+        else:
+            evaluation = agent.record(self.video, self.env, filmed=self.filmed, **options)
         print(
             f"{agent.name} at step {agent.step}: {self.episodes} episodes per seed, starting states of seed {self.seed}"
         )
         show_evaluation(agent, evaluation)
+        if self.video is not None:
+            print(f"{'an episode is' if self.filmed == 1 else f'{self.filmed} episodes are'} in {self.video}")
         if self.json is not None:
             write_json(self.json, self._record(agent, evaluation))
             print(f"every return is in {self.json}")

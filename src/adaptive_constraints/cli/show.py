@@ -53,21 +53,20 @@ def show_run(agent: Agent, history: History, out: Path) -> None:
     else:
         print("not evaluated" if history.online_from is None else "not evaluated online")
         for seed in history.failures:
-            print(f"seed {seed} was {_lost(history, seed)}")
+            print(f"seed {seed} was {history.lost(seed)}")
     files = sorted(path.name for path in out.iterdir() if path.is_file() and not path.name.startswith("."))
     print(f"in {out}: {', '.join(files)}")
 
 
 def show_summary(agent: Agent, history: History) -> None:
     """The evaluations of a run, seed by seed."""
-    summary = history.summary()
-    columns = (summary.last, summary.best, summary.last_ten)
+    columns = history.summary().columns
     rows = [
-        [str(seed), *(f"{column[i]:.1f}" for column in columns), _lost(history, seed)]
+        [str(seed), *(f"{values[i]:.1f}" for values in columns.values()), history.lost(seed)]
         for i, seed in enumerate(agent.seeds)
     ]
-    rows.append(["mean", *(f"{_mean(column, agent):.1f}" for column in columns), ""])
-    table(["seed", f"last {summary.measure}", f"best {summary.measure}", "mean of last ten", ""], rows)
+    rows.append(["mean", *(f"{_mean(values, agent):.1f}" for values in columns.values()), ""])
+    table(["seed", *columns, ""], rows)
 
 
 def show_evaluation(agent: Agent, evaluation: Evaluation) -> None:
@@ -80,7 +79,7 @@ def show_evaluation(agent: Agent, evaluation: Evaluation) -> None:
             f"{evaluation.mean_return[i]:.1f} +- {evaluation.returns[i].std():.1f}",
             f"{scores[i]:.1f}",
             *([] if rate is None else [f"{rate[i]:.0f} %"]),
-            _lost(agent.history, seed),
+            agent.history.lost(seed),
         ]
         for i, seed in enumerate(agent.seeds)
     ]
@@ -100,11 +99,6 @@ def _mean(values: NDArray[np.float64], agent: Agent) -> float:
     """Over the seeds that are not lost."""
     kept = [value for seed, value in zip(agent.seeds, values, strict=True) if seed not in agent.history.failures]
     return float(np.mean(kept)) if kept else float("nan")
-
-
-def _lost(history: History, seed: int) -> str:
-    failure = history.failures.get(seed)
-    return f"lost at step {failure.step}: {failure.term} was not finite" if failure else ""
 
 
 def show_parts(title: str, parts: Mapping[str, type[Learner] | type[Adapter]]) -> None:

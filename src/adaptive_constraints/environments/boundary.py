@@ -31,6 +31,8 @@ _FLAT = (
 )
 _WRAP = "Mend it, or wrap it (gymnasium.Wrapper) and pass a function that makes the wrapped environment"
 
+_DRAW = "Without a screen MuJoCo draws where MUJOCO_GL is set to egl or osmesa, and that library is installed"
+
 
 class EnvironmentWarning(UserWarning):
     """An environment differs from that of the data, or does something doubtful; results may not be what they seem."""
@@ -115,6 +117,19 @@ class CheckedEnv:
             truncated if truncated is True or truncated is False else self._flag(truncated, "truncated"),
             info,
         )
+
+    def frame(self) -> NDArray[np.uint8]:
+        """What it looks like now: [H, W, 3], red, green and blue."""
+        try:
+            answer: Any = self.env.render()
+        except Exception as error:
+            text = f"its render raised {type(error).__name__}: {error}"
+            raise EvaluationError(f"{self.name} cannot be filmed: {' '.join(text.split())[:500]}. {_DRAW}") from error
+        frame = np.asarray(answer)
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            given = f"an array of shape {frame.shape} and type {frame.dtype}"
+            self._refuse(f"render returned {given}, but [height, width, 3] of uint8 is needed", _WRAP)
+        return frame
 
     def _check_new(self) -> None:
         """Refuse an environment that another one of these is using: each would step what the other one reads."""

@@ -196,11 +196,14 @@ class RecordedEnv:
             return f"{self.env_id} ({', '.join(f'{k}={v}' for k, v in other.items())})" if other else self.env_id
         return self.env_id
 
-    def __call__(self) -> Environment:
-        """Make one; raises `EvaluationError` that names what cannot be rebuilt."""
+    def __call__(self, **options: Any) -> Environment:
+        """Make one; raises `EvaluationError` that names what cannot be rebuilt.
+
+        options: for Gymnasium's ``make``, such as ``render_mode``.
+        """
         registered = copy.deepcopy(self._registered())
         if self.spec is None:
-            return _gymnasium_make(registered, self.env_id)
+            return _gymnasium_make(registered, self.env_id, **options)
         try:
             spec = plain_env_spec(self.spec)
         except DatasetError as error:
@@ -208,7 +211,7 @@ class RecordedEnv:
         self._check_arguments(spec)
         registered.kwargs = {**registered.kwargs, **spec["kwargs"]}
         registered.max_episode_steps = spec["max_episode_steps"]
-        env = _gymnasium_make(registered, self.env_id)
+        env = _gymnasium_make(registered, self.env_id, **options)
         try:
             return self._wrapped(env, _counting(spec["additional_wrappers"]))
         except BaseException:
@@ -316,10 +319,11 @@ def _import_installed(package: str) -> None:
         sys.path[:] = before
 
 
-def make_environment(source: EnvSource) -> Environment:
+def make_environment(source: EnvSource, **options: Any) -> Environment:
     """Make one environment, or say which package or spelling is missing.
 
     source: an id that the user wrote, whose module Gymnasium may import, or a function; a `RecordedEnv` is one.
+    options: for Gymnasium's ``make``; a function of the user's takes none.
 
     Gymnasium's checking wrapper is left out: it costs a tenth of a step, and `CheckedEnv` checks what matters here.
     """
@@ -331,7 +335,7 @@ def make_environment(source: EnvSource) -> Environment:
         ) from error
     if callable(source):
         try:
-            made = source()
+            made = source(**options) if isinstance(source, RecordedEnv) else source()
         except AdaptiveConstraintsError:
             raise
         except Exception as error:
@@ -340,7 +344,7 @@ def make_environment(source: EnvSource) -> Environment:
             raise EvaluationError(f"{source!r} made {made!r}, which is no Gymnasium environment.")
         return made
     register_mazes()
-    return _gymnasium_make(source, source)
+    return _gymnasium_make(source, source, **options)
 
 
 def environment_text(source: EnvSource) -> str:
@@ -416,12 +420,12 @@ def _class_text(env: Any) -> str:
     return f"a function that makes {' in '.join(names)}"
 
 
-def _gymnasium_make(what: Any, name: str) -> Environment:
+def _gymnasium_make(what: Any, name: str, **options: Any) -> Environment:
     """Make what an id or a specification says, with errors of our own."""
     import gymnasium
 
     try:
-        return gymnasium.make(what, disable_env_checker=True)
+        return gymnasium.make(what, disable_env_checker=True, **options)
     except DependencyError:  # an ImportError too, which would become a misspelt id below
         raise
     except gymnasium.error.DependencyNotInstalled as error:

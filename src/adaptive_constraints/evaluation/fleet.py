@@ -155,14 +155,19 @@ class GymnasiumFleet:
 
     def _make(self) -> CheckedEnv:
         """Make one more environment and keep it."""
-        named = str(self._source) if isinstance(self._source, str | RecordedEnv) else ""
-        made = make_environment(self._source)
-        try:
-            self._all.append(CheckedEnv(made, named))
-        except BaseException:
-            getattr(made, "close", lambda: None)()
-            raise
+        self._all.append(open_environment(self._source))
         return self._all[-1]
+
+
+def open_environment(source: EnvSource, **options: Any) -> CheckedEnv:
+    """Make one environment whose answers are checked; ``options`` as `make_environment` takes them."""
+    named = str(source) if isinstance(source, str | RecordedEnv) else ""
+    made = make_environment(source, **options)
+    try:
+        return CheckedEnv(made, named)
+    except BaseException:
+        getattr(made, "close", lambda: None)()
+        raise
 
 
 def _success(info: Any) -> bool | None:
@@ -180,4 +185,4 @@ def fleet_of(source: EnvSource) -> Fleet:
     return GymnasiumFleet(source) if together is None else TogetherFleet(together())
 
 
-__all__ = ["Described", "Fleet", "GymnasiumFleet", "Stepped", "TogetherFleet", "fleet_of"]
+__all__ = ["Described", "Fleet", "GymnasiumFleet", "Stepped", "TogetherFleet", "fleet_of", "open_environment"]

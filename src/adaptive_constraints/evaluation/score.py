@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from adaptive_constraints.data.references import SUCCESS, ReferenceScore
 from adaptive_constraints.errors import EvaluationError
+from adaptive_constraints.support.markup import Html, table
 
 #: How many evaluations, counted from the end, `Summary.last_ten` averages.
 LAST = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """P policies evaluated at one step.
 
@@ -53,6 +54,34 @@ class Evaluation:
             return None
         return np.where(np.isnan(self.mean_return), np.nan, 100.0 * self.success.mean(axis=1))
 
+    @property
+    def measure(self) -> Literal["score", "return"]:
+        """The name of what `measured` gives."""
+        return "return" if self.reference is None else "score"
+
+    @property
+    def measured(self) -> NDArray[np.float64]:
+        """[P] what policies are compared by: scores, or mean returns where there are none."""
+        return self.mean_return if (score := self.score) is None else score
+
+    def means(self, policies: Sequence[int] | None = None) -> str:
+        """The means over these policies (None: all) in words, such as "score 55.3, success 40 %"."""
+        kept = slice(None) if policies is None else list(policies)
+        rate = "" if self.success_rate is None else f", success {self.success_rate[kept].mean():.0f} %"
+        return f"{self.measure} {self.measured[kept].mean():.1f}{rate}"
+
+    def __repr__(self) -> str:
+        policies, episodes = self.returns.shape
+        return f"Evaluation(step={self.step}, {policies} policies of {episodes} episodes: {self.means()} on average)"
+
+    def _repr_html_(self) -> Html:
+        """A row for each policy, for notebooks."""
+        columns = {"return": self.mean_return, "score": self.score, "success %": self.success_rate}
+        known = {name: values for name, values in columns.items() if values is not None}
+        rows = [[str(i), *(f"{values[i]:.1f}" for values in known.values())] for i in range(len(self.returns))]
+        caption = f"evaluated at step {self.step}: {self.returns.shape[1]} episodes each"
+        return table(caption, ["policy", *known], rows)
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -62,12 +91,24 @@ class Summary:
     last: at the last evaluation.
     best: the highest of all. Chosen by looking at the evaluations, it flatters; report ``last`` or ``last_ten``.
     last_ten: the mean over the last ten evaluations (over all, if there are fewer).
+    success: the success rate in percent at the last evaluation; None where the environment does not say.
     """
 
     measure: Literal["score", "return"]
     last: NDArray[np.float64]
     best: NDArray[np.float64]
     last_ten: NDArray[np.float64]
+    success: NDArray[np.float64] | None = None
+
+    @property
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        """The same by the heads of a table."""
+        known = {
+            f"last {self.measure}": self.last,
+            f"best {self.measure}": self.best,
+            "mean of last ten": self.last_ten,
+        }
+        return known if self.success is None else known | {"last success %": self.success}
 
 
 def summary(evaluations: Sequence[Evaluation]) -> Summary:
@@ -84,5 +125,5 @@ def summary(evaluations: Sequence[Evaluation]) -> Summary:
     known = [score for score in scores if score is not None]
     scored = len(known) == len(evaluations)
     values = np.stack(known if scored else [evaluation.mean_return for evaluation in evaluations])
-    best = np.fmax.reduce(values)
-    return Summary("score" if scored else "return", values[-1], best, values[-LAST:].mean(axis=0))
+    best, success = np.fmax.reduce(values), evaluations[-1].success_rate
+    return Summary("score" if scored else "return", values[-1], best, values[-LAST:].mean(axis=0), success)

@@ -11,7 +11,7 @@ from adaptive_constraints.reports.claims import Outcome
 from adaptive_constraints.reports.figures import figure_data
 from adaptive_constraints.reports.findings import ALL, Difference, Effect, Findings
 from adaptive_constraints.reports.grid import SCORES, DataName, GridCell, StackName, is_lost, kind
-from adaptive_constraints.reports.markup import Html, embedded, join, tag
+from adaptive_constraints.support.markup import Html, embedded, join, tag
 
 TEMPLATE = files("adaptive_constraints.reports") / "template"
 

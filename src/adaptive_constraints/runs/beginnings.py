@@ -71,7 +71,7 @@ def fresh_run(
         preprocessor.to(device),
         DataFacts.of(given),
         steps,
-        History(),
+        History(tuple(seeds)),
         columns=prepared_columns(prepared),
         dataset=given,
         products=products or fastest_products(device),

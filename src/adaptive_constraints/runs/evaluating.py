@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 
 from adaptive_constraints.data.references import SUCCESS, ReferenceScore, reference_score, task_of_env
 from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, alterations, plain_env_spec
+from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.evaluation.expected import OPTION
+from adaptive_constraints.evaluation.film import Take, check_filmable, film
 from adaptive_constraints.runs.identity import DataFacts
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.support.stopping import Stopped
@@ -32,17 +35,26 @@ def evaluator_of(run: Run, source: EnvSource, episodes: int, seed: int = 0, max_
     return evaluator
 
 
-def evaluate(run: Run, evaluator: Evaluator, stopping: Callable[[], bool] = lambda: False) -> Evaluation:
+def evaluate(
+    run: Run,
+    evaluator: Evaluator,
+    stopping: Callable[[], bool] = lambda: False,
+    taken: list[NDArray[np.float32]] | None = None,
+) -> Evaluation:
     """Roll all seeds' policies out, on noise of their own.
 
     stopping: asked before each step; once it says so, the evaluation is left by `Stopped`.
+    taken: what policies answer is appended to it, [S, E, A] at each step.
     """
     first = run.engine.step * LONGEST_EVALUATION
 
     def policy(observations: NDArray[Any], step: int) -> NDArray[np.float32]:
         if stopping():
             raise Stopped
-        return run.act(observations, first + step)
+        actions = run.act(observations, first + step)
+        if taken is not None:
+            taken.append(actions)
+        return actions
 
     rollout = evaluator.run(policy, len(run.engine.seeds))
     doubt = _score_doubt(run.data, evaluator)
@@ -50,6 +62,21 @@ def evaluate(run: Run, evaluator: Evaluator, stopping: Callable[[], bool] = lamb
     if run.data.reference is None and rollout.success is not None:
         reference = SUCCESS
     return Evaluation(run.engine.step, rollout.returns, reference, rollout.success)
+
+
+def record(run: Run, evaluator: Evaluator, path: Path, position: int, filmed: int) -> Evaluation:
+    """Evaluate, and film the first episodes of the policy at a position."""
+    if not 1 <= filmed <= evaluator.episodes:
+        raise EvaluationError(
+            f"of {evaluator.episodes} episodes, 1 to {evaluator.episodes} can be filmed, not {filmed}"
+        )
+    check_filmable(path, evaluator.source)
+    taken: list[NDArray[np.float32]] = []
+    evaluation = evaluate(run, evaluator, taken=taken)
+    actions = np.stack(taken[: evaluator.limit.steps])[:, position]
+    seeds, returns = evaluator.reset_seeds, evaluation.returns[position]
+    film(path, evaluator.source, [Take(seeds[i], actions[:, i], returns[i]) for i in range(filmed)])
+    return evaluation
 
 
 def described(evaluator: Evaluator) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from adaptive_constraints.evaluation import Evaluator, summary
 from adaptive_constraints.runs.evaluating import described
 from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.identity import Identity
+from adaptive_constraints.runs.plots import learning_curves
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.runs.settings import RunSettings
-from adaptive_constraints.support.records import commit, device_name, read_record, versions, write_json, write_record
+from adaptive_constraints.support.records import commit, device_name, plain, read_record, versions, write_json
 from adaptive_constraints.support.typed import damage
 
 CHECKPOINT, CONFIG, RESULT = "checkpoint.npz", "config.json", "result.json"
@@ -49,8 +50,8 @@ def _refuse_orphans(folder: Path) -> None:
             )
 
 
-def write_config(run: Run, settings: RunSettings, evaluator: Evaluator | None, folder: Path) -> None:
-    """Write which run it is, on which data, how it is evaluated, and what computes it."""
+def config_of(run: Run, settings: RunSettings, evaluator: Evaluator | None) -> dict[str, Any]:
+    """Say which run it is, on which data, how it is evaluated, and what computes it, in plain values."""
     data, env = run.data, settings.eval_env
     config = run.identity.to_json() | {
         "data": {"name": data.name, "fingerprint": data.fingerprint, "rows": data.rows, "episodes": data.episodes},
@@ -67,7 +68,8 @@ def write_config(run: Run, settings: RunSettings, evaluator: Evaluator | None, f
         "commit": commit(),
         "advice": run.history.advice,
     }
-    write_record(folder / CONFIG, config)
+    plain_config: dict[str, Any] = plain(config)
+    return plain_config
 
 
 def write_results(run: Run, folder: Path) -> None:
@@ -87,6 +89,7 @@ def write_results(run: Run, folder: Path) -> None:
         summarized = history.summary()
         result["measure"] = summarized.measure
         result |= {name: getattr(summarized, name).tolist() for name in ("last", "best", "last_ten")}
+        result |= {} if summarized.success is None else {"success": summarized.success.tolist()}
     result["evaluations"] = history.to_json()["evaluations"]
     write_json(folder / RESULT, result)
     if len(history.evaluations) > 1:
@@ -97,15 +100,10 @@ def picture(runs: Mapping[str, History], path: Path) -> bool:
     """Draw runs' scores and adaptive quantities over steps to a PNG; False where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         return False
-    from adaptive_constraints.runs.plots import Curves, learning_curves
-
     measures = {summary(history.evaluations).measure for history in runs.values()}
-    curves = {
-        name: Curves(*history.scores(), {quantity: history.series(quantity) for quantity in history.adaptive})
-        for name, history in runs.items()
-    }
+    curves = {name: history.curves for name, history in runs.items()}
     learning_curves(curves, path, ylabel="normalised score" if measures == {"score"} else "episode return")
     return True
 
 
-__all__ = ["CHECKPOINT", "CONFIG", "RESULT", "begun", "picture", "write_config", "write_results"]
+__all__ = ["CHECKPOINT", "CONFIG", "RESULT", "begun", "config_of", "picture", "write_results"]

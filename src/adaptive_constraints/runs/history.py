@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints.data.references import ReferenceScore
 from adaptive_constraints.engine.metrics import Failure
+from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation import Evaluation, Summary, summary
+from adaptive_constraints.runs.plots import Curves, drawn, save_figure
+from adaptive_constraints.support.markup import Html, table
 from adaptive_constraints.support.typed import check
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass
+
+@dataclass(repr=False)
 class History:
     """Metrics at log points, evaluations, lost seeds, and the time that training took."""
 
+    seeds: tuple[int, ...] = ()
+    """The seeds of the run, in the order of every list with one entry per seed."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """Rows {"step": t, name: [S] averages since the row before}."""
     rates: list[float] = field(default_factory=list)
@@ -50,7 +59,7 @@ class History:
 
     def scores(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Steps [T] and normalised scores [T, S] (mean returns where the task has no reference)."""
-        values = [e.mean_return if e.score is None else e.score for e in self.evaluations]
+        values = [evaluation.measured for evaluation in self.evaluations]
         return np.array([e.step for e in self.evaluations]), np.array(values, dtype=np.float64)
 
     @property
@@ -61,6 +70,63 @@ class History:
     def summary(self) -> Summary:
         """Last score, best score, mean of the last ten, per seed, of those that count."""
         return summary(self.counted)
+
+    @property
+    def living(self) -> list[int]:
+        """Positions of the seeds that are not lost."""
+        return [position for position, seed in enumerate(self.seeds) if seed not in self.failures]
+
+    # -- showing --------------------------------------------------------------------------------------------------
+
+    @property
+    def curves(self) -> Curves:
+        """Scores and adaptive quantities over steps, to be drawn."""
+        return Curves(*self.scores(), {name: self.series(name) for name in self.adaptive})
+
+    def plot(self, path: str | Path | None = None, *, title: str | None = None) -> Figure | Path:
+        """Draw scores (returns where there are none) and adaptive quantities over steps.
+
+        path: a picture to write (.png, .pdf, .svg), and then to return; None returns the figure, which notebooks show.
+
+        Raises `EvaluationError` where nothing was evaluated, `DependencyError` without matplotlib (extra ``plots``).
+        """
+        if not self.evaluations:
+            raise EvaluationError("there is nothing to draw: the run was never evaluated; give fit an eval_env")
+        unit = "normalised score" if summary(self.evaluations).measure == "score" else "episode return"
+        figure = drawn({"mean of the seeds": self.curves}, title=title, ylabel=unit)
+        return figure if path is None else save_figure(figure, path)
+
+    def headline(self) -> str:
+        """Its seeds, and how they did at last, in one line."""
+        count = f"{len(self.seeds)} seed{'' if len(self.seeds) == 1 else 's'}"
+        lost = f", {len(self.failures)} lost" if self.failures else ""
+        if not self.counted:
+            return f"{count}{lost}, not evaluated"
+        last = self.counted[-1].means(self.living) if self.living else "none is left"
+        return f"{count}{lost}, evaluated {len(self.counted)} times: at last {last}"
+
+    def __repr__(self) -> str:
+        return f"History({self.steps} steps of {self.headline()})"
+
+    def html(self, caption: str) -> Html:
+        """A small table under a caption, seed by seed."""
+        columns = self.summary().columns if self.counted else {}
+        shown = {name: [f"{value:.1f}" for value in values] for name, values in columns.items()}
+        if self.failures:
+            lost = [self.failures.get(seed) for seed in self.seeds]
+            shown["lost at step"] = ["" if failure is None else str(failure.step) for failure in lost]
+        rows = [[str(seed), *(values[i] for values in shown.values())] for i, seed in enumerate(self.seeds)]
+        return table(caption, ["seed", *shown], rows)
+
+    def _repr_html_(self) -> Html:
+        return self.html(f"{self.steps} steps of {self.headline()}")
+
+    def lost(self, seed: int) -> str:
+        """Say where a seed was lost; "" for one that is not."""
+        failure = self.failures.get(seed)
+        return f"lost at step {failure.step}: {failure.term} was not finite" if failure else ""
+
+    # -- saving ---------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
         """A plain tree that `from_json` reads."""
@@ -93,6 +159,7 @@ class History:
         """
         check(tree, _Plain, "history", finite=False)
         history = History(
+            seeds=tuple(seeds),
             metrics=tree["metrics"],
             rates=tree["rates"],
             evaluations=[

@@ -6,29 +6,28 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from adaptive_constraints.data import Dataset
 from adaptive_constraints.engine.metrics import Failure
 from adaptive_constraints.errors import TrainingError
-from adaptive_constraints.evaluation import Evaluation, Evaluator
+from adaptive_constraints.evaluation import Evaluator
 from adaptive_constraints.runs.compiling import remember
 from adaptive_constraints.runs.evaluating import evaluate, evaluator_of
 from adaptive_constraints.runs.file import write_run
-from adaptive_constraints.runs.folder import CHECKPOINT, write_config, write_results
-from adaptive_constraints.runs.history import History
+from adaptive_constraints.runs.folder import CHECKPOINT, CONFIG, config_of, write_results
+from adaptive_constraints.runs.loggers import FolderLogger, Loggers
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.runs.settings import RunSettings
 from adaptive_constraints.support.cpu import tuned
 from adaptive_constraints.support.files import locked
 from adaptive_constraints.support.progress import Progress
-from adaptive_constraints.support.records import MetricsLog
+from adaptive_constraints.support.records import write_record
 from adaptive_constraints.support.stopping import Stopped, asked, explain, stoppable
 
 _ABSURD = 1e4
@@ -65,16 +64,19 @@ def at_work(folder: Path | None) -> Iterator[None]:
         _training.release()
 
 
-def fit(run: Run, settings: RunSettings, kept: bool) -> None:
+def fit(run: Run, settings: RunSettings, kept: bool) -> TrainingError | None:
     """Take ``run`` on to where the settings stop it, keeping its history and the run folder up to date.
 
     kept: it stands as the checkpoint in the run folder has it.
 
-    To be called inside `at_work`. Where a stop is asked for it returns early, with everything saved.
+    To be called inside `at_work`. Where a stop is asked for it returns early, with everything saved; so it does where a
+    logger fails, whose failure it returns.
     """
     env, episodes, seed = settings.eval_env, settings.eval_episodes, settings.eval_seed
     with nullcontext() if env is None else evaluator_of(run, env, episodes, seed, settings.eval_max_steps) as evaluator:
-        log = None if settings.folder is None else _open_folder(run, settings, settings.folder, evaluator, kept)
+        config = config_of(run, settings, evaluator) if settings.folder or settings.loggers else {}
+        own = [] if settings.folder is None else [_open_folder(run, settings, settings.folder, config, kept)]
+        loggers = Loggers([*own, *settings.loggers])
         progress = Progress(run.stack.name, run.engine.horizon, run.engine.step, settings.progress)
         try:
             with progress, tuned(run.device, run.products), run.environments() as notes:
@@ -82,31 +84,35 @@ def fit(run: Run, settings: RunSettings, kept: bool) -> None:
                 for text in dict.fromkeys(said):
                     progress.say(f"note: {text}")
                 run.engine.say = progress.say
-                Loop(run, settings, evaluator, log, progress).run()
+                loggers.start(config, run.history)
+                if not loggers.stopping:
+                    Loop(run, settings, evaluator, loggers, progress).run()
+                if loggers.asked and run.engine.step < run.engine.horizon:
+                    progress.say(_stopped(run, settings.folder, f", as {loggers.asked} asked for"))
         finally:
-            if log is not None:
-                log.close()
+            loggers.end(run.history)
     if run.engine.execution.compiled:
         remember(run.identity)
     if settings.folder is not None:
         write_results(run, settings.folder)
     if asked():
         explain(_stopped(run, settings.folder))
+    return loggers.failure(_stopped(run, settings.folder))
 
 
-def _open_folder(run: Run, settings: RunSettings, folder: Path, evaluator: Evaluator | None, kept: bool) -> MetricsLog:
+def _open_folder(run: Run, settings: RunSettings, folder: Path, config: Mapping[str, Any], kept: bool) -> FolderLogger:
     """Let the run folder say which run it is of and where that stands, and open its metrics."""
     if not kept and run.begun:
         write_run(run, folder / CHECKPOINT)
-    write_config(run, settings, evaluator, folder)
-    before, step = _told(run.history), run.engine.step
-    return MetricsLog(folder, before=before, resumed_step=step, tensorboard=settings.tensorboard)
+    write_record(folder / CONFIG, config)
+    return FolderLogger(folder, run.history, settings.tensorboard)
 
 
-def _stopped(run: Run, folder: Path | None) -> str:
-    where = "in this agent" if folder is None else f"in {folder / CHECKPOINT}"
-    at = f"step {run.engine.step} of {run.engine.horizon}"
-    return f"stopped at {at}: all of it is kept {where}, and the same call or command goes on from there"
+def _stopped(run: Run, folder: Path | None, why: str = "") -> str:
+    file = None if folder is None else folder / CHECKPOINT
+    where = f"in {file}" if file is not None and file.is_file() else "in this agent"
+    on = "" if run.engine.step == run.engine.horizon else ", and the same call or command goes on from there"
+    return f"stopped at step {run.engine.step} of {run.engine.horizon}{why}: all of it is kept {where}{on}"
 
 
 def say_advice(advice: Sequence[str], progress: bool) -> None:
@@ -122,10 +128,10 @@ class Loop:
     """One call of `fit` at work."""
 
     def __init__(
-        self, run: Run, settings: RunSettings, evaluator: Evaluator | None, log: MetricsLog | None, progress: Progress
+        self, run: Run, settings: RunSettings, evaluator: Evaluator | None, loggers: Loggers, progress: Progress
     ) -> None:
         self._run, self._settings, self._evaluator = run, settings, evaluator
-        self._log, self._progress = log, progress
+        self._loggers, self._progress = loggers, progress
         self._last = run.engine.horizon
         if settings.stop_after is not None:
             warm_up = 0 if run.online is None else run.online.settings.warm_up
@@ -135,9 +141,11 @@ class Loop:
         """Take the run on; the loop leaves it saved."""
         engine, settings, history = self._run.engine, self._settings, self._run.history
         self._make_up()
-        if engine.step < self._last and self._run.online is None:  # online there are no rows yet
+        if (
+            engine.step < self._last and not self._stopping() and self._run.online is None
+        ):  # online there are no rows yet
             engine.record_ahead()  # whose time is none of the steps'
-        while engine.step < self._last and not asked():
+        while engine.step < self._last and not self._stopping():
             before, started = engine.step, time.perf_counter()
             self._steps(self._next_stop(before))
             engine.synchronize()
@@ -151,12 +159,17 @@ class Loop:
                 self._log_metrics()
             if self._evaluator is not None and self._due(settings.eval_every):
                 self._evaluate(self._evaluator)
-            if self._due(settings.checkpoint_every) or engine.step == self._last or asked():
+            if self._due(settings.checkpoint_every) or engine.step == self._last or self._stopping():
                 self._save()
+
+    def _stopping(self) -> bool:
+        return asked() or self._loggers.stopping
 
     def _save(self) -> None:
         if self._settings.folder is not None:
-            write_run(self._run, self._settings.folder / CHECKPOINT)
+            path = self._settings.folder / CHECKPOINT
+            write_run(self._run, path)
+            self._loggers.checkpoint(self._run.engine.step, path)
 
     def _make_up(self) -> None:
         """Make up for the evaluation that was broken off where the run stopped."""
@@ -223,8 +236,7 @@ class Loop:
             row |= self._run.online.collector.flush()
         history.metrics.append({"step": engine.step, **row})
         history.rates.append(history.steps_per_second)
-        if self._log is not None:
-            self._log.append(engine.step, row | {"steps_per_second": history.steps_per_second})
+        self._loggers.log(history.metrics[-1] | {"steps_per_second": history.steps_per_second})
 
     def _evaluate(self, evaluator: Evaluator) -> None:
         run, step = self._run, self._run.engine.step
@@ -234,31 +246,8 @@ class Loop:
             run.history.unevaluated = step
             return
         run.history.evaluations.append(evaluation)
-        what, values = _measured(evaluation)
-        living = [values[i] for i, seed in enumerate(run.engine.seeds) if seed not in run.history.failures]
-        self._progress.note(f"{what} {np.mean(living):.1f}")
-        if self._log is not None:
-            self._log.append(step, _row(evaluation))
-
-
-def _measured(evaluation: Evaluation) -> tuple[str, NDArray[np.float64]]:
-    """The measure of a policy (score or return) and its value for each seed: [S]."""
-    return ("return", evaluation.mean_return) if evaluation.score is None else ("score", evaluation.score)
-
-
-def _row(evaluation: Evaluation) -> dict[str, list[float]]:
-    what, values = _measured(evaluation)
-    rate = evaluation.success_rate
-    success = {} if rate is None else {"eval/success": rate.tolist()}
-    return {f"eval/{what}": values.tolist(), "eval/returns": evaluation.mean_return.tolist(), **success}
-
-
-def _told(history: History) -> list[dict[str, Any]]:
-    """Rows that were logged before, in their order."""
-    rated = zip(history.metrics, history.rates, strict=True)
-    rows = [row | {"steps_per_second": rate} for row, rate in rated]
-    rows += [{"step": evaluation.step, **_row(evaluation)} for evaluation in history.evaluations]
-    return sorted(rows, key=lambda row: row["step"])
+        self._progress.note(evaluation.means(run.history.living))
+        self._loggers.evaluation(evaluation)
 
 
 def absurd_numbers(dataset: Dataset) -> list[str]:

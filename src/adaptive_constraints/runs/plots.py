@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import product
 from math import ceil
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.errors import DependencyError, EvaluationError
+from adaptive_constraints.errors import DependencyError, EvaluationError, FileError
+from adaptive_constraints.support.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,14 +49,19 @@ class Curves:
 def learning_curves(
     runs: Mapping[str, Curves], path: str | Path, *, title: str | None = None, ylabel: str = "normalised score"
 ) -> Path:
-    """Draw scores over steps and, in a panel each, every adaptive quantity any run has; write a PNG to ``path``.
+    """Draw curves as `drawn` does, and write a picture to ``path``."""
+    if not runs:
+        raise EvaluationError(f"{path}: there are no curves to draw; pass at least one run.")
+    return save_figure(drawn(runs, title=title, ylabel=ylabel), path)
+
+
+def drawn(runs: Mapping[str, Curves], *, title: str | None = None, ylabel: str = "normalised score") -> Figure:
+    """Draw scores over steps and, in a panel each, every adaptive quantity any run has.
 
     runs: curves by the stack's name. Each is drawn as the mean over its seeds, in a band from the lowest seed to the
         highest, with one thin line per seed.
     ylabel: what the scores are, with their unit.
     """
-    if not runs:
-        raise EvaluationError(f"{path}: there are no curves to draw; pass at least one run.")
     names = list(dict.fromkeys(name for curves in runs.values() for name in curves.series))
     figure, panels = _figure(len(names))
     for (stack, curves), style in zip(runs.items(), _styles(len(runs)), strict=True):
@@ -67,11 +74,11 @@ def learning_curves(
     for panel in panels[1:]:
         _rescale(panel)
     _annotate(figure, panels[0], title)
-    return save_figure(figure, path)
+    return figure
 
 
 def blank_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches that lays itself out; pyplot is left alone."""
+    """An empty figure in inches that lays itself out, and that notebooks show; pyplot is left alone."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -79,16 +86,26 @@ def blank_figure(width: float, height: float) -> Figure:
         raise DependencyError(
             "Drawing needs matplotlib, which is not installed: pip install 'adaptive-constraints[plots]'."
         ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            buffer = BytesIO()
+            self.savefig(buffer, format="png", dpi=100)
+            return buffer.getvalue()
+
+    figure = Shown(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write the figure as a PNG."""
+    """Write the figure as what the name ends in (.png, .pdf, .svg); raises `FileError` for another ending."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=150)
+    kind, known = path.suffix.lower().removeprefix("."), figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise FileError(f"cannot draw a picture to {path}: its name must end in one of {', '.join(sorted(known))}")
+    with replacing(path, "wb") as file:
+        figure.savefig(file, format=kind, dpi=150)
     return path
 
 
@@ -116,7 +133,8 @@ def _draw(panel: Axes, steps: Steps, values: Values, style: tuple[str, str], lab
         low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
         panel.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
         panel.plot(steps, values, color=colour, linewidth=0.6, alpha=0.45)
-    panel.plot(steps, _mean(values), color=colour, linestyle=dashes, linewidth=2.0, label=label)
+    alone = "o" if len(steps) == 1 else None  # of which there is no line
+    panel.plot(steps, _mean(values), color=colour, linestyle=dashes, marker=alone, linewidth=2.0, label=label)
 
 
 def _mean(values: Values) -> Values:

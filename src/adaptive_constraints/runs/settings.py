@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from adaptive_constraints.environments.specs import EnvSource, environment_text
 from adaptive_constraints.errors import TrainingError
+from adaptive_constraints.runs.loggers import Logger
 from adaptive_constraints.support.files import check_folder
 
 Buffer = Literal["all", "half", "part", "none"]
@@ -47,6 +48,8 @@ class RunSettings:
     """Steps between two checkpoints."""
     tensorboard: bool = False
     """Write TensorBoard events to the run folder."""
+    loggers: Sequence[Logger] = ()
+    """Who else is told how the run goes."""
     progress: bool = True
     """Show a bar."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 _VOID = ("input", "wbr")
@@ -30,6 +30,16 @@ def join(children: Iterable[Child]) -> Html:
     return Html("".join(_escaped(child) for child in children if child is not None))
 
 
+def table(caption: Child, heads: Sequence[Child], rows: Iterable[Sequence[Child]]) -> Html:
+    """A small table, as notebooks show it: names at the left, numbers at the right."""
+    styles = [f"text-align: {side}; padding: 0 0.5em" for side in ("left", *["right"] * (len(heads) - 1))]
+    head = tag("tr", *(tag("th", cell, style=style) for cell, style in zip(heads, styles, strict=True)))
+    body = [tag("tr", *(tag("td", cell, style=style) for cell, style in zip(row, styles, strict=True))) for row in rows]
+    over = tag("caption", caption, style="text-align: left; caption-side: top; padding: 0 0.5em")
+    whole = tag("table", over, tag("thead", head), tag("tbody", *body))
+    return tag("div", whole, style="overflow-x: auto")  # on a narrow screen
+
+
 def embedded(tree: object) -> Html:
     """JSON that may stand inside a script element: nothing in it can end the element."""
     text = json.dumps(tree, allow_nan=False, separators=(",", ":"))
@@ -47,4 +57,4 @@ def _attribute(key: str, value: str | int | float | bool | None) -> str:
     return f" {name}" if value is True else f' {name}="{html.escape(str(value))}"'
 
 
-__all__ = ["Html", "embedded", "join", "tag"]
+__all__ = ["Html", "embedded", "join", "table", "tag"]
