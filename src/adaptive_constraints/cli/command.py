@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-
-from adaptive_constraints.agent import AUTO
 from adaptive_constraints.errors import TrainingError
-from adaptive_constraints.runs.settings import RunSettings
+from adaptive_constraints.runs.settings import AUTO, RunSettings
 
 FOUND_ERRORS, FAILED, INTERRUPTED, PIPE_CLOSED, TERMINATED = 1, 2, 130, 141, 143
 """Exit codes: the doctor found errors, a command failed, Ctrl-C ended it, its reader has gone, SIGTERM ended it."""
@@ -81,6 +78,8 @@ class RunOptions:
         if self.threads is not None and self.threads < 1:
             raise TrainingError(f"--threads must be at least 1, not {self.threads}")
         if self.threads is not None:
+            import torch
+
             torch.set_num_threads(self.threads)
 
     def settings(self, out: Path) -> RunSettings:

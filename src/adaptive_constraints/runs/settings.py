@@ -11,6 +11,8 @@ from adaptive_constraints.environments.specs import EnvSource, environment_text
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.support.files import check_folder
 
+AUTO = "auto"
+"""As an environment: the one that the data was recorded in."""
 Buffer = Literal["all", "half", "part", "none"]
 """Rows beside the collected ones: the whole data, the whole data in half of every minibatch, the best episodes, or
 nothing."""
@@ -136,4 +138,4 @@ def online_settings(
     )
 
 
-__all__ = ["Buffer", "OnlineSettings", "RunSettings", "online_settings"]
+__all__ = ["AUTO", "Buffer", "OnlineSettings", "RunSettings", "online_settings"]
