@@ -49,8 +49,9 @@ ON_DEMAND = (
     "adaptive_constraints.environments.maze_env",
 )
 PROJECT_VERSION = re.findall(r'"(.*)"', (SOURCE / "_version.py").read_text(encoding="utf-8"))[-1]
-#: What is never of the tree: made by tools, or by runs.
-UNTRACKED = (".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "runs")
+#: What tools and runs make; none of it is of the tree.
+MADE = ("__pycache__", "*.egg-info")
+MADE_AT_THE_TOP = ("build", "dist", "runs")
 #: What a baseline may import from this package, as a stranger's learner would.
 PUBLIC = ("adaptive_constraints.networks", "adaptive_constraints.core.learner", "adaptive_constraints.core.adapter")
 
@@ -110,7 +111,9 @@ def test_the_bare_name_of_the_baselines_is_refused() -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with wheel and sdist, and in ``again`` the wheel of that sdist, built from a copy of the tree."""
     copy, out, unpacked = (tmp_path_factory.mktemp(name) for name in ("tree", "dist", "unpacked"))
-    shutil.copytree(ROOT, copy, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*UNTRACKED))
+    for name in tree_files(ROOT):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name, follow_symlinks=False)
     build(copy, "build_sdist", out)
     build(copy, "build_wheel", out)
     (sdist,) = out.glob("*.tar.gz")
@@ -155,16 +158,19 @@ def test_the_sdist_holds_the_whole_tree(built: Path) -> None:
     with tarfile.open(sdist) as archive:
         shipped = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     made = {"PKG-INFO", "setup.cfg"}
-    assert {name for name in shipped if ".egg-info/" not in name} - made == set(tree_files(ROOT))
+    wanted = {name for name in tree_files(ROOT) if not (ROOT / name).is_symlink()}
+    assert {name for name in shipped if ".egg-info/" not in name} - made == wanted
 
 
 def tree_files(folder: Path) -> Iterator[str]:
-    """Every file of the tree by its path, but for hidden ones, untracked ones, and what links lead to."""
+    """Every file and link of the tree by its path, but for hidden ones and what tools make."""
     for path in folder.iterdir():
-        unwanted = path.name.startswith(".") or any(fnmatch(path.name, pattern) for pattern in UNTRACKED)
-        if path.is_dir() and not path.is_symlink() and not unwanted:
+        made = any(fnmatch(path.name, pattern) for pattern in MADE) or path in {ROOT / name for name in MADE_AT_THE_TOP}
+        if made or path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
             yield from tree_files(path)
-        elif path.is_file() and not unwanted:
+        else:
             yield path.relative_to(ROOT).as_posix()
 
 

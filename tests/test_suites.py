@@ -147,7 +147,7 @@ def test_a_name_means_the_suite_that_ships_wherever_one_stands(tmp_path, monkeyp
     (tmp_path / "benchmarks" / "suites" / "smoke.toml").write_text("about = 'another'")
     monkeypatch.chdir(tmp_path)
     assert load_suite("smoke") == shipped("smoke")
-    with pytest.raises(SuiteError, match=r"benchmarks/suites/smoke.toml, the top: no stacks"):
+    with pytest.raises(SuiteError, match=r"benchmarks/suites/smoke.toml, the top, data: it is missing"):
         load_suite("benchmarks/suites/smoke.toml")
 
 
