@@ -48,11 +48,9 @@ def cut_off(trial, value, step):
 
 
 def test_a_trial_that_falls_behind_is_pruned(sweep, tmp_path):
-    class Behind(optuna.pruners.BasePruner):
-        def prune(self, study, trial):
-            return trial.last_step == 2
-
-    trial = optuna.create_study(direction="maximize", pruner=Behind()).ask()
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=1e9))
+    trial = study.ask()
     with pytest.raises(optuna.TrialPruned):
         sweep.score(trial, sweep.stack(trial, hidden=8), sweep.load_dataset("bundled:hopper"), tmp_path, 4, 1)
+    assert list(study.trials[0].intermediate_values) == [1]
     assert (tmp_path / "trial-0" / "config.json").is_file()
