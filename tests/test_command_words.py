@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_type_hints
+
 import pytest
 
+from adaptive_constraints import Phase, __version__
 from adaptive_constraints.cli import main
+from adaptive_constraints.cli.explain import Explain
+from adaptive_constraints.cli.runs import Train
+from adaptive_constraints.networks import Precision
 
 MISSPELLED = {
     "trian": "there is no command trian: did you mean train?",
@@ -14,6 +20,7 @@ MISSPELLED = {
     "train --evl_every 3": "train has no option --evl-every: did you mean --eval-every?",
     "bench smoke --wokers 2": "bench has no option --wokers: did you mean --workers?",
     "repair x --debgu": "repair has no option --debgu: did you mean --debug?",
+    "--vresion": "the commands have no option --vresion: did you mean --version?",
     "--hlep": "the commands have no option --hlep: did you mean --help?",
 }
 
@@ -31,6 +38,17 @@ def test_words_that_are_near_to_nothing_get_the_whole_list(words, capsys):
     captured = capsys.readouterr()
     assert "did you mean" not in captured.out + captured.err
     assert words.split()[-1 if "3" not in words else 1] in captured.out + captured.err
+
+
+def test_the_version_is_shown(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"adaptive-constraints {__version__}\n"
+
+
+def test_choices_that_are_written_out_are_those_of_the_library():
+    """They are written out because the library's own are defined beside torch, without which --help starts."""
+    assert get_type_hints(Explain)["phase"] == Phase
+    assert get_type_hints(Train)["precision"] == Precision
 
 
 @pytest.mark.parametrize("words", ["explain --learner TD3BC", "list", "list --help", "train --eval_every 3 --help"])

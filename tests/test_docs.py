@@ -79,10 +79,25 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
+HOME = "https://github.com/adaptive-constraints/adaptive-constraints/blob/main/"
+PICTURES = "https://raw.githubusercontent.com/adaptive-constraints/adaptive-constraints/main/"
+
+
+def test_links_of_the_readme_hold_wherever_it_is_shown():
+    """On a package's page there is no folder to follow others from, and a picture's link is the picture itself."""
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]*)\)", README)
+    assert len(links) > 15
+    for picture, target in links:
+        ours = target.startswith((HOME, PICTURES))
+        assert re.match(r"https://\S+$", target), target
+        assert target.startswith(PICTURES) if picture else ours or "github" not in target, target
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     folder = ROOT if (ROOT / page).exists() else ROOT / "docs"
-    for target, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)]*))?\)", PAGES[page]):
+    text = PAGES[page].replace(f"]({HOME}", "](").replace(f"]({PICTURES}", "](")
+    for target, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)]*))?\)", text):
         assert (folder / target).exists(), target
         if anchor:
             assert anchor in anchors(PAGES[Path(target).name] if target else PAGES[page]), f"{target}#{anchor}"

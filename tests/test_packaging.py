@@ -13,6 +13,7 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ OPTIONAL = (
         "onnx",
         "onnxscript",
         "onnxruntime",
+        "optuna",
     ),
 )
 #: Modules whose classes derive from an extra's; only functions import them.
@@ -49,6 +51,10 @@ ON_DEMAND = (
     "adaptive_constraints.environments.flat_observations",
     "adaptive_constraints.environments.maze_env",
 )
+PROJECT_VERSION = re.findall(r'"(.*)"', (SOURCE / "_version.py").read_text(encoding="utf-8"))[-1]
+#: What tools and runs make; none of it is of the tree.
+MADE = ("__pycache__", "*.egg-info")
+MADE_AT_THE_TOP = ("build", "dist", "runs")
 #: What a baseline may import from this package, as a stranger's learner would.
 PUBLIC = ("adaptive_constraints.networks", "adaptive_constraints.core.learner", "adaptive_constraints.core.adapter")
 
@@ -88,10 +94,13 @@ def test_packages_are_those_of_the_tree() -> None:
         assert (folder / "__init__.py").is_file(), f"{name} has no __init__.py"
 
 
-def test_the_baselines_are_reached_by_a_relative_link() -> None:
-    link = SOURCE / "baselines"
-    assert os.readlink(link) == "../../baselines"
-    assert link.resolve() == ROOT / "baselines"
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an sdist has no links")
+@pytest.mark.parametrize(
+    ("link", "target"), [("baselines", "../../baselines"), ("experiments/suites", "../../../benchmarks/suites")]
+)
+def test_what_stands_beside_the_source_is_reached_by_a_relative_link(link: str, target: str) -> None:
+    assert os.readlink(SOURCE / link) == target
+    assert (SOURCE / link).resolve() == ROOT / target.replace("../", "")
 
 
 def test_the_bare_name_of_the_baselines_is_refused() -> None:
@@ -103,21 +112,26 @@ def test_the_bare_name_of_the_baselines_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the sdist, built offline from a copy of the tree."""
-    copy, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    for name in ("src", "baselines"):
-        unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=unwanted)
-    backend = f"import setuptools.build_meta as b; b.build_sdist({str(out)!r})"
-    for arguments in (
-        ("-c", backend),
-        ("-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index", "-w", str(out), "."),
-    ):
-        done = run_python(*arguments, folder=copy)
-        assert done.returncode == 0, done.stderr
+    """A folder with wheel and sdist, and in ``again`` the wheel of that sdist, built from a copy of the tree."""
+    copy, out, unpacked = (tmp_path_factory.mktemp(name) for name in ("tree", "dist", "unpacked"))
+    for name in tree_files(ROOT):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name, follow_symlinks=False)
+    build(copy, "build_sdist", out)
+    build(copy, "build_wheel", out)
+    (sdist,) = out.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(unpacked, filter="data")
+    (inside,) = unpacked.iterdir()
+    build(inside, "build_wheel", out / "again")
     return out
+
+
+def build(tree: Path, what: str, out: Path) -> None:
+    """Build with the backend that pyproject.toml names."""
+    out.mkdir(exist_ok=True)
+    done = run_python("-c", f"import setuptools.build_meta as b; b.{what}({str(out)!r})", folder=tree)
+    assert done.returncode == 0, done.stderr
 
 
 def wanted_files() -> set[str]:
@@ -127,7 +141,9 @@ def wanted_files() -> set[str]:
     assert any(path.suffix == ".npz" for path in bundled)
     template = list((SOURCE / "reports" / "template").iterdir())
     assert {path.suffix for path in template} == {".html", ".css", ".js"}
-    data = {path.relative_to(SOURCE.parent).as_posix() for path in [*bundled, *template]}
+    suites = list((SOURCE / "experiments" / "suites").glob("*.toml"))
+    assert {path.stem for path in suites} >= {"smoke", "quick"}
+    data = {path.relative_to(SOURCE.parent).as_posix() for path in [*bundled, *template, *suites]}
     return files | data | {"adaptive_constraints/py.typed"}
 
 
@@ -139,14 +155,35 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     assert "adaptive_constraints/baselines/td3_bc.py" in shipped
 
 
-def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
+def test_the_sdist_holds_the_whole_tree(built: Path) -> None:
+    """All that is not hidden, each file once: not behind the links too."""
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        shipped = {name.partition("/")[2] for name in archive.getnames()}
-    link = "adaptive_constraints/baselines/"
-    wanted = {name.replace(link, "baselines/") if link in name else f"src/{name}" for name in wanted_files()}
-    assert wanted <= shipped
-    assert {"pyproject.toml", "README.md", "LICENSE"} <= shipped
+        shipped = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    made = {"PKG-INFO", "setup.cfg"}
+    wanted = {name for name in tree_files(ROOT) if not (ROOT / name).is_symlink()}
+    assert {name for name in shipped if ".egg-info/" not in name} - made == wanted
+
+
+def tree_files(folder: Path) -> Iterator[str]:
+    """Every file and link of the tree by its path, but for hidden ones and what tools make."""
+    for path in folder.iterdir():
+        made = any(fnmatch(path.name, pattern) for pattern in MADE) or path in {ROOT / name for name in MADE_AT_THE_TOP}
+        if made or path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from tree_files(path)
+        else:
+            yield path.relative_to(ROOT).as_posix()
+
+
+def test_the_wheel_of_the_sdist_is_the_wheel_of_the_tree(built: Path) -> None:
+    contents = []
+    for folder in (built, built / "again"):
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            contents.append({name: archive.read(name) for name in archive.namelist()})
+    assert contents[0] == contents[1]
 
 
 def test_the_wheel_works_where_it_is_unpacked(built: Path, tmp_path: Path) -> None:
@@ -163,6 +200,15 @@ def test_the_wheel_works_where_it_is_unpacked(built: Path, tmp_path: Path) -> No
     assert module == "adaptive_constraints.baselines.td3_bc"
     assert version in wheel.name
     assert rows > 0
+    code = (
+        "import json\n"
+        "from adaptive_constraints.experiments.suite import list_suites, load_suite\n"
+        "print(json.dumps([{name: str(path) for name, path in list_suites().items()}, len(load_suite('quick').cells)]))"
+    )
+    suites, cells = answer(code, tmp_path / "site", tmp_path)
+    assert set(suites) == {path.stem for path in (ROOT / "benchmarks" / "suites").glob("*.toml")}
+    assert all(path.startswith(str(tmp_path / "site")) for path in suites.values())
+    assert cells > 1
 
 
 def test_importing_costs_little_more_than_torch(tmp_path: Path) -> None:
@@ -171,11 +217,46 @@ def test_importing_costs_little_more_than_torch(tmp_path: Path) -> None:
         "start = time.perf_counter()\n"
         "import torch, numpy\n"
         "between = time.perf_counter()\n"
-        "import adaptive_constraints, adaptive_constraints.baselines\n"
+        "import adaptive_constraints.baselines\n"
+        "from adaptive_constraints import wrap\n"
         "print(json.dumps((time.perf_counter() - between) / (between - start)))"
     )
     shares = (answer(code, SOURCE.parent, tmp_path) for _ in range(3))
     assert any(share < 0.4 for share in shares), "in none of three tries"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--help"], 0, "finetune"),
+        (["--version"], 0, PROJECT_VERSION),
+        (["trian"], 2, "did you mean train?"),
+        (["train", "--stpes", "3"], 2, "did you mean --steps?"),
+    ],
+)
+def test_what_needs_no_torch_does_not_import_it(words: list[str], code: int, said: str, tmp_path: Path) -> None:
+    program = (
+        "import json, sys\n"
+        "from adaptive_constraints.cli import main\n"
+        f"code = main({words!r})\n"
+        "print()\n"
+        "print(json.dumps([code, 'torch' in sys.modules]))"
+    )
+    done = run_python("-c", program, path=SOURCE.parent, folder=tmp_path)
+    assert json.loads(done.stdout.splitlines()[-1]) == [code, False], done.stderr
+    assert said in done.stdout + done.stderr
+
+
+def test_public_names_are_there_when_they_are_asked_for(tmp_path: Path) -> None:
+    code = (
+        "import json, sys, adaptive_constraints as a\n"
+        "before = 'torch' in sys.modules, hasattr(a, '_nothing'), 'torch' in sys.modules\n"
+        "shown = dir(a)\n"
+        "from adaptive_constraints import *\n"
+        "missing = [name for name in a.__all__ if name not in globals() or name not in shown or not hasattr(a, name)]\n"
+        "print(json.dumps([before, missing, hasattr(a, 'nothing'), a.data.load_dataset is a.load_dataset]))"
+    )
+    assert answer(code, SOURCE.parent, tmp_path) == [[False, False, False], [], False, True]
 
 
 def test_no_module_imports_an_extra(tmp_path: Path) -> None:
@@ -229,9 +310,19 @@ def test_extras_carry_what_is_optional() -> None:
     always = {requirement.partition(">")[0] for requirement in PROJECT["project"]["dependencies"]}
     assert always == {"torch", "numpy"}
     assert set(extras) == {
-        *("mujoco", "minari", "table", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots", "ray"),
-        *("export", "wandb", "trackio", "video", "speed", "demo", "dev"),
+        *("mujoco", "d4rl", "minari", "table", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots"),
+        *("ray", "export", "wandb", "trackio", "video", "speed", "sweep", "demo", "dev"),
     }
+    for path in [*SOURCE.rglob("*.py"), *(ROOT / "baselines").glob("*.py"), *(ROOT / "docs").glob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        named = re.findall(r"adaptive-constraints\[([\w,]+)\]", text) + re.findall(
+            r"import_extra\(\S+, \"(\w+)\"\)", text
+        )
+        assert {extra for names in named for extra in names.split(",")} <= set(extras), path
+    capped = {
+        extra for extra, requirements in extras.items() if any("<" in requirement for requirement in requirements)
+    }
+    assert capped == {"robotics"}, "a cap is for what breaks"
     assert not any("functorch" in requirement for extra in extras.values() for requirement in extra)
 
 

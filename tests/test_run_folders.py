@@ -19,7 +19,15 @@ from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.errors import CheckpointError, FileError, TrainingError
 from adaptive_constraints.runs.folder import CHECKPOINT, CONFIG
 from adaptive_constraints.runs.loop import DataWarning, Loop, LostSeedWarning
-from adaptive_constraints.support.files import LOCK, UnlockedWarning, locked, replacing, sweep
+from adaptive_constraints.support.files import (
+    CACHE_VARIABLE,
+    LOCK,
+    UnlockedWarning,
+    cache_folder,
+    locked,
+    replacing,
+    sweep,
+)
 from adaptive_constraints.support.records import read_metrics
 
 from .fault_kinds import ONLINE, SMALL, Drift, data, learned, stack
@@ -285,3 +293,23 @@ def test_names_that_no_file_can_have_are_refused(name):
         at(2).save(name)
     with pytest.raises(FileError, match="cannot use"):
         load_agent(name)
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "folder"),
+    [
+        (None, None, "home/.cache/adaptive-constraints"),
+        (None, "{top}/base", "base/adaptive-constraints"),
+        (None, "no/absolute/path", "home/.cache/adaptive-constraints"),
+        ("", "{top}/base", "base/adaptive-constraints"),
+        ("{top}/ours", "{top}/base", "ours"),
+        ("~/ours", None, "home/ours"),
+    ],
+)
+def test_the_cache_folder_is_ours_by_name_or_within_that_of_the_system(ours, base, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for variable, value in ((CACHE_VARIABLE, ours), ("XDG_CACHE_HOME", base)):
+        monkeypatch.delenv(variable, raising=False)
+        if value is not None:
+            monkeypatch.setenv(variable, value.format(top=tmp_path))
+    assert cache_folder() == tmp_path / folder

@@ -53,8 +53,8 @@ def test_missing_file_names_its_neighbours(tmp_path: Path) -> None:
 def test_missing_dependency_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module in ("minari", "h5py"):
         monkeypatch.setitem(sys.modules, module, None)  # importing it raises ImportError
-    for reference in ("minari:hopper-v0", f"d4rl:{tmp_path / 'set.hdf5'}"):
-        with pytest.raises(DependencyError, match=r'pip install "adaptive-constraints\[minari\]"'):
+    for extra, reference in (("minari", "minari:hopper-v0"), ("d4rl", f"d4rl:{tmp_path / 'set.hdf5'}")):
+        with pytest.raises(DependencyError, match=rf'pip install "adaptive-constraints\[{extra}\]"'):
             load_dataset(reference)
     assert not any(reference.startswith("minari:") for reference in list_datasets())
 

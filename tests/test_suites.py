@@ -142,6 +142,15 @@ def test_suites_that_are_not_there(tmp_path):
         load_suite(tmp_path / "own.toml")
 
 
+def test_a_name_means_the_suite_that_ships_wherever_one_stands(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks" / "suites").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "suites" / "smoke.toml").write_text("about = 'another'")
+    monkeypatch.chdir(tmp_path)
+    assert load_suite("smoke") == shipped("smoke")
+    with pytest.raises(SuiteError, match=r"benchmarks/suites/smoke.toml, the top, data: it is missing"):
+        load_suite("benchmarks/suites/smoke.toml")
+
+
 def test_narrowing():
     cells = shipped("smoke").cells
     both = narrow(cells, where=["adapter=ASPC", "learner=td3bc", "learner=IQL*"], seeds=[5], steps=7, eval_env="E-v0")

@@ -7,104 +7,24 @@ agent = wrap(TD3BC(critic="robust"), ASPC())
 agent.fit(load_dataset("bundled:hopper"), steps=20_000, seeds=4, eval_env="auto")
 """
 
-from adaptive_constraints._version import __version__
-from adaptive_constraints.ablation import ablate
-from adaptive_constraints.adapters import (
-    A2PR,
-    ANQ,
-    ASPC,
-    ILQ,
-    PRDC,
-    SPOT,
-    SSAR,
-    WPC,
-    CalQL,
-    FixedTradeoff,
-    LinearTradeoff,
-    NoiseTradeoff,
-)
-from adaptive_constraints.adapters.termination import register_termination
-from adaptive_constraints.agent import Agent, load_agent, wrap
-from adaptive_constraints.core.adapter import Adapter
-from adaptive_constraints.core.learner import Learner
-from adaptive_constraints.core.preparation import Preparation
-from adaptive_constraints.core.types import (
-    CONSTRAINT_SEAMS,
-    IMITATION_SEAMS,
-    TD_SEAMS,
-    AdapterStage,
-    Average,
-    ExtraRows,
-    Facts,
-    Gaussian,
-    MetaLoss,
-    MetaStep,
-    Params,
-    Phase,
-    Point,
-    Prepared,
-    Schedule,
-    Spec,
-    Stage,
-    Terms,
-    Update,
-)
-from adaptive_constraints.core.view import View
-from adaptive_constraints.data import Dataset, doctor, load_dataset
-from adaptive_constraints.errors import AdaptiveConstraintsError
-from adaptive_constraints.runs.loggers import Logger
-from adaptive_constraints.runs.trackers import TrackerLogger
-from adaptive_constraints.support.bounds import Above, AtLeast, Between
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "A2PR",
-    "ANQ",
-    "ASPC",
-    "CONSTRAINT_SEAMS",
-    "ILQ",
-    "IMITATION_SEAMS",
-    "PRDC",
-    "SPOT",
-    "SSAR",
-    "TD_SEAMS",
-    "WPC",
-    "Above",
-    "Adapter",
-    "AdapterStage",
-    "AdaptiveConstraintsError",
-    "Agent",
-    "AtLeast",
-    "Average",
-    "Between",
-    "CalQL",
-    "Dataset",
-    "ExtraRows",
-    "Facts",
-    "FixedTradeoff",
-    "Gaussian",
-    "Learner",
-    "LinearTradeoff",
-    "Logger",
-    "MetaLoss",
-    "MetaStep",
-    "NoiseTradeoff",
-    "Params",
-    "Phase",
-    "Point",
-    "Preparation",
-    "Prepared",
-    "Schedule",
-    "Spec",
-    "Stage",
-    "Terms",
-    "TrackerLogger",
-    "Update",
-    "View",
-    "__version__",
-    "ablate",
-    "doctor",
-    "load_agent",
-    "load_dataset",
-    "register_termination",
-    "wrap",
-]
+from adaptive_constraints._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from adaptive_constraints._public import *  # noqa: F403
+    from adaptive_constraints._public import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import the public names, and torch with them, when one is asked for: --help needs none."""
+        if not name.startswith("_") or name == "__all__":
+            public = importlib.import_module(f"{__name__}._public")
+            globals().update({each: getattr(public, each) for each in ("__all__", *public.__all__)})
+            if name in globals():  # a room that was imported on the way, too
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

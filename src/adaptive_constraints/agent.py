@@ -33,14 +33,12 @@ from adaptive_constraints.runs.loggers import Logger
 from adaptive_constraints.runs.policy import Policy
 from adaptive_constraints.runs.resuming import to_resume
 from adaptive_constraints.runs.run import Run
-from adaptive_constraints.runs.settings import Buffer, RunSettings, online_settings
+from adaptive_constraints.runs.settings import AUTO, Buffer, RunSettings, online_settings
 from adaptive_constraints.support.arguments import checked
 from adaptive_constraints.support.files import check_name
 from adaptive_constraints.support.markup import Html, tag
 
 EnvSource = str | Callable[[], Any]
-AUTO = "auto"
-"""As an environment: the one that the data was recorded in."""
 
 
 @checked(StackError, but=["learner"])

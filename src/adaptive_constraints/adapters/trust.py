@@ -61,9 +61,9 @@ def separation(returns: NDArray[np.floating]) -> float | None:
     ones of a wide spread. A group has at least `FEWEST` recordings and `SMALLEST_SHARE` of them all. They are separate
     where their means lie at least `SEPARATE` of their standard deviations apart (Ashman's D): cutting a single group
     in two gives 3.5 where a hundred returns are normal and 3.2 where they are uniform, and more than 4.5 in one case of
-    a hundred. And the upper group
-    must be no more than half: where most episodes are good, the others differ from them by luck more often than by
-    behaviour, and to let go of them lowers scores (`scripted:pendulum/weak`, draw 107: 96 to 88).
+    a hundred. And the upper group must be no more than half: where most episodes are good, the others differ from them
+    by luck more often than by behaviour, and to let go of them lowers scores (`scripted:pendulum/weak`, draw 107: 96 to
+    88).
     """
     ordered = np.sort(returns.astype(np.float64))
     total = len(ordered)

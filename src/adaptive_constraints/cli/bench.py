@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptive_constraints.cli.command import FAILED, INTERRUPTED, TERMINATED, Command, Common
-from adaptive_constraints.cli.show import table
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import SuiteError
 from adaptive_constraints.support.stopping import Terminated
@@ -25,7 +24,7 @@ class Bench(Command):
     """Train a suite's stacks on its data sets; the same command goes on with a run that was interrupted."""
 
     suite: str
-    """Name of a suite in benchmarks/suites, or a file of your own, NAME.toml."""
+    """Name of a suite that ships (smoke, quick, ...), or a file of your own, NAME.toml."""
     where: tuple[str, ...] = ()
     """Only some cells: KEY=PATTERN with KEY learner, adapter, data or stack, such as: adapter=ASPC data=*hopper*."""
     only: tuple[str, ...] = ()
@@ -125,12 +124,15 @@ class Bench(Command):
 
 
 def _show_cells(cells: Sequence[Cell]) -> None:
+    from adaptive_constraints.cli.show import table
+
     rows = [[cell.id, cell.stack, cell.data, str(len(cell.seeds)), f"{cell.steps:,}"] for cell in cells]
     table(["cell", "stack", "data", "seeds", "steps"], rows)
     print(f"{len(cells)} cells")
 
 
 def _show_outcome(outcome: Outcome) -> None:
+    from adaptive_constraints.cli.show import table
     from adaptive_constraints.experiments.board import score_table
 
     if outcome.rows:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, cast, get_args
+from typing import TYPE_CHECKING, ClassVar, cast, get_args
 
-import torch
-
-from adaptive_constraints.agent import AUTO
 from adaptive_constraints.errors import TrainingError
-from adaptive_constraints.runs.settings import RunSettings
-from adaptive_constraints.runs.trackers import Tracker, TrackerLogger
+from adaptive_constraints.runs.settings import AUTO, RunSettings, Tracker
+
+if TYPE_CHECKING:
+    from adaptive_constraints.runs.trackers import TrackerLogger
 
 FOUND_ERRORS, FAILED, INTERRUPTED, PIPE_CLOSED, TERMINATED = 1, 2, 130, 141, 143
 """Exit codes: the doctor found errors, a command failed, Ctrl-C ended it, its reader has gone, SIGTERM ended it."""
@@ -84,6 +83,8 @@ class RunOptions:
         if self.threads is not None and self.threads < 1:
             raise TrainingError(f"--threads must be at least 1, not {self.threads}")
         if self.threads is not None:
+            import torch
+
             torch.set_num_threads(self.threads)
 
     def settings(self, out: Path) -> RunSettings:
@@ -94,6 +95,8 @@ class RunOptions:
 
 
 def _tracker(text: str, out: Path) -> TrackerLogger:
+    from adaptive_constraints.runs.trackers import TrackerLogger
+
     module, _, project = text.partition(":")
     if not project or module not in get_args(Tracker):
         raise TrainingError(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adaptive_constraints.cli.command import FOUND_ERRORS, Command, Common
-from adaptive_constraints.cli.stacks import file_name
 from adaptive_constraints.data import doctor, load_dataset
 
 
@@ -60,6 +59,7 @@ class Collect(Command):
         from rich.console import Console
         from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+        from adaptive_constraints.cli.stacks import file_name
         from adaptive_constraints.data.collecting.collect import collect, default_size
 
         steps, keep = default_size(self.source, self.steps)

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Union
 
-import torch
-
+from adaptive_constraints._version import __version__
 from adaptive_constraints.cli.bench import Bench
 from adaptive_constraints.cli.command import FAILED, INTERRUPTED, PIPE_CLOSED, TERMINATED, Command
 from adaptive_constraints.cli.data import Collect, Doctor
@@ -24,7 +23,6 @@ from adaptive_constraints.cli.repair import Repair
 from adaptive_constraints.cli.report import Report
 from adaptive_constraints.cli.runs import Finetune, Train
 from adaptive_constraints.errors import AdaptiveConstraintsError, DependencyError, TrainingError
-from adaptive_constraints.runs.loop import LostSeedWarning
 from adaptive_constraints.support.stopping import Terminated, terminable
 
 COMMANDS: dict[str, type[Command]] = {
@@ -46,6 +44,9 @@ COMMANDS: dict[str, type[Command]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--version"]:
+        print(f"adaptive-constraints {__version__}")
+        return 0
     try:
         _refuse_repeated(words)
         _refuse_misspelled(words)
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AdaptiveConstraintsError as error:
         return _failed(error, debug=False)
     try:
+        from adaptive_constraints.runs.loop import LostSeedWarning
+
         with terminable(), warnings.catch_warnings():
             warnings.simplefilter("ignore", LostSeedWarning)  # said by the progress display and by the final table
             _import(command.common.imports)
@@ -94,7 +97,7 @@ def parse(words: Sequence[str]) -> Command:
     command: Command = tyro.cli(
         any_of,
         prog="adaptive-constraints",
-        description="Offline reinforcement learning with composable adapters.",
+        description="Offline reinforcement learning with composable adapters. --version shows which release this is.",
         args=words,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
@@ -113,7 +116,7 @@ def _refuse_misspelled(words: Sequence[str]) -> None:
     """A command or an option that is nearly one; what is not near to any is left to the parser, which lists them."""
     name = next((word for word in words if not word.startswith("-")), None)
     if name is None:
-        _suggest("the commands have", words, ["--help"])
+        _suggest("the commands have", words, ["--help", "--version"])
     elif name not in COMMANDS:
         _suggest("there is", [name], list(COMMANDS))
     else:
@@ -155,6 +158,8 @@ def _import(modules: Sequence[str]) -> None:
 
 def _out_of_memory(error: Exception) -> bool:
     """Tell whether memory ran out: numpy's, torch's on a GPU, or torch's on a CPU, which has no type for it."""
+    import torch
+
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adaptive_constraints.agent import AUTO, Agent, load_agent
 from adaptive_constraints.cli.command import Command, Common
-from adaptive_constraints.cli.show import show_evaluation
 from adaptive_constraints.errors import EvaluationError
-from adaptive_constraints.evaluation import Evaluation
+from adaptive_constraints.runs.settings import AUTO
 from adaptive_constraints.support.files import check_file
 from adaptive_constraints.support.records import write_json
+
+if TYPE_CHECKING:
+    from adaptive_constraints.agent import Agent
+    from adaptive_constraints.evaluation import Evaluation
 
 
 @dataclass(kw_only=True)
@@ -42,6 +44,9 @@ class Evaluate(Command):
 
     def run(self) -> int:
         """Evaluate and show."""
+        from adaptive_constraints.agent import load_agent
+        from adaptive_constraints.cli.show import show_evaluation
+
         if self.episodes < 1:
             raise EvaluationError(f"--episodes must be at least 1, not {self.episodes}")
         if self.max_steps is not None and self.max_steps < 1:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from adaptive_constraints.agent import Agent, load_agent
 from adaptive_constraints.cli.command import Command, Common
-from adaptive_constraints.cli.show import show_parts, show_settings
-from adaptive_constraints.cli.stacks import stack_of
-from adaptive_constraints.composition import registry
-from adaptive_constraints.core.types import Phase
 from adaptive_constraints.data import list_datasets
 from adaptive_constraints.errors import StackError
 
@@ -25,12 +21,15 @@ class Explain(Command):
     """Learner and its settings, such as: TD3BC critic=robust alpha=3."""
     adapters: tuple[str, ...] = ()
     """Adapters, each with its settings, such as: ASPC interval=5 rate=published."""
-    phase: Phase = "offline"
+    phase: Literal["offline", "online"] = "offline"
     """online: as it is while fine-tuning."""
     common: Common = field(default_factory=Common)
 
     def run(self) -> int:
         """Explain each."""
+        from adaptive_constraints.agent import Agent, load_agent
+        from adaptive_constraints.cli.stacks import stack_of
+
         if self.path and (self.learner or self.adapters):
             raise StackError("give saved agents, or --learner and --adapters, not both")
         agents = [load_agent(path, "cpu") for path in self.path]
@@ -49,6 +48,9 @@ class List(Command):
 
     def run(self) -> int:
         """List."""
+        from adaptive_constraints.cli.show import show_parts, show_settings
+        from adaptive_constraints.composition import registry
+
         for name in self.name:
             show_settings(registry.part(name))
         if not self.name:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adaptive_constraints.agent import load_agent
 from adaptive_constraints.cli.command import Command, Common
 
 
@@ -23,6 +22,8 @@ class Export(Command):
 
     def run(self) -> int:
         """Export, and say how near to the agent the file acts."""
+        from adaptive_constraints.agent import load_agent
+
         agent = load_agent(self.path, "cpu")
         exported = agent.export(self.file, self.seed)
         print(f"{exported.path}: {agent.name} at step {agent.step}, {exported.size / 1e6:.2f} MB")

@@ -6,18 +6,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from adaptive_constraints.agent import AUTO, Agent, load_agent
 from adaptive_constraints.cli.command import INTERRUPTED, Command, Common, RunOptions
-from adaptive_constraints.cli.show import announce, interrupted, show_run
-from adaptive_constraints.cli.stacks import folder_of, stack_of
 from adaptive_constraints.data import load_dataset
 from adaptive_constraints.errors import TrainingError
-from adaptive_constraints.networks import Precision
-from adaptive_constraints.runs.history import History
-from adaptive_constraints.runs.identity import Identity
-from adaptive_constraints.runs.settings import Buffer
+from adaptive_constraints.runs.settings import AUTO, Buffer
+
+if TYPE_CHECKING:
+    from adaptive_constraints.agent import Agent
+    from adaptive_constraints.runs.history import History
 
 
 @dataclass(kw_only=True)
@@ -42,7 +40,7 @@ class Train(Command):
     """Which seeds, instead of how many."""
     out: Path | None = None
     """Run folder; by default runs/<data>-<stack>-<steps>."""
-    precision: Precision = "float32"
+    precision: Literal["float32", "bf16"] = "float32"
     """Precision of matrix products. bf16 pays on hardware with such instructions only."""
     compiled: Literal["auto", "on", "off"] = "auto"
     """Compile before training: about a minute, kept for later runs, and faster from then on; needs a C++ compiler (on
@@ -54,6 +52,11 @@ class Train(Command):
 
     def run(self) -> int:
         """Train, then say how it went."""
+        from adaptive_constraints.agent import Agent
+        from adaptive_constraints.cli.show import announce
+        from adaptive_constraints.cli.stacks import folder_of, stack_of
+        from adaptive_constraints.runs.identity import Identity
+
         if self.seed_list and self.seeds != 1:
             raise TrainingError("give --seeds (how many) or --seed-list (which), not both")
         if self.seeds < 1:
@@ -108,6 +111,8 @@ class Finetune(Command):
 
     def run(self) -> int:
         """Fine-tune, then say how it went."""
+        from adaptive_constraints.agent import load_agent
+
         _check_steps(self.steps)
         self.running.set_threads()
         agent = load_agent(self.path, self.running.torch_device)
@@ -138,6 +143,8 @@ def _check_steps(steps: int) -> None:
 
 def _run(agent: Agent, out: Path, train: Callable[[], History]) -> int:
     """Train the agent, then say how it went; the exit code."""
+    from adaptive_constraints.cli.show import interrupted, show_run
+
     before = agent.step
     try:
         history = train()

@@ -73,10 +73,15 @@ class BoundView(View):
 
     def bootstrap(self, observation: Tensor, site: str, batch: Mapping[str, Tensor] | None = None) -> Tensor:
         learner = self.resolved.learner
-        own = lambda: learner.bootstrap(self, observation, site, batch)  # noqa: E731
+
+        def own() -> Tensor:
+            return learner.answered(
+                "bootstrap", learner.bootstrap(self, observation, site, batch), observation.shape[:-1]
+            )
+
         return self._compose(
             "bootstrap",
-            lambda: learner.answered("bootstrap", own(), observation.shape[:-1]),
+            own,
             lambda a, so_far: a.bootstrap(self, observation, site, batch, so_far),
             observation.shape[:-1],
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.resources
 import math
 import re
 import tomllib
@@ -22,7 +23,6 @@ from adaptive_constraints.experiments.rows import Claim, Published
 from adaptive_constraints.experiments.stacks import BARE, NamedStack, joined, read_stack, subsets
 from adaptive_constraints.support.typed import damage, read_text
 
-_FOLDER = Path("benchmarks", "suites")
 _STACKS = ("stacks", "learners", "adapters", "every_subset_of", "family")
 _GRID = (*_STACKS, "data", "draws", "seeds", "steps", "compiled", "evaluation")
 _EVALUATION = {"every": 5_000, "episodes": 10, "env": "auto", "max_steps": None}
@@ -45,7 +45,7 @@ class Suite:
 
 
 def load_suite(name: str | Path, imports: Sequence[str] = ()) -> Suite:
-    """The suite of this name (``benchmarks/suites`` of a checkout) or file; raises `SuiteError` where it is wrong.
+    """The suite that ships under this name, or that of a file, NAME.toml; raises `SuiteError` where it is wrong.
 
     imports: modules that define learners and adapters of the suite; the caller has imported them.
     """
@@ -57,8 +57,9 @@ def load_suite(name: str | Path, imports: Sequence[str] = ()) -> Suite:
 
 
 def list_suites() -> dict[str, Path]:
-    """The suites of this checkout, or of the working directory's, by name."""
-    return {path.stem: path for folder in _folders() for path in sorted(folder.glob("*.toml"))}
+    """The suites that ship, by name: the files of ``benchmarks/suites``, which are data of this package."""
+    files = map(str, importlib.resources.files("adaptive_constraints.experiments.suites").iterdir())
+    return {path.stem: path for path in sorted(map(Path, files)) if path.suffix == ".toml"}
 
 
 def short_name(reference: str) -> str:
@@ -154,24 +155,18 @@ def _nothing_left(cells: Sequence[Cell], wanted: Mapping[str, Sequence[str]], on
 # -- reading ------------------------------------------------------------------------------------------------------
 
 
-def _folders() -> list[Path]:
-    places = (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[3])
-    return [place / _FOLDER for place in places if (place / _FOLDER).is_dir()]
-
-
 def _find(name: str | Path) -> Path:
     path, known = Path(name), list_suites()
     if path.suffix == ".toml":
         if path.is_file():
             return path
-        raise SuiteError(f"no file {path}" + (f"; suites by name are {', '.join(known)}" if known else ""))
+        raise SuiteError(f"no file {path}; suites by name are {', '.join(known)}")
     if str(name) in known:
         return known[str(name)]
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    there = ", ".join(known) or f"none, because no folder {_FOLDER} is here or above (run in a checkout)"
     raise SuiteError(
-        f"no suite {str(name)!r}: {hint}there: {there}. A file of your own is named by its path, NAME.toml"
+        f"no suite {str(name)!r}: {hint}there: {', '.join(known)}. A file of your own is named by its path, NAME.toml"
     )
 
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from adaptive_constraints.environments.specs import EnvSource, environment_text
 from adaptive_constraints.errors import TrainingError
-from adaptive_constraints.runs.loggers import Logger
 from adaptive_constraints.support.files import check_folder
+
+AUTO = "auto"
+"""As an environment: the one that the data was recorded in."""
+if TYPE_CHECKING:
+    from adaptive_constraints.runs.loggers import Logger
 
 Buffer = Literal["all", "half", "part", "none"]
 """Rows beside the collected ones: the whole data, the whole data in half of every minibatch, the best episodes, or
 nothing."""
+
+Tracker = Literal["wandb", "trackio"]
+"""Modules that show runs on a dashboard, and the extras that bring them."""
 
 PUBLISHED_WARM_UP, PUBLISHED_SHARE = 5_000, 50
 """Steps that only collect in SSAR's code (arXiv 2505.19923), and of how many steps they are one: 250,000."""
@@ -139,4 +146,4 @@ def online_settings(
     )
 
 
-__all__ = ["Buffer", "OnlineSettings", "RunSettings", "online_settings"]
+__all__ = ["AUTO", "Buffer", "OnlineSettings", "RunSettings", "Tracker", "online_settings"]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,7 @@ from adaptive_constraints.errors import DependencyError, TrainingError
 from adaptive_constraints.evaluation import Evaluation
 from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.loggers import Logger, evaluation_row
-
-Tracker = Literal["wandb", "trackio"]
-"""Names of the modules and of the extras that bring them."""
+from adaptive_constraints.runs.settings import Tracker
 
 
 class TrackerLogger(Logger):

@@ -28,7 +28,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CACHE_VARIABLE = "ADAPTIVE_CONSTRAINTS_CACHE"
-"""Environment variable that names the folder of `cache_folder`; by default ~/.cache/adaptive-constraints."""
+"""Environment variable that names the folder of `cache_folder`."""
 LOCK = ".lock"
 """In a folder that is being written to: names who does."""
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
@@ -262,6 +262,13 @@ def check_file(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Folder in which trained models and collected data are kept; it may be deleted at any time."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "adaptive-constraints"
+    """Folder of everything that is kept to be made once: models, collected data, compiled steps.
+
+    It may be deleted at any time. ``ADAPTIVE_CONSTRAINTS_CACHE`` names it; otherwise it is ``adaptive-constraints`` in
+    ``XDG_CACHE_HOME``, or in ``~/.cache`` where that is unset or, as the XDG specification says, no absolute path.
+    """
+    # platformdirs would say as much, but training compiles into this folder and must do with torch and numpy alone.
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).expanduser()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "adaptive-constraints"

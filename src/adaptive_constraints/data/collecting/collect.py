@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from adaptive_constraints._version import __version__
 from adaptive_constraints.data.collecting.mazes import record_maze
@@ -248,6 +247,8 @@ def versions() -> dict[str, str]:
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
     """Small networks learn fastest on one thread, and sums no longer depend on how many the machine has."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -84,7 +84,7 @@ def check_npz(path: Path) -> None:
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[ArrayFile]:
     """Open an HDF5 file. Few writers ask the format for checksums: where none are, damage may pass as other numbers."""
-    h5py = import_extra("h5py", "minari")
+    h5py = import_extra("h5py", "d4rl")
     with reading(path, "HDF5 file"):
         if not h5py.is_hdf5(path):
             raise ValueError(f"its signature is not that of HDF5{_hint_of_kind(path)}")

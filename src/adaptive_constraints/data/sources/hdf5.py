@@ -12,7 +12,7 @@ from adaptive_constraints.data.sources.layouts import read_columns
 
 def load_hdf5(file: str, ignore: Sequence[str] = ()) -> Dataset:
     """The data set of an HDF5 file, but for the arrays that ``ignore`` names."""
-    import_extra("h5py", "minari")
+    import_extra("h5py", "d4rl")
     path = existing_file(file, (".hdf5", ".h5"))
     task, env_id = task_of_file(path.name)
     provenance = {"source": "HDF5 file", "file": path.name}
