@@ -53,7 +53,7 @@ def write_config(run: Run, settings: RunSettings, evaluator: Evaluator | None, f
     """Write which run it is, on which data, how it is evaluated, and what computes it."""
     data, env = run.data, settings.eval_env
     config = run.identity.to_json() | {
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "rows": data.rows, "episodes": data.episodes},
+        "data": {name: getattr(data, name) for name in ("name", "fingerprint", "rows", "episodes", "mean_return")},
         "evaluation": {
             "env": "a factory" if callable(env) else env,
             "every": settings.eval_every,
