@@ -70,7 +70,7 @@ def main() -> int:
     agents = {name: load_agent(options.out / name, "cpu") for name in STACKS}
     for name, agent in agents.items():
         agent.save(options.out / f"{name}.npz")
-    picture({agent.name: agent.history for agent in agents.values()}, options.out / "curves.png")
+    picture({agent.name: agent.history for agent in agents.values()}, options.out / "curves.png", data.mean_return)
     print_table(agents, seconds, data)
     print_closing(agents, options)
     return 0

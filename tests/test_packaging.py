@@ -37,6 +37,8 @@ OPTIONAL = (
         "pytest",
         "hypothesis",
         "pyarrow",
+        "altair",
+        "vl_convert",
     ),
 )
 #: Modules whose classes derive from an extra's; only functions import them.

@@ -25,6 +25,7 @@ class Report(Command):
 
     def run(self) -> int:
         """Write the report and show the effects of adapters."""
+        from adaptive_constraints.reports import charts
         from adaptive_constraints.reports.report import write_report
 
         if not self.results:
@@ -32,6 +33,8 @@ class Report(Command):
         report = write_report(self.results, self.out, score=self.score)
         for warning in warnings(report.findings.grid):
             print(f"note: {warning}")
+        if not charts.installed():
+            print(f"note: {charts.MISSING}")
         for scope in report.findings.drawn_scopes:
             lines = [f"  {line}" for line in summary(report.findings.effects, scope)]
             if lines:

@@ -1,4 +1,4 @@
-"""Charts in Vega-Lite, made with Altair (extra ``report``): a page draws them while it is read, and files hold pictures.
+"""Charts in Vega-Lite, made with Altair (extra ``report``), which pages draw while they are read and pictures hold.
 
 A chart is a plain tree without data. `filled` puts rows into it and says in the legend what they hold, and so does the
 page's script with the rows that its filters leave; both draw the same trees. Rows are of these forms, each a mapping:
@@ -160,7 +160,7 @@ def _values(whole: alt.Chart, x: alt.X, y: alt.Y, names: tuple[str, ...], xlabel
 
 
 def _zoom() -> alt.Parameter:
-    """Drag with a mouse moves, Ctrl and wheel zooms, a double click resets; fingers and the wheel alone scroll the page."""
+    """Dragging by mouse moves, Ctrl and wheel zoom, a double click resets; fingers and the wheel scroll the page."""
     import altair as alt
 
     drag = "[pointerdown[event.pointerType === 'mouse'], window:pointerup] > window:pointermove!"

@@ -146,7 +146,7 @@ def _ranked(findings: Findings, scope: str) -> list[GridCell]:
 
 
 def _styled(findings: Findings) -> tuple[str, ...]:
-    """All stacks in the order of their colours: first those that figures draw, so that these repeat none if they can."""
+    """All stacks in the order of their colours: those that figures draw come first, so that these repeat the fewest."""
     drawn = (findings.ranking(scope)[: MOST["curves"]] for scope in findings.scopes)
     return tuple(dict.fromkeys(chain(*drawn, (stack.label for stack in findings.grid.stacks))))
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints.data.references import SUCCESS
 from adaptive_constraints.data.sources.scripted import undrawn
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.experiments.rows import (
@@ -217,10 +218,9 @@ def behaviour(row: ResultRow) -> float | None:
     value, reference = row["data"].get("mean_return"), row["reference"]
     if value is None or row["measure"] == "return":
         return value
-    # A share of successes has no reference, and the data's own is not in its returns.
-    return (
-        None if reference is None else 100 * (value - reference["random"]) / (reference["expert"] - reference["random"])
-    )
+    if reference is None or reference["source"] == SUCCESS.source:  # a share of successes is no mean of returns
+        return None
+    return 100 * (value - reference["random"]) / (reference["expert"] - reference["random"])
 
 
 def seed_value(row: ResultRow, score: Score) -> float:

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: tables by Jinja2's templates, charts by a library that it holds."""
+"""A report as one HTML page that needs nothing else: tables from templates, charts by a library that it holds."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ function wrapped(name, letters) {
 
 /** The chart of rows at a width: its legend names what they hold, in as many columns as fit, a long name in lines. */
 function filled(chart, rows, width) {
-  const letters = Math.floor(width / data.letter);
+  const letters = Math.max(12, Math.floor(width / data.letter));
   const full = structuredClone(chart);
   Object.assign(full, { width: "container", autosize: { type: "fit-x", contains: "padding" } });
   full.data = { values: rows.map((row) => (row.name === undefined ? row : { ...row, lines: wrapped(row.name, letters) })) };
@@ -168,16 +168,16 @@ function addFigure(place, figure, { rows, count, drawn }) {
       ast: true, // the page's own policy forbids code made of text
       renderer: "svg",
       config: data.config[dark.matches ? "dark" : "light"],
-      theme: undefined,
       actions: { export: true, source: false, compiled: false, editor: false },
       downloadFileName: caption.replace(/[^A-Za-z0-9_.+]+/g, "-"),
-      logLevel: vega.Error,
+      logLevel: 1, // errors alone
     });
   }];
 }
 
 async function draw() {
-  const turn = ++drawing;
+  const turn = ++drawing, main = document.querySelector("main");
+  main.ariaBusy = "true";
   const stacks = new Set(shownStacks()), scopes = drawnScopes(), sets = drawnData();
   const effects = new Set(visibleRows("effects-table").map((row) => Number(row.dataset.row)));
   const pending = [];
@@ -202,7 +202,7 @@ async function draw() {
     if (turn !== drawing) return;
     await make();
   }
-  document.body.dataset.drawn = turn;
+  main.ariaBusy = "false";
 }
 
 // -- wiring ----------------------------------------------------------------------------------------------------------
