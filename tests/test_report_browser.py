@@ -310,8 +310,8 @@ def test_one_evaluation_is_a_dot_and_what_is_all_equal_is_said(visit, tmp_path):
     for place, row_ in enumerate(rows):
         value = float(place)
         one = [{"step": 100, "value": value, "returns": [20.0]}]
-        row_ |= {"last": value, "best": value, "last_ten": value, "evaluations": one}
-        row_ |= {"series": {"aspc/scale": [[100, 200], [2.5, 2.5]]}}
+        same = {"last": value, "best": value, "last_ten": value, "series": {"aspc/scale": [[100, 200], [2.5, 2.5]]}}
+        rows[place] = row_ | same | {"evaluations": one}
     page = visit(write(tmp_path, rows))
     curves = page.locator("[data-figure=curves] figure")
     dots = [mark.get_attribute("opacity") for mark in curves.locator(".mark-symbol.role-mark path").all()]

@@ -69,15 +69,16 @@ def test_nothing_is_said_of_stacks_that_have_nothing_in_common(tmp_path):
     ],
 )
 def test_settings_are_told_apart_at_commas_outside_brackets(parts, short):
-    names = Names.of([{"learner": part, "adapters": []} for part in parts])
+    names = Names.of([row("TD3BC", [], HOPPER, 0, learner=part) for part in parts])
     assert [names.part(part) for part in parts] == short
 
 
 def test_what_stands_behind_the_parts_is_kept():
-    rows = [{"learner": "A(x=1)", "adapters": ["B"], "stack": f"A(x=1) + B{end}"} for end in ("", ", online")]
+    made = row("TD3BC", ["ASPC"], HOPPER, 0, learner="A(x=1)", adapters=["B"])
+    rows = [made | {"stack": f"A(x=1) + B{end}"} for end in ("", ", online")]
     names = Names.of(rows)
     assert [names.stack(row_) for row_ in rows] == ["A + B", "A + B, online"]
-    assert names.stack({"learner": "A(x=1)", "adapters": [], "stack": "our method"}) == "our method"
+    assert names.stack(made | {"stack": "our method"}) == "our method"
 
 
 def test_published_figures_still_find_their_stack(tmp_path):

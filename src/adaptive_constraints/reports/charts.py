@@ -58,7 +58,7 @@ def library() -> str:
     """The JavaScript that draws charts, nearly a megabyte: Vega, Vega-Lite and vega-embed. It fetches nothing."""
     import vl_convert
 
-    bundle: str = vl_convert.javascript_bundle(vl_version=_version())
+    bundle: str = vl_convert.javascript_bundle(None, vl_version=_version())
     return bundle.replace("</script", "<\\/script")
 
 
@@ -221,7 +221,7 @@ def _legend() -> alt.Legend:
     return alt.Legend(title=None, orient="bottom", labelLimit=0, symbolType="stroke", symbolOpacity=1)
 
 
-def _plain(chart: alt.LayerChart) -> Tree:
+def _plain(chart: alt.TopLevelMixin) -> Tree:
     """The tree without what differs between equal charts, and without addresses."""
     tree: Tree = chart.to_dict()
     for key in ("$schema", "config"):

@@ -43,7 +43,7 @@ class Figure:
     scope: str
     title: str
     chart: Callable[..., Tree]
-    rows: list[Row]
+    rows: Sequence[Row]
 
     def best(self) -> list[Row]:
         """The rows of as many as can be told apart: the best stacks, or the first effects."""

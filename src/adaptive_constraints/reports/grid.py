@@ -175,8 +175,8 @@ def read_grid(folders: Sequence[str | Path]) -> Grid:
     suites = tuple(read_suite(folder) for folder in folders)
     rows = [row for folder in folders for row in read_rows(folder)]
     if not rows:
-        names = ", ".join(map(str, folders))
-        raise EvaluationError(f"no cell of {names} has finished: there is nothing to report yet; go on with `bench`")
+        read = ", ".join(map(str, folders))
+        raise EvaluationError(f"no cell of {read} has finished: there is nothing to report yet; go on with `bench`")
     _refuse_repeated(rows)
     order = [cell["stack"] for suite in suites for cell in suite["cells"]]
     names = Names.of(rows)
