@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from adaptive_constraints.errors import DependencyError
 from adaptive_constraints.runs.plots import COLOURS
@@ -132,7 +132,7 @@ def lines(
     ]
     chart = alt.layer(*layers, data=alt.NamedData("rows")).properties(height=180 if small else 260)
     if moving:
-        chart = chart.add_params(picked, _zoom())
+        chart = chart.add_params(picked, _zoom("x", "y"))
     return _plain(chart)
 
 
@@ -159,12 +159,14 @@ def _values(whole: alt.Chart, x: alt.X, y: alt.Y, names: tuple[str, ...], xlabel
     return points.encode(x=x, y=y, color=_colour(names), opacity=seen, tooltip=said).add_params(near)
 
 
-def _zoom() -> alt.Parameter:
+def _zoom(*axes: Literal["x", "y"]) -> alt.Parameter:
     """Dragging by mouse moves, Ctrl and wheel zoom, a double click resets; fingers and the wheel scroll the page."""
     import altair as alt
 
     drag = "[pointerdown[event.pointerType === 'mouse'], window:pointerup] > window:pointermove!"
-    return alt.selection_interval(name="zoom", bind="scales", zoom="wheel![event.ctrlKey]", translate=drag)
+    return alt.selection_interval(
+        name="zoom", bind="scales", encodings=list(axes), zoom="wheel![event.ctrlKey]", translate=drag
+    )
 
 
 @cache
@@ -186,19 +188,19 @@ def intervals(xlabel: str, *, zero: bool = False, moving: bool = True) -> Tree:
             for name, title in (("value", "value"), ("low", "from"), ("high", "to"))
         ),
     ]
+    dots = base.mark_point(filled=True, size=80, opacity=1, yOffset=-11).encode(x=x, y=at, tooltip=said)
     layers = [
         base.mark_rule(strokeWidth=2.5, yOffset=-11).encode(
             x=alt.X("low:Q", title=xlabel), x2="high:Q", y=at, tooltip=said
         ),
-        base.mark_point(filled=True, size=80, opacity=1, yOffset=-11).encode(x=x, y=at, tooltip=said),
+        dots.add_params(_zoom("x")) if moving else dots,
         base.mark_text(align="left", baseline="top", lineBreak="\n", dy=4).encode(
             x=alt.value(0), y=named, text="lines:N"
         ),
     ]
     if zero:
         layers.insert(0, base.mark_rule(style="level").encode(x=alt.XDatum(0, title=xlabel)))
-    chart = alt.layer(*layers, data=alt.NamedData("rows"))
-    return _plain(chart.add_params(_zoom()) if moving else chart)
+    return _plain(alt.layer(*layers, data=alt.NamedData("rows")))
 
 
 def _colour(names: tuple[str, ...]) -> alt.Color:
@@ -226,10 +228,11 @@ def _plain(chart: alt.TopLevelMixin) -> Tree:
     tree: Tree = chart.to_dict()
     for key in ("$schema", "config"):
         tree.pop(key, None)
+    names = {}
     for position, layer in enumerate(tree["layer"]):
-        layer["name"] = f"layer{position}"
+        names[layer.get("name")] = layer["name"] = f"layer{position}"
     for parameter in tree.get("params", []):
-        parameter.pop("views", None)
+        parameter["views"] = [names[view] for view in parameter["views"]]
     return tree
 
 

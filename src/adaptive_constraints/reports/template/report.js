@@ -128,7 +128,7 @@ function wrapped(name, letters) {
 function filled(chart, rows, width) {
   const letters = Math.max(12, Math.floor(width / data.letter));
   const full = structuredClone(chart);
-  Object.assign(full, { width: "container", autosize: { type: "fit-x", contains: "padding" } });
+  full.width = "container";
   full.data = { values: rows.map((row) => (row.name === undefined ? row : { ...row, lines: wrapped(row.name, letters) })) };
   const names = [...new Set(rows.map((row) => row.stack).filter((name) => name !== undefined))];
   if (names.length) {
