@@ -214,8 +214,8 @@ def test_axes_say_their_units_and_which_way_is_better(tmp_path):
         logarithmic[figure.section, figure.title] = layer.get("y", {}).get("scale", {}).get("type") == "log"
     assert titles["curves", HOPPER] == "normalised score, higher is better"
     assert titles["profiles", ALL] == "share of seeds above, higher is better"
-    assert titles["quantities", "ilq/model_error"] == "holdout error, lower is better"
-    assert titles["quantities", "aspc/scale"] == "trade-off, value against constraint"
+    assert titles["quantities", "ilq/model_error"] == ["holdout error, lower is", "better"]
+    assert " ".join(titles["quantities", "aspc/scale"]) == "trade-off, value against constraint"
     assert [key for key, is_log in logarithmic.items() if is_log] == [("quantities", "ilq/model_error")]
 
 
@@ -247,6 +247,20 @@ def test_names_of_estimates_are_broken_and_get_their_room():
     wide, narrow = (charts.filled(charts.intervals("score"), [row_], width) for width in (640, 320))
     assert narrow["height"]["step"] > wide["height"]["step"]
     assert max(map(len, narrow["data"]["values"][0]["lines"].split("\n"))) * charts.LETTER <= 320
+
+
+@drawing
+def test_each_panel_of_a_picture_draws_its_own_rows():
+    """In one picture, charts that share names of layers would all draw the rows of one."""
+    import vl_convert
+
+    tree = charts.lines(("a",), "steps", "score", small=True, moving=False)
+    rows = [
+        {"stack": "a", "x": [1, 2], "low": [1, 2], "high": [1, 2]} | {"y": [place, place + 1]} for place in (1, 700)
+    ]
+    both = charts.beside([charts.filled(tree, [row_], charts.SMALL) for row_ in rows])
+    svg = vl_convert.vegalite_to_svg(both)
+    assert ">700" in svg and ">1.2" in svg
 
 
 @drawing

@@ -34,6 +34,8 @@ MISSING = (
 )
 WIDTH, SMALL = 640, 300
 """Pixels across, of a picture and of a panel of several in one."""
+_SHORT = "abs(datum.value) < 1000 ? format(datum.value, '~g') : format(datum.value, '~s')"
+"""How an axis writes a number: 20k, 1.5M, 0.02."""
 _DASHES = ([1, 0], [7, 3], [2, 3], [8, 3, 2, 3])
 _DARK = ("#3f9fe0", "#f0793a", "#22c096", "#e592c2", "#f2f2f2", "#9ad7f7", "#f3ba4a")
 LETTER = 6.6
@@ -77,6 +79,7 @@ def config(*, dark: bool = False) -> Tree:
         "legend": {"labelColor": ink, "labelFontSize": 12, "symbolStrokeWidth": 2.5, "symbolSize": 500},
         "title": {"color": ink, "anchor": "start", "fontSize": 13},
         "mark": {"color": colours[0]},
+        "rule": {"color": colours[0]},
         "text": {"color": ink, "fontSize": 12},
         "style": {"level": {"stroke": quiet, "strokeWidth": 1.5}, "level-name": {"fill": quiet, "fontSize": 11}},
         "range": {"category": colours},
@@ -107,11 +110,12 @@ def lines(
 
     picked = alt.selection_point(name="picked", fields=["stack"], bind="legend", toggle="true")
     scale = alt.Scale(type="log") if logarithmic else alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False)
-    x = alt.X("x:Q", title=xlabel, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(grid=False, format="~s"))
-    axis = alt.Axis(format="~g" if logarithmic else "~s", tickCount=5)
+    x = alt.X("x:Q", title=xlabel, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(grid=False, labelExpr=_SHORT))
+    axis = alt.Axis(labelExpr=_SHORT, tickCount=5)
+    title = textwrap.wrap(ylabel, 26) if small else ylabel
 
     def y(name: str) -> alt.Y:
-        return alt.Y(f"{name}:Q", title=ylabel, scale=scale, axis=axis)
+        return alt.Y(f"{name}:Q", title=title, scale=scale, axis=axis)
 
     look = {"color": _colour(names), "strokeDash": _dashes(names)}
     chosen = alt.Chart().transform_filter("isValid(datum.stack)")
@@ -177,7 +181,7 @@ def intervals(xlabel: str, *, zero: bool = False, moving: bool = True) -> Tree:
     """
     import altair as alt
 
-    x = alt.X("value:Q", title=xlabel, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, format="~s"))
+    x = alt.X("value:Q", title=xlabel, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, labelExpr=_SHORT))
     at = alt.Y("name:N", sort=None, axis=None, bandPosition=1)
     named = alt.Y("name:N", sort=None, axis=None, bandPosition=0)
     base = alt.Chart()
@@ -233,6 +237,9 @@ def _plain(chart: alt.TopLevelMixin) -> Tree:
         names[layer.get("name")] = layer["name"] = f"layer{position}"
     for parameter in tree.get("params", []):
         parameter["views"] = [names[view] for view in parameter["views"]]
+    if "params" not in tree:  # several charts in one picture must not share names
+        for layer in tree["layer"]:
+            del layer["name"]
     return tree
 
 
