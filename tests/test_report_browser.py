@@ -104,9 +104,15 @@ def figures(page, name):
     return [mark.get_attribute("aria-label") for mark in marks.all()]
 
 
+def words(figure, part):
+    """The texts of a part of a figure; those of several lines with their lines joined."""
+    joined = "texts => texts.map((one) => [...one.childNodes].map((line) => line.textContent).join(' '))"
+    return figure.locator(f"{part} text").evaluate_all(joined)
+
+
 def legend(figure):
     """The names in a figure's legend."""
-    return [" ".join(label.split()) for label in figure.locator(".role-legend-label text").all_inner_texts()]
+    return words(figure, ".role-legend-label")
 
 
 def heavy(figure):
@@ -166,12 +172,12 @@ def test_hovering_shows_values_and_a_wheel_zooms_with_ctrl_alone(opened):
     playwright.expect(said).to_contain_text("training steps (minibatches)")
     playwright.expect(said).to_contain_text("value")
     axis = figure.locator(".role-axis-label text")
-    before, place = axis.all_inner_texts(), page.evaluate("window.scrollY")
+    before, place = axis.all_text_contents(), page.evaluate("window.scrollY")
     page.keyboard.down("Control")
     page.mouse.wheel(0, -300)
     page.keyboard.up("Control")
     playwright.expect(axis.filter(has_text=re.compile("^20k$"))).to_have_count(0)
-    assert axis.all_inner_texts() != before and page.evaluate("window.scrollY") == place
+    assert axis.all_text_contents() != before and page.evaluate("window.scrollY") == place
     page.mouse.wheel(0, 200)
     page.wait_for_timeout(300)
     assert page.evaluate("window.scrollY") > place
@@ -274,8 +280,7 @@ def test_long_names_are_whole_on_a_phone_and_stand_one_in_a_line(visit, tmp_path
     tops = sorted(box["y"] for box in boxes)
     assert all(after - before > 8 for before, after in pairwise(tops)), "two in one line"
     scores = page.locator("[data-figure=scores] figure")
-    said = " ".join(" ".join(scores.locator(".mark-text text").all_inner_texts()).split())
-    assert whole in said
+    assert whole in words(scores, ".mark-text")
     for label in scores.locator(".mark-text text").all():
         box = label.bounding_box()
         assert box["x"] + box["width"] <= 360
@@ -299,9 +304,9 @@ def test_the_datas_own_score_is_a_line(visit, tmp_path):
     ]
     page = visit(write(tmp_path, rows))
     for figure in page.locator("[data-figure=curves] figure").all():
-        assert "the data's own" in figure.locator(".mark-text text").all_inner_texts()
+        assert "the data's own" in words(figure, ".mark-text")
     page = visit(write(tmp_path, grid(("TD3BC",), ((),), (HOPPER,), 2)))
-    assert "the data's own" not in page.locator("[data-figure=curves] figure").inner_text()
+    assert "the data's own" not in words(page.locator("[data-figure=curves] figure"), ".mark-text")
 
 
 def test_one_evaluation_is_a_dot_and_what_is_all_equal_is_said(visit, tmp_path):

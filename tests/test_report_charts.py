@@ -245,7 +245,7 @@ def test_a_legend_names_what_is_drawn_in_as_many_columns_as_fit():
 def test_names_of_estimates_are_broken_and_get_their_room():
     row_ = {"name": "a " * 100, "value": 1, "low": None, "high": None}
     wide, narrow = (charts.filled(charts.intervals("score"), [row_], width) for width in (640, 320))
-    assert narrow["height"]["step"] > wide["height"]["step"]
+    assert narrow["height"] > wide["height"]
     assert max(map(len, narrow["data"]["values"][0]["lines"].split("\n"))) * charts.LETTER <= 320
 
 

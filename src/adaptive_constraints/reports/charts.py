@@ -110,7 +110,7 @@ def lines(
 
     picked = alt.selection_point(name="picked", fields=["stack"], bind="legend", toggle="true")
     scale = alt.Scale(type="log") if logarithmic else alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False)
-    x = alt.X("x:Q", title=xlabel, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(grid=False, labelExpr=_SHORT))
+    x = alt.X("x:Q", title=xlabel, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(grid=False, labelExpr=_SHORT, tickCount=6))
     axis = alt.Axis(labelExpr=_SHORT, tickCount=5)
     title = textwrap.wrap(ylabel, 26) if small else ylabel
 
@@ -181,7 +181,7 @@ def intervals(xlabel: str, *, zero: bool = False, moving: bool = True) -> Tree:
     """
     import altair as alt
 
-    x = alt.X("value:Q", title=xlabel, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, labelExpr=_SHORT))
+    x = alt.X("value:Q", title=xlabel, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, labelExpr=_SHORT, tickCount=6))
     at = alt.Y("name:N", sort=None, axis=None, bandPosition=1)
     named = alt.Y("name:N", sort=None, axis=None, bandPosition=0)
     base = alt.Chart()
@@ -276,7 +276,7 @@ def filled(tree: Tree, rows: Sequence[Row], width: int) -> Tree:
                     channel["legend"] |= own
     else:
         most = max(row["lines"].count("\n") for row in full["data"]["values"])
-        full["height"] = {"step": NAME + LINE * (1 + most)}
+        full["height"] = len(rows) * (NAME + LINE * (1 + most))
     return full
 
 

@@ -143,7 +143,7 @@ function filled(chart, rows, width) {
     for (const channel of channels) if (channel.legend) Object.assign(channel.legend, legend);
   } else {
     const most = Math.max(...full.data.values.map((row) => row.lines.split("\n").length));
-    full.height = { step: data.step[0] + data.step[1] * most };
+    full.height = rows.length * (data.step[0] + data.step[1] * most);
   }
   return full;
 }
