@@ -40,6 +40,8 @@ _DASHES = ([1, 0], [7, 3], [2, 3], [8, 3, 2, 3])
 _DARK = ("#3f9fe0", "#f0793a", "#22c096", "#e592c2", "#f2f2f2", "#9ad7f7", "#f3ba4a")
 LETTER = 6.6
 """Pixels of a letter in a label, on average."""
+BESIDE, ONE_COLUMN = 90, 480
+"""Pixels that an axis and the menu take beside a legend, and the width below which it has one name in a line."""
 NAME, LINE = 24, 14
 """Pixels of an estimate's dot with the room around it, and of each line of its name above it."""
 
@@ -79,9 +81,12 @@ def config(*, dark: bool = False) -> Tree:
         "legend": {"labelColor": ink, "labelFontSize": 12, "symbolStrokeWidth": 2.5, "symbolSize": 500},
         "title": {"color": ink, "anchor": "start", "fontSize": 13},
         "mark": {"color": colours[0]},
-        "rule": {"color": colours[0]},
         "text": {"color": ink, "fontSize": 12},
-        "style": {"level": {"stroke": quiet, "strokeWidth": 1.5}, "level-name": {"fill": quiet, "fontSize": 11}},
+        "style": {
+            "interval": {"stroke": colours[0]},
+            "level": {"stroke": quiet, "strokeWidth": 1.5},
+            "level-name": {"fill": quiet, "fontSize": 11},
+        },
         "range": {"category": colours},
     }
 
@@ -110,7 +115,12 @@ def lines(
 
     picked = alt.selection_point(name="picked", fields=["stack"], bind="legend", toggle="true")
     scale = alt.Scale(type="log") if logarithmic else alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False)
-    x = alt.X("x:Q", title=xlabel, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(grid=False, labelExpr=_SHORT, tickCount=6))
+    x = alt.X(
+        "x:Q",
+        title=xlabel,
+        scale=alt.Scale(zero=False, nice=False),
+        axis=alt.Axis(grid=False, labelExpr=_SHORT, tickCount=6),
+    )
     axis = alt.Axis(labelExpr=_SHORT, tickCount=5)
     title = textwrap.wrap(ylabel, 26) if small else ylabel
 
@@ -181,7 +191,10 @@ def intervals(xlabel: str, *, zero: bool = False, moving: bool = True) -> Tree:
     """
     import altair as alt
 
-    x = alt.X("value:Q", title=xlabel, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, labelExpr=_SHORT, tickCount=6))
+    title = xlabel.split(", ")  # in lines, which fit a phone
+    x = alt.X(
+        "value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, labelExpr=_SHORT, tickCount=6)
+    )
     at = alt.Y("name:N", sort=None, axis=None, bandPosition=1)
     named = alt.Y("name:N", sort=None, axis=None, bandPosition=0)
     base = alt.Chart()
@@ -194,8 +207,8 @@ def intervals(xlabel: str, *, zero: bool = False, moving: bool = True) -> Tree:
     ]
     dots = base.mark_point(filled=True, size=80, opacity=1, yOffset=-11).encode(x=x, y=at, tooltip=said)
     layers = [
-        base.mark_rule(strokeWidth=2.5, yOffset=-11).encode(
-            x=alt.X("low:Q", title=xlabel), x2="high:Q", y=at, tooltip=said
+        base.mark_rule(style="interval", strokeWidth=2.5, yOffset=-11).encode(
+            x=alt.X("low:Q", title=title), x2="high:Q", y=at, tooltip=said
         ),
         dots.add_params(_zoom("x")) if moving else dots,
         base.mark_text(align="left", baseline="top", lineBreak="\n", dy=4).encode(
@@ -203,7 +216,7 @@ def intervals(xlabel: str, *, zero: bool = False, moving: bool = True) -> Tree:
         ),
     ]
     if zero:
-        layers.insert(0, base.mark_rule(style="level").encode(x=alt.XDatum(0, title=xlabel)))
+        layers.insert(0, base.mark_rule(style="level").encode(x=alt.XDatum(0, title=title)))
     return _plain(alt.layer(*layers, data=alt.NamedData("rows")))
 
 
@@ -269,7 +282,8 @@ def filled(tree: Tree, rows: Sequence[Row], width: int) -> Tree:
     names = list(dict.fromkeys(row["stack"] for row in rows if "stack" in row))
     if names:
         longest = max(map(len, names)) * LETTER + 50
-        own = {"values": names, "columns": max(1, min(len(names), int(width // longest)))}
+        columns = 1 if width < ONE_COLUMN else max(1, min(len(names), int((width - BESIDE) // longest)))
+        own = {"values": names, "columns": columns}
         for layer in full["layer"]:
             for channel in layer["encoding"].values():
                 if isinstance(channel, dict) and channel.get("legend"):

@@ -86,6 +86,8 @@ def _data(findings: Findings, figures: Sequence[Figure]) -> dict[str, Any]:
         "most": MOST,
         "letter": charts.LETTER,
         "step": [charts.NAME, charts.LINE],
+        "beside": charts.BESIDE,
+        "oneColumn": charts.ONE_COLUMN,
         "config": {"light": charts.config(), "dark": charts.config(dark=True)},
     }
 

@@ -126,17 +126,17 @@ function wrapped(name, letters) {
 
 /** The chart of rows at a width: its legend names what they hold, in as many columns as fit, a long name in lines. */
 function filled(chart, rows, width) {
-  const letters = Math.max(12, Math.floor(width / data.letter));
+  const letters = Math.max(32, Math.floor(width / data.letter));
   const full = structuredClone(chart);
   full.width = "container";
   full.data = { values: rows.map((row) => (row.name === undefined ? row : { ...row, lines: wrapped(row.name, letters) })) };
   const names = [...new Set(rows.map((row) => row.stack).filter((name) => name !== undefined))];
   if (names.length) {
     const longest = Math.max(...names.map((name) => name.length)) * data.letter + 50;
-    const lines = Object.fromEntries(names.map((name) => [name, wrapped(name, letters - 9).split("\n")]));
+    const lines = Object.fromEntries(names.map((name) => [name, wrapped(name, letters - Math.ceil(data.beside / data.letter) - 6).split("\n")]));
     const legend = {
       values: names,
-      columns: Math.max(1, Math.min(names.length, Math.floor(width / longest))),
+      columns: width < data.oneColumn ? 1 : Math.max(1, Math.min(names.length, Math.floor((width - data.beside) / longest))),
       labelExpr: `(${JSON.stringify(lines)})[datum.label]`,
     };
     const channels = full.layer.flatMap((layer) => Object.values(layer.encoding));
