@@ -254,6 +254,9 @@ class Page(HTMLParser):
         super().__init__()
         self.tags, self.tables, self.open = [], {}, None
         self.feed(source)
+        self.tables = {
+            name: [[" ".join(cell.split()) for cell in cells] for cells in rows] for name, rows in self.tables.items()
+        }
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
