@@ -292,6 +292,7 @@ def test_names_that_are_markup_are_drawn_as_they_are(visit, tmp_path):
     page = visit(write(tmp_path, rows))
     figure = page.locator("[data-figure=curves] figure").first
     assert f"TD3BC + {evil}" in legend(figure)
+    figure.scroll_into_view_if_needed()
     box = heavy(figure).last.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     playwright.expect(page.locator("#vg-tooltip-element.visible")).to_be_visible()
