@@ -9,6 +9,7 @@ import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -312,7 +313,7 @@ def test_the_datas_own_score_is_a_line(visit, tmp_path):
 
 def test_one_evaluation_is_a_dot_and_what_is_all_equal_is_said(visit, tmp_path):
     """Axes without an extent, such as those of a smoke test."""
-    rows = grid(("TD3BC",), ((), ("ASPC",)), (HOPPER,), 1)
+    rows: list[Any] = grid(("TD3BC",), ((), ("ASPC",)), (HOPPER,), 1)
     for place, row_ in enumerate(rows):
         value = float(place)
         one = [{"step": 100, "value": value, "returns": [20.0]}]
