@@ -61,5 +61,5 @@ $(VENV)/.ready-speed: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) --editable '.[dev,demo,minari,table,collect,robotics,ogbench,oracles,logging,ray,export,sweep]'
+	$(INSTALL) --editable '.[dev,demo,minari,table,collect,robotics,ogbench,oracles,logging,ray,export,report,sweep]'
 	@touch $@

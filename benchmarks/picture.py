@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from adaptive_constraints.experiments.rows import ResultRow
+from adaptive_constraints.reports.grid import behaviour
 
 from .results_page import Cell, cells
 
@@ -36,8 +37,11 @@ def main() -> None:
     for stack, (name, colour) in STACKS.items():
         curves(scores, [_evaluations(row) for row in by_stack[stack]], colour, name)
     curves(scale, _series(by_stack["TD3BC(critic=robust) + ASPC"], "aspc/scale"), "#D55E00", "learned")
+    own = behaviour(by_stack["TD3BC(critic=robust)"][0])
+    assert own is not None
+    scores.axhline(own, color=GREY, linestyle="--", linewidth=1.2, label="the data's own")
     scale.axhline(2.5, color="#0072B2", linewidth=2)
-    scores.set(title="score, halfcheetah/mixed", xlabel="training steps", ylim=(0, None))
+    scores.set(title="normalised score, halfcheetah/mixed", xlabel="training steps", ylim=(0, None))
     scale.set(title="trade-off", xlabel="training steps", ylim=(0, None))
     scores.legend(frameon=False, loc="lower right")
     for panel in (scores, scale):

@@ -19,7 +19,7 @@ from adaptive_constraints.experiments.rows import ResultRow, read_rows, read_sui
 from adaptive_constraints.reports import claims, markdown
 from adaptive_constraints.reports import text as report_text
 from adaptive_constraints.reports.findings import find
-from adaptive_constraints.reports.grid import read_grid
+from adaptive_constraints.reports.grid import Grid, read_grid
 from adaptive_constraints.support.files import replacing
 
 from .speed import record
@@ -106,8 +106,9 @@ def pairs(folder: str, data: str) -> list[str]:
 
 def claimed(folder: str) -> list[str]:
     """Claims of a suite and what became of them, by the last evaluation of each seed."""
-    outcomes = claims.outcomes(read_grid([RESULTS / folder]), "last")
-    return [*_caption(cells(folder)), "", report_text.CLAIMS, *markdown.claims(outcomes)]
+    grid = read_grid([RESULTS / folder])
+    head = [*_caption(cells(folder)), "", report_text.CLAIMS, *_common(grid)]
+    return [*head, *markdown.claims(claims.outcomes(grid, "last"), grid)]
 
 
 def online(folder: str) -> list[str]:
@@ -151,6 +152,7 @@ def intervals(folder: str) -> list[str]:
     ]
     return [
         *_caption(cells(folder)),
+        *_common(findings.grid),
         "",
         *table(("stack", *columns), means),
         "",
@@ -248,6 +250,12 @@ def _caption(chosen: Sequence[Cell]) -> list[str]:
     if any(row["data"]["regenerated"] for row in rows):
         words += " Regenerated data: no number here compares with one that was published for D4RL's recordings."
     return [words]
+
+
+def _common(grid: Grid) -> list[str]:
+    """The settings that names of stacks leave out."""
+    common = report_text.common(grid)
+    return ["", f"Settings of all stacks here: {'; '.join(common)}."] if common else []
 
 
 def _one(values: Iterable[Any]) -> str:

@@ -42,6 +42,8 @@ OPTIONAL = (
         "onnxscript",
         "onnxruntime",
         "optuna",
+        "altair",
+        "vl_convert",
     ),
 )
 #: Modules whose classes derive from an extra's; only functions import them.
@@ -311,7 +313,7 @@ def test_extras_carry_what_is_optional() -> None:
     assert always == {"torch", "numpy"}
     assert set(extras) == {
         *("mujoco", "d4rl", "minari", "table", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots"),
-        *("ray", "export", "wandb", "trackio", "video", "speed", "sweep", "demo", "dev"),
+        *("ray", "export", "report", "wandb", "trackio", "video", "speed", "sweep", "demo", "dev"),
     }
     for path in [*SOURCE.rglob("*.py"), *(ROOT / "baselines").glob("*.py"), *(ROOT / "docs").glob("*.md")]:
         text = path.read_text(encoding="utf-8")

@@ -179,6 +179,29 @@ def test_learning_curves_draw_a_png_with_labelled_panels(
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["TD3BC", "TD3BC + ASPC"]
 
 
+def test_a_level_quantity_is_written_long_names_are_broken_and_the_datas_own_score_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    steps = np.arange(3)
+    level = Curves(steps, np.arange(3.0)[:, None], {"aspc/scale": (steps, np.full((3, 2), 2.5))})
+    name = "TD3BC + " + "SSAR(frozen=true, sigma=0.25) + " * 6
+    learning_curves({name: level, "b": level}, tmp_path / "a.png", own=22.5)
+    scores, scale = drawn[0].axes
+    assert [text.get_text() for text in scale.texts] == ["all equal: 2.5"] and not scale.get_lines()
+    assert {22.5} == set(np.asarray(scores.get_lines()[-1].get_ydata()).tolist())
+    (legend,) = drawn[0].legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels[0].replace("\n", " ") == name.strip() and labels[1:] == ["b", "the data's own"]
+    drawn[0].canvas.draw()
+    width = drawn[0].get_window_extent().width
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= width
+
+
 def test_the_mean_curve_leaves_lost_seeds_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 

@@ -7,16 +7,21 @@ import json
 import os
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from adaptive_constraints.reports.figures import figures as figures_of
 from adaptive_constraints.reports.findings import find
 from adaptive_constraints.reports.grid import read_grid
 from adaptive_constraints.reports.html import page as html
 
-from .synthetic_rows import HOPPER, MAZE, folder, grid
+from .synthetic_rows import HOPPER, MAZE, folder, grid, row
 
+pytest.importorskip("altair", reason="Altair (extra report) is not installed")
+pytest.importorskip("vl_convert", reason="vl-convert-python (extra report) is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright (extra dev) is not installed")
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
@@ -27,14 +32,19 @@ QUIET = [
 ]
 
 
+def write(at, rows, published=()):
+    """The page of some rows, in a folder."""
+    findings = find(read_grid([folder(at, rows, published)]), "last_ten")
+    file = at / "report.html"
+    file.write_text(html(findings, figures_of(findings), "report"), encoding="utf-8")
+    return file
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """The page of a grid of eight stacks, one more than figures draw at once."""
-    at = tmp_path_factory.mktemp("report")
+    """The page of a grid of eight stacks, one more than a figure draws at once."""
     published = [{"data": HOPPER, "stack": "TD3BC", "score": 50.0, "spread": 2.0, "source": "a paper"}]
-    file = at / "report.html"
-    file.write_text(html(find(read_grid([folder(at, grid(), published)]), "last_ten"), "report"), encoding="utf-8")
-    return file
+    return write(tmp_path_factory.mktemp("report"), grid(), published)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +67,7 @@ def visit(browser):
         page.on("request", lambda request: complaints.append(request.url) if request.url != path.as_uri() else None)
         page.goto(path.as_uri())
         pages.append(page)
-        return page
+        return drawn(page)
 
     yield at
     for page in pages:
@@ -69,6 +79,12 @@ def visit(browser):
 def opened(visit, path):
     """Opens the page of the grid."""
     return functools.partial(visit, path)
+
+
+def drawn(page):
+    """The page, once it has drawn its figures."""
+    playwright.expect(page.locator("main")).to_have_attribute("aria-busy", "false", timeout=30_000)
+    return page
 
 
 def shown(page, table="scores"):
@@ -85,8 +101,24 @@ def numbers(page, column):
 
 def figures(page, name):
     """What each drawn figure of a section says of itself to those who cannot see it."""
-    drawn = page.locator(f"[data-figure={name}] svg[role=img]")
-    return [mark.get_attribute("aria-label") for mark in drawn.all()]
+    marks = drawn(page).locator(f"[data-figure={name}] [role=graphics-document]")
+    return [mark.get_attribute("aria-label") for mark in marks.all()]
+
+
+def words(figure, part):
+    """The texts of a part of a figure; those of several lines with their lines joined."""
+    joined = "texts => texts.map((one) => [...one.childNodes].map((line) => line.textContent).join(' '))"
+    return figure.locator(f"{part} text").evaluate_all(joined)
+
+
+def legend(figure):
+    """The names in a figure's legend."""
+    return words(figure, ".role-legend-label")
+
+
+def heavy(figure):
+    """The lines of means, which are thicker than those of seeds."""
+    return figure.locator("path[stroke-width='2'][d*='L']")
 
 
 def test_everything_is_drawn(opened):
@@ -96,12 +128,69 @@ def test_everything_is_drawn(opened):
     assert page.locator("#shown").inner_text() == "8 of 8 stacks, all data sets"
     counts = {name: len(figures(page, name)) for name in ("scores", "effects", "profiles", "curves", "quantities")}
     assert counts == {"scores": 1, "effects": 1, "profiles": 1, "curves": 2, "quantities": 2}
-    curves = page.locator("[data-figure=curves] svg").first
-    assert curves.locator(".stack").count() == 7 and curves.locator(".seed").count() == 7 * 4
-    for line in curves.locator(".line").all():
+    curves = page.locator("[data-figure=curves] figure").first
+    assert curves.locator("figcaption").inner_text() == f"{HOPPER}: the best 7 of 8"
+    assert curves.locator("path[stroke-width='0.7']").count() == 7 * 4
+    for line in heavy(curves).all():
         box = line.bounding_box()
         assert box["width"] > 300 and box["height"] > 50
-    assert "and 1 more in the scores table" in page.locator("#curves .legend").inner_text()
+
+
+def test_figures_draw_the_best_stacks_and_their_legends_name_no_other(opened, path):
+    page = opened()
+    read = find(read_grid([path.parent]), "last_ten")
+    for place, scope in enumerate((HOPPER, MAZE)):
+        figure = page.locator("[data-figure=curves] figure").nth(place)
+        assert legend(figure) == read.ranking(scope)[:7]
+    for quantity in page.locator("[data-figure=quantities] figure").all():
+        assert set(legend(quantity)) == {stack for stack in shown(page) if "ASPC" in stack}  # the others have none
+    page.locator("#filters").get_by_label("IQL").uncheck()
+    drawn(page)
+    left = [stack for stack in read.ranking(HOPPER) if stack.startswith("TD3BC")]
+    assert legend(page.locator("[data-figure=curves] figure").first) == left
+
+
+def test_a_click_in_a_legend_picks_stacks(opened):
+    page = opened()
+    figure = page.locator("[data-figure=curves] figure").first
+    names = figure.locator(".role-legend-label text")
+    names.first.click()
+    playwright.expect(heavy(figure)).to_have_count(1)
+    names.nth(1).click()
+    playwright.expect(heavy(figure)).to_have_count(2)
+    for name in (names.first, names.nth(1)):
+        name.click()
+    playwright.expect(heavy(figure)).to_have_count(7)
+
+
+def test_hovering_shows_values_and_a_wheel_zooms_with_ctrl_alone(opened):
+    page = opened()
+    figure = page.locator("[data-figure=curves] figure").first
+    figure.scroll_into_view_if_needed()
+    box = heavy(figure).first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    said = page.locator("#vg-tooltip-element.visible")
+    playwright.expect(said).to_contain_text("training steps (minibatches)")
+    playwright.expect(said).to_contain_text("value")
+    axis = figure.locator(".role-axis-label text")
+    before, place = axis.all_text_contents(), page.evaluate("window.scrollY")
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -300)
+    page.keyboard.up("Control")
+    playwright.expect(axis.filter(has_text=re.compile("^20k$"))).to_have_count(0)
+    assert axis.all_text_contents() != before and page.evaluate("window.scrollY") == place
+    page.mouse.wheel(0, 200)
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.scrollY") > place
+
+
+def test_a_figure_is_saved_as_a_picture(opened):
+    page = opened()
+    figure = page.locator("[data-figure=curves] figure").first
+    figure.locator("summary").click()
+    with page.expect_download() as waited:
+        figure.get_by_role("link", name="Save as SVG").click()
+    assert "TD3BC" in Path(waited.value.path()).read_text(encoding="utf-8")
 
 
 def test_filters_act_on_tables_and_figures(opened):
@@ -121,7 +210,7 @@ def test_filters_act_on_tables_and_figures(opened):
     assert shown(page) == ["TD3BC + ASPC"]
     assert shown(page, "effects") == ["ASPC on TD3BC, mean over 2 stacks", "ASPC on TD3BC"]
     (curves,) = figures(page, "curves")
-    assert curves.endswith("TD3BC + ASPC") and "IQL" not in curves
+    assert curves.endswith(": TD3BC + ASPC") and "IQL" not in curves
     assert page.locator("#shown").inner_text() == f"1 of 8 stacks, {MAZE}"
 
     filters.get_by_label("TD3BC").uncheck()
@@ -140,7 +229,6 @@ def test_columns_sort_both_ways_by_mouse_and_by_keyboard(opened):
     head.get_by_role("button").click()
     assert numbers(page, 3) == sorted(given, reverse=True) != given
     assert head.get_attribute("aria-sort") == "descending"
-    assert figures(page, "scores")[0].index(shown(page)[0]) < figures(page, "scores")[0].index(f", {shown(page)[-1]} ")
     head.get_by_role("button").press("Enter")
     assert numbers(page, 3) == sorted(given)
     page.locator("#scores-table thead th").first.get_by_role("button").press("Space")
@@ -174,25 +262,71 @@ def test_a_phone_scrolls_tables_and_not_the_page(opened, scheme):
     )
     light = [sum(map(int, colour[4:-1].split(","))) for colour in (text, ground)]
     assert (light[0] < 200 < 600 < light[1]) if scheme == "light" else (light[1] < 200 < 600 < light[0])
-    for figure in page.locator("svg[role=img]").all():
-        assert figure.bounding_box()["width"] <= 360
+    for figure in page.locator("figure svg.marks").all():
+        assert 250 < figure.bounding_box()["width"] <= 360
 
 
-def test_one_evaluation_and_equal_scores_are_drawn(browser, tmp_path):
+LONG = "SSAR(frozen=true, sigma=0.25, select=return, trusted_fraction=0.25)"
+
+
+def test_long_names_are_whole_on_a_phone_and_stand_one_in_a_line(visit, tmp_path):
+    rows = [row("TD3BC", some, HOPPER, seed) for some in ((), ("SSAR",), (LONG, "ASPC")) for seed in range(2)]
+    page = visit(write(tmp_path, rows), 360)
+    whole = f"TD3BC + {LONG} + ASPC"
+    figure = page.locator("[data-figure=curves] figure").first
+    labels = figure.locator(".role-legend-label")
+    assert sorted(legend(figure)) == sorted(["TD3BC", "TD3BC + SSAR", whole])
+    boxes = [label.bounding_box() for label in labels.all()]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 360 for box in boxes)
+    tops = sorted(box["y"] for box in boxes)
+    assert all(after - before > 8 for before, after in pairwise(tops)), "two in one line"
+    scores = page.locator("[data-figure=scores] figure")
+    assert whole in words(scores, ".mark-text")
+    for label in scores.locator(".mark-text text").all():
+        box = label.bounding_box()
+        assert box["x"] + box["width"] <= 360
+
+
+def test_names_that_are_markup_are_drawn_as_they_are(visit, tmp_path):
+    evil = "ASPC(<img src=x onerror=alert(1)>)"
+    rows = [row("TD3BC", some, HOPPER, seed) for some in ((), ("ASPC",), (evil,)) for seed in range(2)]
+    page = visit(write(tmp_path, rows))
+    figure = page.locator("[data-figure=curves] figure").first
+    assert f"TD3BC + {evil}" in legend(figure)
+    figure.scroll_into_view_if_needed()
+    box = heavy(figure).last.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    playwright.expect(page.locator("#vg-tooltip-element.visible")).to_be_visible()
+    assert page.locator("img").count() == 0
+
+
+def test_the_datas_own_score_is_a_line(visit, tmp_path):
+    rows = [
+        row_ | {"data": row_["data"] | {"mean_return": 1000.0}} for row_ in grid(("TD3BC",), ((),), (HOPPER, MAZE), 2)
+    ]
+    page = visit(write(tmp_path, rows))
+    for figure in page.locator("[data-figure=curves] figure").all():
+        assert "the data's own" in words(figure, ".mark-text")
+    page = visit(write(tmp_path, grid(("TD3BC",), ((),), (HOPPER,), 2)))
+    assert "the data's own" not in words(page.locator("[data-figure=curves] figure"), ".mark-text")
+
+
+def test_one_evaluation_is_a_dot_and_what_is_all_equal_is_said(visit, tmp_path):
     """Axes without an extent, such as those of a smoke test."""
-    one = [{"step": 100, "value": 0.0, "returns": [20.0]}]
-    same = {"last": 0.0, "best": 0.0, "last_ten": 0.0, "evaluations": one, "series": {"aspc/scale": [[100], [2.5]]}}
-    rows = [row_ | same for row_ in grid(("TD3BC",), ((), ("ASPC",)), (HOPPER,), 1)]
-    file = tmp_path / "report.html"
-    file.write_text(html(find(read_grid([folder(tmp_path, rows)]), "last_ten"), "report"), encoding="utf-8")
-    page, complaints = browser.new_page(), []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.goto(file.as_uri())
-    assert page.locator("[data-figure=curves] svg circle").count() == 2
-    assert page.locator("[data-figure=quantities] svg circle").count() == 2
-    drawn = page.evaluate("[...document.querySelectorAll('svg')].map((figure) => figure.outerHTML).join()")
-    assert "NaN" not in drawn and complaints == []
-    page.close()
+    rows: list[Any] = grid(("TD3BC",), ((), ("ASPC",)), (HOPPER,), 1)
+    for place, row_ in enumerate(rows):
+        value = float(place)
+        one = [{"step": 100, "value": value, "returns": [20.0]}]
+        same = {"last": value, "best": value, "last_ten": value, "series": {"aspc/scale": [[100, 200], [2.5, 2.5]]}}
+        rows[place] = row_ | same | {"evaluations": one}
+    page = visit(write(tmp_path, rows))
+    curves = page.locator("[data-figure=curves] figure")
+    dots = [mark.get_attribute("opacity") for mark in curves.locator(".mark-symbol.role-mark path").all()]
+    assert dots == ["1", "1"]
+    assert page.locator("[data-figure=quantities] .note").inner_text() == "All equal: 2.5."
+    assert page.locator("[data-figure=quantities] svg").count() == 0
+    pictures = page.evaluate("[...document.querySelectorAll('svg')].map((figure) => figure.outerHTML).join()")
+    assert "NaN" not in pictures and "Infinity" not in pictures
 
 
 def test_a_printed_page_has_no_controls(opened):

@@ -36,7 +36,7 @@ from adaptive_constraints.runs.run import Run
 from adaptive_constraints.runs.settings import AUTO, Buffer, RunSettings, online_settings
 from adaptive_constraints.support.arguments import checked
 from adaptive_constraints.support.files import check_name
-from adaptive_constraints.support.markup import Html, tag
+from adaptive_constraints.support.markup import table
 
 EnvSource = str | Callable[[], Any]
 
@@ -115,10 +115,10 @@ class Agent:
         run = self._run
         return f"wrap({parts})" + (f", at step {self.step} of {run.engine.horizon}: {run.history!r}" if run else "")
 
-    def _repr_html_(self) -> Html:
+    def _repr_html_(self) -> str:
         """A small table for notebooks: seeds and their scores."""
         if self._run is None:
-            return tag("p", f"{self.name}, not trained yet")
+            return table(f"{self.name}, not trained yet")
         run = self._run
         at = f"{self.name} at step {self.step} of {run.engine.horizon}, on {self.data_name}"
         return run.history.html(f"{at}: {run.history.headline()}")

@@ -25,6 +25,7 @@ class Report(Command):
 
     def run(self) -> int:
         """Write the report, and show what became of claims and the effects of adapters."""
+        from adaptive_constraints.reports import charts
         from adaptive_constraints.reports.report import write_report
 
         if not self.results:
@@ -34,6 +35,8 @@ class Report(Command):
             print(f"note: {warning}")
         for outcome in report.findings.outcomes:
             print(f"\n{outcome.claim['text']}\n  {verdict(outcome)}")
+        if not charts.installed():
+            print(f"note: {charts.MISSING}")
         for scope in report.findings.drawn_scopes:
             lines = [f"  {line}" for line in summary(report.findings.effects, scope)]
             if lines:

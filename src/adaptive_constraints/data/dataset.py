@@ -221,6 +221,11 @@ class Dataset:
         self._refuse_pieces("return")
         return self.recorded.returns
 
+    @property
+    def mean_return(self) -> float | None:
+        """Mean of `episode_returns`: what the behaviour earns; None where only pieces of recordings are known."""
+        return None if self.pieces else float(self.episode_returns().mean())
+
     def episode_success(self) -> Array:
         """[E] bool: the last reward of the recording is positive, or that of a terminal row in it.
 

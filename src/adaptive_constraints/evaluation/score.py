@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from adaptive_constraints.data.references import SUCCESS, ReferenceScore
 from adaptive_constraints.errors import EvaluationError
-from adaptive_constraints.support.markup import Html, table
+from adaptive_constraints.support.markup import table
 
 #: How many evaluations, counted from the end, `Summary.last_ten` averages.
 LAST = 10
@@ -74,7 +74,7 @@ class Evaluation:
         policies, episodes = self.returns.shape
         return f"Evaluation(step={self.step}, {policies} policies of {episodes} episodes: {self.means()} on average)"
 
-    def _repr_html_(self) -> Html:
+    def _repr_html_(self) -> str:
         """A row for each policy, for notebooks."""
         columns = {"return": self.mean_return, "score": self.score, "success %": self.success_rate}
         known = {name: values for name, values in columns.items() if values is not None}

@@ -20,7 +20,14 @@ from adaptive_constraints.support.typed import check, damage, parse_json
 ROWS, SUITE, CELLS, FAILED = "rows.jsonl", "suite.json", "cells", "failed.json"
 
 
-class Data(TypedDict):
+class _Behaviour(TypedDict, total=False):
+    """What older rows, and data whose episodes are not whole, do not say."""
+
+    mean_return: float | None
+    """Mean undiscounted return of the data's own episodes."""
+
+
+class Data(_Behaviour):
     """The data set of a row."""
 
     reference: str

@@ -1,92 +1,196 @@
-"""The figures of a report: as numbers for the page's script, and as pictures (extra ``plots``)."""
+"""The figures of a report: what each draws, for the page's script and as pictures beside the Markdown."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from adaptive_constraints.reports.findings import ALL, Findings, Profile
+from adaptive_constraints.reports import charts, text
+from adaptive_constraints.reports.charts import SMALL, WIDTH, Row, Tree
+from adaptive_constraints.reports.findings import ALL, Findings
 from adaptive_constraints.reports.grid import GridCell
 from adaptive_constraints.reports.statistics import Estimate
-from adaptive_constraints.reports.text import title
-from adaptive_constraints.runs.plots import COLOURS, Steps, Values, blank_figure, learning_curves, save_figure
+from adaptive_constraints.runs.plots import COLOURS, Steps, Values
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-PER_PICTURE = len(COLOURS)
-"""Stacks in one picture: more cannot be told apart."""
-LONGEST = 24
-"""Lines of intervals in one picture."""
-
-
-# -- for the page -------------------------------------------------------------------------------------------------
+Section: TypeAlias = Literal["scores", "effects", "profiles", "curves", "quantities"]
+MOST: dict[Section, int] = {
+    "scores": 24,
+    "effects": 24,
+    "profiles": len(COLOURS),
+    "curves": len(COLOURS),
+    "quantities": len(COLOURS),
+}
+"""Most stacks, or effects, that a figure draws: more cannot be told apart."""
 
 
-def figure_data(findings: Findings) -> dict[str, Any]:
-    """Everything that the page draws, as JSON; labels of stacks and data sets as in its tables."""
-    cells = findings.grid.cells.values()
-    return {
-        "all": ALL,
-        "scopes": findings.scopes,
-        "units": {data.label: data.unit for data in findings.grid.data} | {ALL: "normalised score"},
-        "stacks": [stack.label for stack in findings.grid.stacks],
-        "scores": [_interval(scope, stack, estimate) for (stack, scope), estimate in findings.scores.items()],
-        "effects": [
-            _interval(scope, title(effect), difference.estimate) | {"row": row}
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    chart: its tree without rows; with ``moving=False`` for a picture.
+    rows: all that there are, as `charts` takes them: the best stacks first, effects in their table's order.
+    """
+
+    section: Section
+    scope: str
+    title: str
+    chart: Callable[..., Tree]
+    rows: Sequence[Row]
+
+    def best(self) -> list[Row]:
+        """The rows of as many as can be told apart: the best stacks, or the first effects."""
+        kept = list(dict.fromkeys(key for row in self.rows if (key := charts.key(row)) is not None))[: self.most]
+        return [row for row in self.rows if charts.key(row) in (*kept, None)]
+
+    @property
+    def most(self) -> int:
+        """Most of them that are drawn."""
+        return MOST[self.section]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len({key for row in self.rows if (key := charts.key(row)) is not None})
+
+
+def figures(findings: Findings) -> list[Figure]:
+    """Every figure that has something to draw, section by section. Raises `DependencyError` without the libraries."""
+    charts.require()
+    made = chain(_scores(findings), _effects(findings), _profiles(findings), _curves(findings), _quantities(findings))
+    return [figure for figure in made if figure.count]
+
+
+# -- sections -----------------------------------------------------------------------------------------------------
+
+
+def _scores(findings: Findings) -> Iterator[Figure]:
+    for scope in findings.scopes:
+        known = ((label, findings.scores.get((label, scope))) for label in findings.ranking(scope))
+        rows = [_estimate(label, estimate) for label, estimate in known if estimate is not None]
+        chart = partial(charts.intervals, f"{_unit(scope, findings)}, higher is better")
+        yield Figure("scores", scope, scope, chart, rows)
+
+
+def _effects(findings: Findings) -> Iterator[Figure]:
+    for scope in findings.scopes:
+        rows = [
+            _estimate(text.title(effect), effect.by_scope[scope].estimate) | {"row": row}
             for row, effect in enumerate(findings.effects)
-            for scope, difference in effect.by_scope.items()
-            if difference.estimate is not None
-        ],
-        "thresholds": _plain(findings.thresholds),
-        "profiles": [_profile(profile) for profile in findings.profiles],
-        "curves": [_curves(cell) for cell in cells],
-        "quantities": [quantity for cell in cells for quantity in _quantities(cell)],
-    }
+            if scope in effect.by_scope and effect.by_scope[scope].estimate is not None
+        ]
+        chart = partial(
+            charts.intervals, f"difference in {_unit(scope, findings)}, above 0 the adapter helped", zero=True
+        )
+        yield Figure("effects", scope, scope, chart, rows)
 
 
-def _interval(scope: str, label: str, estimate: Estimate) -> dict[str, Any]:
-    return {"scope": scope, "label": label, **_plain_map(value=estimate.value, low=estimate.low, high=estimate.high)}
+def _profiles(findings: Findings) -> Iterator[Figure]:
+    lines = partial(charts.lines, _styled(findings), "normalised score", "share of seeds above, higher is better")
+    x = _plain(findings.thresholds)
+    for scope in findings.scopes:
+        profiles = {profile.stack.label: profile for profile in findings.profiles if profile.scope == scope}
+        ranked = [profiles[label] for label in findings.ranking(scope) if label in profiles]
+        rows = [
+            {"stack": profile.stack.label, "x": x, "y": _plain(profile.share)}
+            | _band(profile.low, profile.high, len(x))
+            for profile in ranked
+        ]
+        yield Figure("profiles", scope, scope, partial(lines, share=True), rows)
 
 
-def _profile(profile: Profile) -> dict[str, Any]:
-    ends = [("low", profile.low), ("high", profile.high)]
-    band = {name: _plain(values) for name, values in ends if values is not None}
-    return {"scope": profile.scope, "label": profile.stack.label, "y": _plain(profile.share), **band}
+def _curves(findings: Findings) -> Iterator[Figure]:
+    for data in findings.grid.data:
+        rows: list[Row] = []
+        for cell in _ranked(findings, data.label):
+            curves = cell.curves()
+            steps, scores = curves.steps, curves.scores
+            where = {"stack": cell.stack.label, "x": _plain(steps)}
+            several = scores.shape[1] > 1
+            rows += [where | _spread(scores)] if len(steps) else []
+            rows += [
+                where | {"seed": i, "y": _plain(seed)} for i, seed in enumerate(scores.T) if several and len(steps)
+            ]
+        own = next((cell.behaviour for cell in _ranked(findings, data.label)), None)
+        if rows and own is not None:
+            rows.append({"own": _short(own)})
+        chart = partial(charts.lines, _styled(findings), STEPS, f"{data.unit}, higher is better")
+        yield Figure("curves", data.label, data.label, chart, rows)
 
 
-def _curves(cell: GridCell) -> dict[str, Any]:
-    """Evaluations over steps: mean, range and each seed; and where seeds were lost."""
-    curves = cell.curves()
-    where = {"scope": cell.data.label, "label": cell.stack.label, "x": _plain(curves.steps)}
-    seeds = [_plain(seed) for seed in curves.scores.T]
-    return where | _spread(curves.scores) | {"seeds": seeds}
+def _quantities(findings: Findings) -> Iterator[Figure]:
+    for data in findings.grid.data:
+        by_name: dict[str, list[Row]] = {}
+        for cell in _ranked(findings, data.label):
+            for name, row in _quantities_of(cell):
+                by_name.setdefault(name, []).append({"stack": cell.stack.label, **row})
+        for name, rows in by_name.items():
+            chart = partial(charts.lines, _styled(findings), STEPS, text.quantity(name), small=True)
+            yield Figure("quantities", data.label, name, partial(chart, logarithmic=_spans_decades(rows)), rows)
 
 
-def _quantities(cell: GridCell) -> list[dict[str, Any]]:
+STEPS = "training steps (minibatches)"
+
+
+def _ranked(findings: Findings, scope: str) -> list[GridCell]:
+    """The cells of a data set, the best first."""
+    cells = (findings.grid.cells.get((label, scope)) for label in findings.ranking(scope))
+    return [cell for cell in cells if cell is not None]
+
+
+def _styled(findings: Findings) -> tuple[str, ...]:
+    """All stacks in the order of their colours: those that figures draw come first, so that these repeat the fewest."""
+    drawn = (findings.ranking(scope)[: MOST["curves"]] for scope in findings.scopes)
+    return tuple(dict.fromkeys(chain(*drawn, (stack.label for stack in findings.grid.stacks))))
+
+
+def _unit(scope: str, findings: Findings) -> str:
+    return next((data.unit for data in findings.grid.data if data.label == scope), "normalised score")
+
+
+def _quantities_of(cell: GridCell) -> Iterator[tuple[str, Row]]:
     """Adaptive quantities over steps: mean and range over seeds.
 
     Names that end in _10, _50 and _90 are percentiles of one quantity: the median, in a band between the outer two.
     """
     series = cell.curves().series
-    drawn = []
     for name, (steps, values) in series.items():
         stem, _, percentile = name.rpartition("_")
         outer = [series.get(f"{stem}_{percent}") for percent in (10, 90)]
         if percentile in ("10", "90") and f"{stem}_50" in series:
             continue
-        where = {"scope": cell.data.label, "label": cell.stack.label, "name": name, "x": _plain(steps)}
         if percentile == "50" and outer[0] is not None and outer[1] is not None:
             band = {"low": _plain(_mean(outer[0][1])), "high": _plain(_mean(outer[1][1]))}
-            drawn.append(where | {"name": f"{stem}, 10, 50, 90 %", "y": _plain(_mean(values)), **band})
+            yield f"{stem}, 10, 50, 90 %", {"x": _plain(steps), "y": _plain(_mean(values)), **band}
         else:
-            drawn.append(where | _spread(values))
-    return drawn
+            yield name, {"x": _plain(steps), **_spread(values)}
+
+
+def _spans_decades(rows: Sequence[Row]) -> bool:
+    """Tell whether values are positive and run over more than two decades, so that a logarithmic axis shows more."""
+    known = [value for row in rows for name in ("y", "low", "high") for value in row[name] if value is not None]
+    return bool(known) and 0 < 100 * min(known) < max(known)
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------
+
+
+def _estimate(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    assert estimate is not None
+    ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return {"name": name} | {key: None if value is None else _short(value) for key, value in ends.items()}
+
+
+def _band(low: Values | None, high: Values | None, count: int) -> dict[str, Any]:
+    ends = {"low": low, "high": high}
+    return {name: [None] * count if values is None else _plain(values) for name, values in ends.items()}
 
 
 def _spread(values: Values) -> dict[str, Any]:
@@ -107,10 +211,6 @@ def _plain(values: Values | Steps) -> list[float | None]:
     return [_short(value) for value in np.asarray(values, np.float64).tolist()]
 
 
-def _plain_map(**values: float | None) -> dict[str, float | None]:
-    return {name: None if value is None else _short(value) for name, value in values.items()}
-
-
 def _short(value: float) -> float | None:
     if not math.isfinite(value):
         return None
@@ -121,112 +221,55 @@ def _short(value: float) -> float | None:
 # -- pictures -----------------------------------------------------------------------------------------------------
 
 
-def pictures(findings: Findings, folder: Path) -> dict[str, Path]:
-    """Draw every figure into ``folder``; the files by caption.
-
-    Where there are more stacks than a picture can tell apart, the best of the scope are drawn, and the caption says so.
-    """
-    drawn: dict[str, Path] = {}
-    for scope in findings.drawn_scopes:
-        of = "" if scope == ALL else f"-{_safe(scope)}"
-        unit = _unit(scope, findings)
-        rows = [(stack, estimate) for (stack, at), estimate in findings.scores.items() if at == scope]
-        best = sorted(rows, key=lambda row: -row[1].value)[:LONGEST]
-        caption = _caption("Scores", scope, len(best), len(rows))
-        drawn |= _picture(caption, best, folder / f"scores{of}.png", unit)
-        differences = _differences(findings, scope)
-        caption = f"Effects of adapters, {scope}"
-        drawn |= _picture(caption, differences, folder / f"effects{of}.png", f"difference, {unit}", zero=True)
-        drawn |= _profile_picture(findings, scope, folder / f"profiles{of}.png")
+def pictures(drawn: Sequence[Figure], findings: Findings, folder: Path) -> dict[str, Path]:
+    """Draw figures into ``folder``; the files by caption. Adaptive quantities of a data set share one picture."""
+    files: dict[str, Path] = {}
+    for figure in drawn:
+        if figure.section == "curves" or (figure.section != "quantities" and figure.scope in findings.drawn_scopes):
+            at = folder / f"{figure.section}{'' if figure.scope == ALL else f'-{_safe(figure.scope)}'}.png"
+            files |= _picture(_caption(figure), [figure], WIDTH, at)
     for data in findings.grid.data:
-        drawn |= _curve_picture(findings, data.label, folder / f"curves-{_safe(data.label)}.png")
-    return drawn
+        panels = [figure for figure in drawn if (figure.section, figure.scope) == ("quantities", data.label)]
+        files |= _picture(
+            f"Adaptive quantities, {data.label}", panels, SMALL, folder / f"quantities-{_safe(data.label)}.png"
+        )
+    return files
 
 
-def _unit(scope: str, findings: Findings) -> str:
-    return next((data.unit for data in findings.grid.data if data.label == scope), "normalised score")
+def _caption(figure: Figure) -> str:
+    """What a figure shows, and of how many."""
+    named = f"{text.SECTIONS[figure.section]}, {figure.scope}"
+    if figure.count <= figure.most:
+        return named
+    return f"{named}: the {'first' if figure.section == 'effects' else 'best'} {figure.most} of {figure.count}"
 
 
-def _differences(findings: Findings, scope: str) -> list[tuple[str, Estimate]]:
-    """The effects of a scope; their averages alone where all are too many, because a choice by size would mislead."""
-    rows = [(effect, effect.by_scope[scope].estimate) for effect in findings.effects if scope in effect.by_scope]
-    known = [(effect, estimate) for effect, estimate in rows if estimate is not None]
-    return [(title(effect), estimate) for effect, estimate in known if len(known) <= LONGEST or effect.stack is None]
+def level(drawn: Sequence[Figure]) -> list[str]:
+    """What is one number throughout, such as ``Adaptive quantities, aspc/scale on bundled:hopper: all equal, 2.5``."""
+    flat = ((figure, charts.all_equal(figure.best())) for figure in drawn)
+    return [
+        f"{text.SECTIONS[figure.section]}, {figure.title}{_on(figure)}: all equal, {text.short(value)}"
+        for figure, value in flat
+        if value is not None
+    ]
 
 
-def _picture(
-    caption: str, rows: Sequence[tuple[str, Estimate]], path: Path, unit: str, *, zero: bool = False
-) -> dict[str, Path]:
-    """Estimates under each other, each a dot in its interval."""
-    if not rows:
-        return {}
-    figure = blank_figure(8, 1.2 + 0.28 * len(rows))
-    panel = figure.add_subplot()
-    for height, (_, estimate) in enumerate(rows):
-        if estimate.low is not None and estimate.high is not None:
-            panel.plot([estimate.low, estimate.high], [height, height], color=COLOURS[0], linewidth=2)
-        panel.plot(estimate.value, height, "o", color=COLOURS[0], markersize=6)
-    panel.set_yticks(range(len(rows)), [label for label, _ in rows])
-    panel.invert_yaxis()
-    if zero:
-        panel.axvline(0, color="0.4", linewidth=0.8)
-    panel.set_title(caption, loc="left", fontsize=11)
-    _finish(panel, unit)
-    return {caption: save_figure(figure, path)}
+def _on(figure: Figure) -> str:
+    return "" if figure.title == figure.scope else f" on {figure.scope}"
 
 
-def _profile_picture(findings: Findings, scope: str, path: Path) -> dict[str, Path]:
-    profiles = [profile for profile in findings.profiles if profile.scope == scope]
-    if not profiles:
-        return {}
-    kept = _best(findings, scope)
-    figure = blank_figure(8, 4.4)
-    panel = figure.add_subplot()
-    for profile in profiles:
-        if profile.stack.label in kept:
-            colour = COLOURS[kept.index(profile.stack.label)]
-            panel.plot(findings.thresholds, profile.share, color=colour, linewidth=2, label=profile.stack.label)
-            if profile.low is not None and profile.high is not None:
-                panel.fill_between(
-                    findings.thresholds, profile.low, profile.high, color=colour, alpha=0.12, linewidth=0
-                )
-    panel.set_ylabel("share of seeds above")
-    panel.set_ylim(0, 1.02)
-    panel.set_title(f"Performance profiles, {scope}", loc="left", fontsize=11)
-    _finish(panel, "normalised score")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return {_caption("Performance profiles", scope, len(kept), len(profiles)): save_figure(figure, path)}
-
-
-def _curve_picture(findings: Findings, scope: str, path: Path) -> dict[str, Path]:
-    cells = {stack: cell for (stack, data), cell in findings.grid.cells.items() if data == scope}
-    kept = [stack for stack in _best(findings, scope) if stack in cells]
-    if not kept:
-        return {}
-    runs = {stack: cells[stack].curves() for stack in kept}
-    caption = _caption("Learning curves and adaptive quantities", scope, len(kept), len(cells))
-    return {caption: learning_curves(runs, path, title=scope, ylabel=_unit(scope, findings))}
-
-
-def _best(findings: Findings, scope: str) -> list[str]:
-    """Labels of the best stacks of a scope, in the order of the grid."""
-    scored = {stack: estimate.value for (stack, at), estimate in findings.scores.items() if at == scope}
-    best = sorted(scored, key=lambda stack: -scored[stack])[:PER_PICTURE]
-    return [stack.label for stack in findings.grid.stacks if stack.label in best]
-
-
-def _caption(name: str, scope: str, drawn: int, there: int) -> str:
-    return f"{name}, {scope}" + (f": the best {drawn} of {there}" if drawn < there else "")
-
-
-def _finish(panel: Axes, label: str) -> None:
-    panel.set_xlabel(label)
-    panel.grid(alpha=0.25, linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
+def _picture(named: str, panels: Sequence[Figure], width: int, path: Path) -> dict[str, Path]:
+    """One figure, or several in one picture; what is all equal is said by `level` and not drawn."""
+    shown = [(figure, rows) for figure in panels if charts.all_equal(rows := figure.best()) is None]
+    trees = [
+        charts.filled(figure.chart(moving=False), rows, width) | {"title": named if width == WIDTH else figure.title}
+        for figure, rows in shown
+    ]
+    return {named: charts.picture(charts.beside(trees), path)} if trees else {}
 
 
 def _safe(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+]+", "-", label).strip("-.")
 
 
-__all__ = ["figure_data", "pictures"]
+__all__ = ["MOST", "Figure", "figures", "level", "pictures"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -43,6 +44,12 @@ class Findings:
     def drawn_scopes(self) -> list[str]:
         """The scopes of figures: all data sets together where that may be said, else each."""
         return [ALL] if ALL in self.scopes else self.scopes
+
+    def ranking(self, scope: str) -> list[str]:
+        """Labels of all stacks, the best of a scope first; those without a number there last, as the grid has them."""
+        labels = [stack.label for stack in self.grid.stacks]
+        known = {label: self.scores[label, scope].value for label in labels if (label, scope) in self.scores}
+        return sorted(labels, key=lambda label: -known.get(label, -math.inf))
 
 
 def find(grid: Grid, score: Score) -> Findings:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints.data.references import SUCCESS
 from adaptive_constraints.data.sources.scripted import undrawn
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.experiments.rows import (
@@ -23,6 +24,7 @@ from adaptive_constraints.experiments.rows import (
     read_rows,
     read_suite,
 )
+from adaptive_constraints.reports.names import Names, kind
 from adaptive_constraints.runs.plots import Curves
 
 Score: TypeAlias = Literal["last_ten", "last", "best"]
@@ -95,6 +97,13 @@ class GridCell:
         """How many seeds are lost."""
         return sum(is_lost(row) for row in self.rows)
 
+    @property
+    def behaviour(self) -> float | None:
+        """The data's own score, or mean return: the mean over its draws; None where it is not known of one."""
+        draws = {row["data"]["fingerprint"]: behaviour(row) for row in self.rows}
+        known = [value for value in draws.values() if value is not None]
+        return sum(known) / len(known) if len(known) == len(draws) else None
+
     def curves(self) -> Curves:
         """Evaluations and adaptive quantities over steps; NaN from where a seed is lost."""
         evaluations = [
@@ -119,12 +128,14 @@ class Grid:
     """Contents of some results folders together.
 
     stacks, data: rows and columns of the grid, as the suites list them.
+    names: short names of the stacks, and what they leave out.
     cells: by (stack label, data label); what has no finished cell is not there.
     missing: planned cells without rows.
     """
 
     suites: tuple[SuiteRecord, ...]
     rows: tuple[ResultRow, ...]
+    names: Names
     stacks: tuple[StackName, ...]
     data: tuple[DataName, ...]
     cells: dict[tuple[str, str], GridCell]
@@ -140,6 +151,11 @@ class Grid:
         cells = [self.cells.get((stack.label, data.label)) for data in self.data]
         present = [cell for cell in cells if cell is not None]
         return present if self.all_scored and len(present) == len(self.data) > 1 else None
+
+    def named(self, stack: str) -> str:
+        """The short name of a stack that a suite names in full; as it stands if it is not here."""
+        row = next((row for row in self.rows if row["stack"] == stack), None)
+        return stack if row is None else self.names.stack(row)
 
     def published(self) -> list[Published]:
         """Every published figure that the suites name for data sets that are here, once."""
@@ -159,17 +175,18 @@ def read_grid(folders: Sequence[str | Path]) -> Grid:
     suites = tuple(read_suite(folder) for folder in folders)
     rows = [row for folder in folders for row in read_rows(folder)]
     if not rows:
-        names = ", ".join(map(str, folders))
-        raise EvaluationError(f"no cell of {names} has finished: there is nothing to report yet; go on with `bench`")
+        read = ", ".join(map(str, folders))
+        raise EvaluationError(f"no cell of {read} has finished: there is nothing to report yet; go on with `bench`")
     _refuse_repeated(rows)
     order = [cell["stack"] for suite in suites for cell in suite["cells"]]
-    labels = _stack_labels(rows)
+    names = Names.of(rows)
+    labels = _stack_labels(rows, names)
     data_labels = _data_labels(rows)
     stacks: dict[str, StackName] = {}
     data: dict[str, DataName] = {}
     cells: dict[tuple[str, str], list[ResultRow]] = {}
     for row in sorted(rows, key=lambda row: (_position(order, row["stack"]), row["seed"])):
-        stack = StackName(labels[_run(row)], row["learner"], tuple(row["adapters"]))
+        stack = StackName(labels[_run(row)], names.part(row["learner"]), tuple(map(names.part, row["adapters"])))
         column = _data_name(row, data_labels)
         stacks[stack.label], data[column.label] = stack, column
         cells.setdefault((stack.label, column.label), []).append(row)
@@ -177,6 +194,7 @@ def read_grid(folders: Sequence[str | Path]) -> Grid:
     return Grid(
         suites,
         tuple(rows),
+        names,
         tuple(stacks.values()),
         tuple(columns.values()),
         {key: GridCell(stacks[key[0]], columns[key[1]], tuple(seed_rows)) for key, seed_rows in cells.items()},
@@ -190,14 +208,19 @@ def draw_numbers(rows: Sequence[ResultRow]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(row["data"]["fingerprint"], len(numbers)) for row in rows], np.int64)
 
 
-def kind(part: str) -> str:
-    """``ASPC`` of ``ASPC(interval=5)``."""
-    return part.partition("(")[0]
-
-
 def is_lost(row: ResultRow) -> bool:
     """Tell whether a seed has no number at its end: its losses, or its policy's returns, ceased to be finite."""
     return row["lost"] is not None or (row["last"] is None and bool(row["evaluations"]))
+
+
+def behaviour(row: ResultRow) -> float | None:
+    """The mean return of the data's own episodes, as a score where the row's numbers are scores; None if not known."""
+    value, reference = row["data"].get("mean_return"), row["reference"]
+    if value is None or row["measure"] == "return":
+        return value
+    if reference is None or reference["source"] == SUCCESS.source:  # a share of successes is no mean of returns
+        return None
+    return 100 * (value - reference["random"]) / (reference["expert"] - reference["random"])
 
 
 def seed_value(row: ResultRow, score: Score) -> float:
@@ -222,13 +245,13 @@ def _refuse_repeated(rows: Sequence[ResultRow]) -> None:
         )
 
 
-def _stack_labels(rows: Sequence[ResultRow]) -> dict[tuple[str, int], str]:
+def _stack_labels(rows: Sequence[ResultRow], names: Names) -> dict[tuple[str, int], str]:
     """The label of (stack, steps): with its steps where some stack was run for several lengths on one data set."""
     lengths: dict[tuple[str, str], set[int]] = {}
     for row in rows:
         lengths.setdefault((row["stack"], row["data"]["fingerprint"]), set()).add(row["steps"])
     several = any(len(steps) > 1 for steps in lengths.values())
-    return {(stack, steps): f"{stack}, {steps:,} steps" if several else stack for stack, steps in map(_run, rows)}
+    return {_run(row): names.stack(row) + (f", {row['steps']:,} steps" if several else "") for row in rows}
 
 
 def _data_labels(rows: Sequence[ResultRow]) -> dict[str, str]:
@@ -286,7 +309,6 @@ __all__ = [
     "StackName",
     "draw_numbers",
     "is_lost",
-    "kind",
     "read_grid",
     "seed_value",
 ]

@@ -10,26 +10,27 @@ from adaptive_constraints.experiments.rows import ResultRow
 from adaptive_constraints.reports import text
 from adaptive_constraints.reports.claims import Outcome
 from adaptive_constraints.reports.findings import ALL, Effect, Findings
-from adaptive_constraints.reports.grid import SCORES, GridCell, is_lost, seed_value
+from adaptive_constraints.reports.grid import SCORES, Grid, GridCell, is_lost, seed_value
 
 
-def document(findings: Findings, pictures: dict[str, Path], command: str) -> str:
+def document(findings: Findings, pictures: dict[str, Path], level: Sequence[str], command: str) -> str:
     """The whole document.
 
     pictures: files by caption, in the folder where the document will stand.
+    level: what no picture shows because it is one number, in words.
     command: what makes this report, shown with it.
     """
-    return "\n".join(_lines(findings, pictures, command)) + "\n"
+    return "\n".join(_lines(findings, pictures, level, command)) + "\n"
 
 
-def _lines(findings: Findings, pictures: dict[str, Path], command: str) -> Iterator[str]:
+def _lines(findings: Findings, pictures: dict[str, Path], level: Sequence[str], command: str) -> Iterator[str]:
     yield f"# {_escaped(text.heading(findings.grid))}"
     for about in dict.fromkeys(suite["about"] for suite in findings.grid.suites):
         yield from ("", _escaped(about))
     for warning in text.warnings(findings.grid):
         yield from ("", f"> {_escaped(warning)}")
     if findings.outcomes:
-        yield from ("", "## Claims and outcomes", "", text.CLAIMS, *claims(findings.outcomes))
+        yield from ("", "## Claims and outcomes", "", text.CLAIMS, *claims(findings.outcomes, findings.grid))
     yield from ("", "## Scores", "")
     yield f"Interquartile mean over seeds [95 % interval]; each seed counts with its {SCORES[findings.score]}."
     yield from ("", *_scores(findings))
@@ -40,9 +41,12 @@ def _lines(findings: Findings, pictures: dict[str, Path], command: str) -> Itera
         yield from ("", "## Published figures", "")
         yield "They come from other code, other seeds and, where said, other data."
         yield from ("", *_published(findings))
-    yield from ("", "## Figures")
+    if pictures or level:
+        yield from ("", "## Figures")
     for caption, path in pictures.items():
         yield from ("", f"![{_escaped(caption)}]({path.name})")
+    for said in level:
+        yield from ("", f"{_escaped(said)}.")
     yield from ("", "## Runs: speed, memory and commands", "", *_runs(findings))
     yield from ("", "## Each seed", "", *_seeds(findings))
     yield from ("", "## How it was made", "")
@@ -50,12 +54,12 @@ def _lines(findings: Findings, pictures: dict[str, Path], command: str) -> Itera
         yield f"- {name}: {_escaped(value)}"
 
 
-def claims(outcomes: Sequence[Outcome]) -> Iterator[str]:
+def claims(outcomes: Sequence[Outcome], grid: Grid) -> Iterator[str]:
     """Each claim with its verdict and its table."""
     for outcome in outcomes:
         yield from ("", f"**{text.verdict(outcome)}** {_escaped(outcome.claim['text'])}")
-        if rows := text.claim_rows(outcome):
-            yield from ("", f"{_escaped(outcome.claim['stack'])}:", "", *_table(text.CLAIM_HEADS, rows))
+        if rows := text.claim_rows(outcome, grid):
+            yield from ("", f"{_escaped(grid.named(outcome.claim['stack']))}:", "", *_table(text.CLAIM_HEADS, rows))
 
 
 def _scores(findings: Findings) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptive_constraints.reports.figures import pictures
+from adaptive_constraints.reports import charts
+from adaptive_constraints.reports.figures import figures, level, pictures
 from adaptive_constraints.reports.findings import Findings, find
 from adaptive_constraints.reports.grid import SCORES, Score, read_grid
 from adaptive_constraints.reports.html import page
@@ -43,12 +44,15 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None, *
     findings = find(read_grid(folders), score)
     folder = Path(folders[0]) / FOLDER if out is None else Path(out)
     command = _command(folders, out, score)
+    # A results folder may have been copied to a machine where nothing more can be installed: tables are worth more than
+    # an error there.
+    drawn = figures(findings) if charts.installed() else None
     with replacing(folder / HTML) as file:
-        file.write(page(findings, command))
-    drawn = pictures(findings, folder)
+        file.write(page(findings, drawn, command))
+    images = pictures(drawn or (), findings, folder)
     with replacing(folder / MARKDOWN) as file:
-        file.write(document(findings, drawn, command))
-    return Report(findings, folder / HTML, folder / MARKDOWN, tuple(drawn.values()))
+        file.write(document(findings, images, level(drawn or ()), command))
+    return Report(findings, folder / HTML, folder / MARKDOWN, tuple(images.values()))
 
 
 def _command(folders: Sequence[str | Path], out: str | Path | None, score: Score) -> str:

@@ -13,6 +13,34 @@ from adaptive_constraints.reports.statistics import Estimate
 
 MISSING = "\N{EN DASH}"
 
+SECTIONS = {
+    "scores": "Scores",
+    "effects": "Effects of adapters",
+    "profiles": "Performance profiles",
+    "curves": "Learning curves",
+    "quantities": "Adaptive quantities",
+}
+"""Captions of figures."""
+_QUANTITIES = {
+    "scale": "trade-off, value against constraint",
+    "displacement": "mean size of the displacement, action bounds",
+    "penalty_factor": "mean factor of the penalty",
+    "penalty_factor_bounded": "share of rows at a bound",
+    "weight_bounded": "share of rows at a bound",
+    "n": "exponent of the weight",
+    "weight": "weight of the constraint",
+    "trusted_margin": "mean margin of trusted rows",
+    "trusted_in_batch": "share of the minibatch",
+    "trusted_share": "share of the data",
+    "model_error": "holdout error, lower is better",
+    "value": "term of the loss, lower is better",
+    "constraint": "term of the loss, lower is better",
+    "return": "episode return, higher is better",
+}
+"""What bundled adapters report, by the ends of the names."""
+COST_NOTES = (None, "higher is better", "lower is better", "lower is better", "lower is better")
+"""Beside the heads of `COSTS`."""
+
 REGENERATED = (
     "This data was recorded anew and is not the published data set of a like name. Scores on it do not compare with "
     "figures published for D4RL's v2 recordings."
@@ -29,6 +57,17 @@ def signed(value: float) -> str:
     """With its sign, even if it is a plus; what rounds to zero has none."""
     text = number(value)
     return text if text[0] == "\N{MINUS SIGN}" or not text.strip("0.") else f"+{text}"
+
+
+def short(value: float) -> str:
+    """Four digits at most, as figures show a number."""
+    return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+
+
+def quantity(name: str) -> str:
+    """What an adaptive quantity is, with its unit, for an axis; its name where a stranger's adapter reports it."""
+    own = name.partition("/")[2].partition(",")[0]
+    return _QUANTITIES.get(own, name)
 
 
 def estimated(estimate: Estimate | None) -> str:
@@ -75,13 +114,13 @@ def verdict(outcome: Outcome) -> str:
     return f"{said}: {signed(outcome.whole.value)}{_interval(outcome.whole, signed)} over all data sets."
 
 
-def claim_rows(outcome: Outcome) -> list[list[str]]:
+def claim_rows(outcome: Outcome, grid: Grid) -> list[list[str]]:
     """The lines of a claim's table, under `CLAIM_HEADS`."""
     return [
         [
             part.label,
             estimated(part.stack),
-            part.rival,
+            grid.named(part.rival),
             estimated(part.against),
             f"{signed(part.difference.value)}{_interval(part.difference, signed)}",
             f"{part.wins} of {part.difference.n}",
@@ -95,6 +134,12 @@ def seed_name(row: ResultRow) -> str:
     """Such as ``3``, or ``3 (draw 1)`` where the data is a draw of a recipe."""
     draws = draws_of(row["data"]["reference"])
     return f"{row['seed']} (draw {draws})" if draws else str(row["seed"])
+
+
+def why_lost(row: ResultRow) -> str:
+    """Such as ``lost at step 5,000: critic was not finite``."""
+    where = row["lost"]
+    return "lost" if where is None else f"lost at step {where['step']:,}: {where['term']} was not finite"
 
 
 def title(effect: Effect) -> str:
@@ -137,6 +182,7 @@ def facts(grid: Grid, score: Score) -> list[tuple[str, str]]:
     stacks, data = counted(len(grid.stacks), "stack"), counted(len(grid.data), "data set")
     entries = {
         "Made by": _unique(suite["command"] for suite in grid.suites),
+        "Settings of all": common(grid),
         "Grid": [f"{stacks} on {data}, seeds of each: {seeds}{on_draws}"],
         "Length": [f"{_range(_unique(row['steps'] for row in rows))} steps (minibatches per seed)"],
         "Score of a seed": [SCORES[score]],
@@ -145,7 +191,12 @@ def facts(grid: Grid, score: Score) -> list[tuple[str, str]]:
         "Threads": [_range(_unique(row["threads"] for row in rows))],
         "Versions": _unique(", ".join(f"{name} {value}" for name, value in row["versions"].items()) for row in rows),
     }
-    return [(name, "; ".join(values)) for name, values in entries.items()]
+    return [(name, "; ".join(values)) for name, values in entries.items() if values]
+
+
+def common(grid: Grid) -> list[str]:
+    """Such as ``TD3BC: critic=robust``, the settings that short names leave out."""
+    return [f"{name}: {', '.join(settings)}" for name, settings in grid.names.common.items()]
 
 
 def commit(record: dict[str, str | bool] | None) -> str:

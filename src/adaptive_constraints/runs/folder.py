@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from adaptive_constraints.data.references import SUCCESS, ReferenceScore
 from adaptive_constraints.errors import CheckpointError
 from adaptive_constraints.evaluation import Evaluator, summary
 from adaptive_constraints.runs.evaluating import described
@@ -54,7 +55,7 @@ def config_of(run: Run, settings: RunSettings, evaluator: Evaluator | None) -> d
     """Say which run it is, on which data, how it is evaluated, and what computes it, in plain values."""
     data, env = run.data, settings.eval_env
     config = run.identity.to_json() | {
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "rows": data.rows, "episodes": data.episodes},
+        "data": {name: getattr(data, name) for name in ("name", "fingerprint", "rows", "episodes", "mean_return")},
         "evaluation": {
             "env": "a factory" if callable(env) else env,
             "every": settings.eval_every,
@@ -93,17 +94,30 @@ def write_results(run: Run, folder: Path) -> None:
     result["evaluations"] = history.to_json()["evaluations"]
     write_json(folder / RESULT, result)
     if len(history.evaluations) > 1:
-        picture({run.stack.name: history}, folder / "curves.png")
+        picture({run.stack.name: history}, folder / "curves.png", run.data.mean_return)
 
 
-def picture(runs: Mapping[str, History], path: Path) -> bool:
-    """Draw runs' scores and adaptive quantities over steps to a PNG; False where matplotlib is not installed."""
+def picture(runs: Mapping[str, History], path: Path, mean_return: float | None = None) -> bool:
+    """Draw runs' scores and adaptive quantities over steps to a PNG; False where matplotlib is not installed.
+
+    mean_return: of the data's own episodes, which is drawn as a level line; None if not known.
+    """
     if find_spec("matplotlib") is None:
         return False
     measures = {summary(history.evaluations).measure for history in runs.values()}
     curves = {name: history.curves for name, history in runs.items()}
-    learning_curves(curves, path, ylabel="normalised score" if measures == {"score"} else "episode return")
+    scored = measures == {"score"}
+    references = [history.evaluations[-1].reference for history in runs.values()]
+    own = _own(mean_return, references[0] if len(set(references)) == 1 else None, scored=scored)
+    learning_curves(curves, path, ylabel="normalised score" if scored else "episode return", own=own)
     return True
+
+
+def _own(mean_return: float | None, reference: ReferenceScore | None, *, scored: bool) -> float | None:
+    """The data's own mean return in the unit of what is drawn; None for a share of successes, which is no return."""
+    if mean_return is None or not scored:
+        return mean_return
+    return None if reference in (None, SUCCESS) else float(reference.score(mean_return))
 
 
 __all__ = ["CHECKPOINT", "CONFIG", "RESULT", "begun", "config_of", "picture", "write_results"]

@@ -15,7 +15,7 @@ from adaptive_constraints.engine.metrics import Failure
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation import Evaluation, Summary, summary
 from adaptive_constraints.runs.plots import Curves, drawn, save_figure
-from adaptive_constraints.support.markup import Html, table
+from adaptive_constraints.support.markup import table
 from adaptive_constraints.support.typed import check
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class History:
     def __repr__(self) -> str:
         return f"History({self.steps} steps of {self.headline()})"
 
-    def html(self, caption: str) -> Html:
+    def html(self, caption: str) -> str:
         """A small table under a caption, seed by seed."""
         columns = self.summary().columns if self.counted else {}
         shown = {name: [f"{value:.1f}" for value in values] for name, values in columns.items()}
@@ -118,7 +118,7 @@ class History:
         rows = [[str(seed), *(values[i] for values in shown.values())] for i, seed in enumerate(self.seeds)]
         return table(caption, ["seed", *shown], rows)
 
-    def _repr_html_(self) -> Html:
+    def _repr_html_(self) -> str:
         return self.html(f"{self.steps} steps of {self.headline()}")
 
     def lost(self, seed: int) -> str:

@@ -28,6 +28,8 @@ class DataFacts:
     """How the environment is made (`plain_env_spec`); None: as it is registered."""
     longest: int | None = None
     """Steps of the longest recording, dropped rows included; None where rows stand alone."""
+    mean_return: float | None = None
+    """What the data's own episodes return; None where they are not whole, and in older records."""
 
     @staticmethod
     def of(dataset: Dataset) -> DataFacts:
@@ -41,11 +43,13 @@ class DataFacts:
             reference=reference_of(dataset),
             env_spec=None if dataset.env_spec is None else dict(dataset.env_spec),
             longest=longest if (longest := int(dataset.recorded.lengths.max())) > 1 else None,
+            mean_return=dataset.mean_return,
         )
 
     @staticmethod
     def from_json(tree: Mapping[str, Any]) -> DataFacts:
         """Read what `dataclasses.asdict` gave; `ValueError` says what cannot be."""
+        tree = {"mean_return": None, **tree}  # older agents lack it
         check(tree, DataFacts, "data", finite=False)
         reference = tree["reference"]
         facts = DataFacts(**{**tree, "reference": ReferenceScore(**reference) if reference else None})

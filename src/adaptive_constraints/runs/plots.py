@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -47,20 +48,30 @@ class Curves:
 
 
 def learning_curves(
-    runs: Mapping[str, Curves], path: str | Path, *, title: str | None = None, ylabel: str = "normalised score"
+    runs: Mapping[str, Curves],
+    path: str | Path,
+    *,
+    title: str | None = None,
+    ylabel: str = "normalised score",
+    own: float | None = None,
 ) -> Path:
     """Draw curves as `drawn` does, and write a picture to ``path``."""
     if not runs:
         raise EvaluationError(f"{path}: there are no curves to draw; pass at least one run.")
-    return save_figure(drawn(runs, title=title, ylabel=ylabel), path)
+    return save_figure(drawn(runs, title=title, ylabel=ylabel, own=own), path)
 
 
-def drawn(runs: Mapping[str, Curves], *, title: str | None = None, ylabel: str = "normalised score") -> Figure:
+def drawn(
+    runs: Mapping[str, Curves], *, title: str | None = None, ylabel: str = "normalised score", own: float | None = None
+) -> Figure:
     """Draw scores over steps and, in a panel each, every adaptive quantity any run has.
+
+    A quantity that is one number throughout is written and not drawn.
 
     runs: curves by the stack's name. Each is drawn as the mean over its seeds, in a band from the lowest seed to the
         highest, with one thin line per seed.
     ylabel: what the scores are, with their unit.
+    own: the score of the data's own episodes, a level line.
     """
     names = list(dict.fromkeys(name for curves in runs.values() for name in curves.series))
     figure, panels = _figure(len(names))
@@ -73,6 +84,8 @@ def drawn(runs: Mapping[str, Curves], *, title: str | None = None, ylabel: str =
         _finish(panel, label)
     for panel in panels[1:]:
         _rescale(panel)
+    if own is not None:
+        panels[0].axhline(own, color="0.45", linestyle=(0, (4, 3)), linewidth=1.2, label="the data's own")
     _annotate(figure, panels[0], title)
     return figure
 
@@ -158,20 +171,26 @@ def _finish(panel: Axes, label: str) -> None:
 
 
 def _rescale(panel: Axes) -> None:
-    """A logarithmic axis where the quantity is positive and runs over more than two decades."""
+    """A logarithmic axis for what is positive and runs over more than two decades; words for what is level."""
     drawn = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in panel.get_lines()])
     drawn = drawn[np.isfinite(drawn)]
-    if drawn.size and drawn.min() > 0 and drawn.max() > 100 * drawn.min():
+    if not drawn.size:
+        return
+    if drawn.min() == drawn.max():
+        for artist in (*panel.get_lines(), *panel.collections):
+            artist.remove()
+        panel.set_yticks([])
+        panel.text(0.5, 0.5, f"all equal: {drawn[0]:.4g}", transform=panel.transAxes, ha="center", va="center")
+    elif drawn.min() > 0 and drawn.max() > 100 * drawn.min():
         panel.set_yscale("log")
 
 
 def _annotate(figure: Figure, panel: Axes, title: str | None) -> None:
     """The title, and one legend for all panels below them."""
     handles, labels = panel.get_legend_handles_labels()
-    room = _CHARACTERS_PER_INCH * figure.get_figwidth()
-    columns = int(room / (max(map(len, labels), default=1) + 8))  # 8 for the line and the gaps
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=max(1, min(4, len(labels), columns)), frameon=False
-    )
+    room = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
+    columns = room // (max(map(len, labels), default=1) + 8)  # 8 for the line and the gaps
+    whole = ["\n".join(textwrap.wrap(label, room - 8)) for label in labels]
+    figure.legend(handles, whole, loc="outside lower center", ncols=max(1, min(4, len(labels), columns)), frameon=False)
     if title is not None:
         figure.suptitle(title)

@@ -1,10 +1,8 @@
 "use strict";
-// Filters and sorts the tables, and draws the figures of what they show. The numbers are in #data, worked out before.
+// Filters and sorts the tables, and has Vega draw the figures of what they show. Charts and rows are in #data, made before.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("filters");
-const MOST_LINES = 7, MOST_INTERVALS = 24;
-const DASHES = ["", "7 3", "2 3", "8 3 2 3"];
 
 // -- what is shown ---------------------------------------------------------------------------------------------------
 
@@ -47,7 +45,7 @@ function filter() {
   const above = getComputedStyle(form).position === "sticky" ? form.offsetHeight : 0;
   document.documentElement.style.scrollPaddingTop = `${above + 8}px`;
   const shown = shownStacks().length;
-  document.getElementById("shown").textContent = `${shown} of ${data.stacks.length} stacks, ${scope || "all data sets"}`;
+  document.getElementById("shown").textContent = `${shown} of ${document.querySelectorAll("#scores-table > tbody > tr").length} stacks, ${scope || "all data sets"}`;
   draw();
 }
 
@@ -77,17 +75,14 @@ function sort(head) {
     return Number.isNaN(a.key) - Number.isNaN(b.key) || sign * (a.key - b.key) || 0; // without a number: last
   });
   body.append(...keyed.map((entry) => entry.row));
-  draw();
 }
 
 // -- drawing ---------------------------------------------------------------------------------------------------------
 
-function element(name, attributes, ...children) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
-}
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+
+/** Counts drawings: one that has been overtaken stops. */
+let drawing = 0;
 
 function html(name, className, ...children) {
   const made = document.createElement(name);
@@ -96,200 +91,118 @@ function html(name, className, ...children) {
   return made;
 }
 
-/** Round numbers from low to high, about `count` of them. */
-function ticks(low, high, count) {
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
-  const values = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) values.push(i * step);
-  return values;
+/** What a row is of: a stack, or the number of an effect; undefined for what is of none. */
+const key = (row) => row.row ?? row.stack ?? row.name;
+
+/** The rows that the filters leave, of as many as can be told apart: rows stand there with the best first. */
+function chosenRows(figure, stacks, effects) {
+  const passing = figure.section === "effects" ? (row) => effects.has(row.row) : (row) => key(row) === undefined || stacks.has(key(row));
+  const left = figure.rows.filter(passing);
+  const keys = [...new Set(left.map(key))].filter((one) => one !== undefined);
+  const kept = new Set(keys.slice(0, data.most[figure.section]));
+  return { rows: left.filter((row) => key(row) === undefined || kept.has(key(row))), count: keys.length, drawn: kept.size };
 }
 
-/** The powers of ten from low to high; steps between them where there are too few. */
-function decades(low, high) {
-  const factors = Math.log10(high / low) > 2 ? [1] : [1, 2, 5];
-  const values = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-    values.push(...factors.map((factor) => factor * 10 ** power).filter((value) => value >= low && value <= high));
-  }
-  return values;
+/** The one number that all lines or estimates are; null where they differ. */
+function allEqual(rows) {
+  const shown = rows.flatMap((row) => [row.y, row.value, row.low, row.high, row.own].flat());
+  const known = new Set(shown.filter((value) => value !== null && value !== undefined));
+  return known.size === 1 ? [...known][0] : null;
 }
 
-/** Short for an axis: 20k, 1.5M, 0.02. */
-function short(value) {
-  const size = Math.abs(value);
-  if (size >= 1e6) return `${+(value / 1e6).toPrecision(4)}M`;
-  if (size >= 1e3) return `${+(value / 1e3).toPrecision(4)}k`;
-  return size > 0 && size < 1e-3 ? value.toExponential(0) : String(+value.toPrecision(4)).replace("-", "−");
-}
-
-/** The lowest and highest of all numbers, a little apart even where they are one. */
-function range(values, margin = 0.04) {
-  let low = Infinity, high = -Infinity;
-  for (const value of values) if (value !== null && value !== undefined) [low, high] = [Math.min(low, value), Math.max(high, value)];
-  if (low > high) return [0, 1];
-  const apart = high - low, room = apart ? margin * apart : Math.abs(high) / 10 || 1;
-  return [low - room, high + room];
-}
-
-function scale([low, high], [from, to], logarithmic = false) {
-  const at = logarithmic ? Math.log10 : (value) => value;
-  return (value) => from + ((at(value) - at(low)) / (at(high) - at(low))) * (to - from);
-}
-
-/** A path through the points that are there; it breaks where one is not. */
-function path(x, y) {
-  let text = "", pen = "M";
-  x.forEach((at, i) => {
-    if (y[i] === null) pen = "M";
-    else [text, pen] = [`${text}${pen}${at.toFixed(1)} ${y[i].toFixed(1)}`, "L"];
-  });
-  return text;
-}
-
-function area(x, low, high) {
-  const there = x.map((_, i) => i).filter((i) => low[i] !== null && high[i] !== null);
-  const points = [...there.map((i) => [x[i], low[i]]), ...there.reverse().map((i) => [x[i], high[i]])];
-  return points.length ? `M${points.map(([a, b]) => `${a.toFixed(1)} ${b.toFixed(1)}`).join("L")}Z` : "";
-}
-
-/** Figures that stand in the page and are not drawn yet: how wide they are is known once all of them stand. */
-let pending = [];
-
-function addFigure(place, caption, make) {
-  const figure = html("figure", "", html("figcaption", "", caption));
-  place.append(figure);
-  pending.push(() => figure.append(make(Math.max(figure.clientWidth, 260))));
-}
-
-/** Lines over x in bands, each {label, x, y, low?, high?, seeds?}. */
-function lines(width, caption, drawn, style, { xlabel, ylabel, height = 280, domain = null }) {
-  const [left, right, top, bottom] = [52, 12, 12, 42];
-  const all = drawn.flatMap((line) => [line.y, line.low ?? [], line.high ?? [], ...(line.seeds ?? [])].flat());
-  const known = all.filter((value) => value !== null);
-  const logarithmic = !domain && known.length > 0 && Math.min(...known) > 0 && Math.max(...known) > 100 * Math.min(...known);
-  const across = range(drawn.flatMap((line) => line.x), 0);
-  const up = domain ?? (logarithmic ? [Math.min(...known) / 1.2, Math.max(...known) * 1.2] : range(known));
-  const x = scale(across, [left, width - right]), y = scale(up, [height - bottom, top], logarithmic);
-  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${caption}: ${ylabel} over ${xlabel}. ${drawn.map((line) => line.label).join(", ")}` });
-  for (const value of logarithmic ? decades(...up) : ticks(...up, height / 50)) {
-    svg.append(element("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
-    svg.append(element("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
-  }
-  for (const value of ticks(...across, width / 90)) {
-    svg.append(element("line", { class: "grid", x1: x(value), x2: x(value), y1: height - bottom, y2: height - bottom + 4 }));
-    svg.append(element("text", { x: x(value), y: height - bottom + 17, "text-anchor": "middle" }, short(value)));
-  }
-  svg.append(element("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, xlabel));
-  svg.append(element("text", { x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${(top + height - bottom) / 2}) rotate(-90)` }, ylabel));
-  const upward = (values) => values.map((value) => (value === null ? null : y(value)));
-  for (const line of drawn) {
-    const at = line.x.map(x), { colour, dashes } = style(line.label), seeds = line.seeds ?? [];
-    const stack = element("g", { class: "stack", stroke: colour, fill: "none" }, element("title", {}, line.label));
-    if (line.low) stack.append(element("path", { class: "band", fill: colour, d: area(at, upward(line.low), upward(line.high)) }));
-    if (seeds.length > 1) stack.append(...seeds.map((seed) => element("path", { class: "seed", d: path(at, upward(seed)) })));
-    if (at.length > 1) stack.append(element("path", { class: "line", "stroke-dasharray": dashes, d: path(at, upward(line.y)) }));
-    else if (line.y[0] !== null) stack.append(element("circle", { fill: colour, cx: at[0], cy: y(line.y[0]), r: 4 }));
-    svg.append(stack);
-  }
-  return svg;
-}
-
-/** Estimates under each other, each {label, value, low, high}. */
-function intervals(width, caption, drawn, xlabel, zero) {
-  const narrow = width < 560;
-  const longest = Math.max(...drawn.map((estimate) => estimate.label.length));
-  const left = narrow ? 14 : Math.min(7 * longest + 20, width / 2), step = narrow ? 40 : 24;
-  const top = 6, bottom = 40, height = top + bottom + step * drawn.length;
-  const across = range([...drawn.flatMap((estimate) => [estimate.value, estimate.low, estimate.high]), ...(zero ? [0] : [])]);
-  const x = scale(across, [left, width - 14]);
-  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${caption}: ${xlabel}, with intervals. ${drawn.map((estimate) => `${estimate.label} ${estimate.value}`).join(", ")}` });
-  for (const value of ticks(...across, (width - left) / 80)) {
-    svg.append(element("line", { class: zero && value === 0 ? "zero" : "grid", x1: x(value), x2: x(value), y1: top, y2: height - bottom }));
-    svg.append(element("text", { x: x(value), y: height - bottom + 16, "text-anchor": "middle" }, short(value)));
-  }
-  svg.append(element("text", { x: (left + width) / 2, y: height - 5, "text-anchor": "middle" }, xlabel));
-  drawn.forEach((estimate, i) => {
-    const y = top + step * (i + 1) - 11;
-    const label = narrow ? { x: 2, y: y - 12 } : { x: left - 10, y: y + 4, "text-anchor": "end" };
-    svg.append(element("text", { class: "label", ...label }, estimate.label));
-    const title = element("title", {}, `${estimate.label}: ${estimate.value}` + (estimate.low === null ? "" : ` [${estimate.low}, ${estimate.high}]`));
-    const colour = "var(--c0)";
-    if (estimate.low !== null) svg.append(element("line", { stroke: colour, "stroke-width": 2.5, x1: x(estimate.low), x2: x(estimate.high), y1: y, y2: y }));
-    svg.append(element("circle", { fill: colour, cx: x(estimate.value), cy: y, r: 4.5 }, title));
-  });
-  return svg;
-}
-
-// -- the figures of the page -------------------------------------------------------------------------------------------
-
-/** The stacks that figures draw, and how each looks: colours keep the order of the grid, whatever the table's. */
-function drawnStacks() {
-  const drawn = new Set(shownStacks().slice(0, MOST_LINES));
-  return data.stacks.filter((stack) => drawn.has(stack));
-}
-
-function draw() {
-  const stacks = drawnStacks();
-  const style = (label) => ({ colour: `var(--c${stacks.indexOf(label)})`, dashes: DASHES[stacks.indexOf(label) % DASHES.length] });
-  const among = (list, scope) => list.filter((entry) => entry.scope === scope && stacks.includes(entry.label))
-    .sort((a, b) => stacks.indexOf(a.label) - stacks.indexOf(b.label));
-  const places = Object.fromEntries([...document.querySelectorAll("[data-figure]")].map((place) => [place.dataset.figure, place]));
-  for (const place of Object.values(places)) place.replaceChildren();
-  drawLegends(stacks, style);
-  drawIntervals(places);
-  const addLines = (place, caption, of, labels) => addFigure(place, caption, (width) => lines(width, caption, of, style, labels));
-  for (const scope of drawnScopes()) {
-    const curves = among(data.profiles, scope).map((profile) => ({ ...profile, x: data.thresholds }));
-    const labels = { xlabel: "normalised score", ylabel: "share of seeds above", domain: [0, 1.02] };
-    if (curves.length) addLines(places.profiles, scope, curves, labels);
-  }
-  for (const scope of drawnData()) {
-    const labels = { xlabel: "steps (minibatches)", ylabel: data.units[scope] };
-    const curves = among(data.curves, scope).filter((curve) => curve.x.length);
-    if (curves.length) addLines(places.curves, scope, curves, labels);
-    const quantities = among(data.quantities, scope);
-    if (quantities.length) places.quantities.append(html("h3", "", scope));
-    for (const name of new Set(quantities.map((quantity) => quantity.name))) {
-      const of = quantities.filter((quantity) => quantity.name === name);
-      addLines(places.quantities, name, of, { xlabel: "steps", ylabel: "", height: 190 });
+/** A name in lines of so many letters, broken between its words where that can be. */
+function wrapped(name, letters) {
+  const lines = [""];
+  for (const word of name.split(" ")) {
+    for (let rest = word; rest !== "" || word === ""; rest = rest.slice(letters)) {
+      const joined = lines.at(-1) === "" ? rest : `${lines.at(-1)} ${rest}`;
+      if (joined.length <= letters) lines[lines.length - 1] = joined;
+      else lines.push(rest.slice(0, letters));
+      if (rest.length <= letters) break;
     }
   }
-  for (const make of pending) make();
-  pending = [];
-  for (const place of Object.values(places)) {
+  return lines.filter((line) => line !== "").join("\n");
+}
+
+/** The chart of rows at a width: its legend names what they hold, in as many columns as fit, a long name in lines. */
+function filled(chart, rows, width) {
+  const letters = Math.max(32, Math.floor(width / data.letter));
+  const full = structuredClone(chart);
+  full.width = "container";
+  full.data = { values: rows.map((row) => (row.name === undefined ? row : { ...row, lines: wrapped(row.name, letters) })) };
+  const names = [...new Set(rows.map((row) => row.stack).filter((name) => name !== undefined))];
+  if (names.length) {
+    const longest = Math.max(...names.map((name) => name.length)) * data.letter + 50;
+    const lines = Object.fromEntries(names.map((name) => [name, wrapped(name, letters - Math.ceil(data.beside / data.letter) - 6).split("\n")]));
+    const legend = {
+      values: names,
+      columns: width < data.oneColumn ? 1 : Math.max(1, Math.min(names.length, Math.floor((width - data.beside) / longest))),
+      labelExpr: `(${JSON.stringify(lines)})[datum.label]`,
+    };
+    const channels = full.layer.flatMap((layer) => Object.values(layer.encoding));
+    for (const channel of channels) if (channel.legend) Object.assign(channel.legend, legend);
+  } else {
+    const most = Math.max(...full.data.values.map((row) => row.lines.split("\n").length));
+    full.height = rows.length * (data.step[0] + data.step[1] * most);
+  }
+  return full;
+}
+
+/** A figure in its place: the chart that is yet to be drawn, or the sentence that says as much. */
+function addFigure(place, figure, { rows, count, drawn }) {
+  const first = figure.section === "effects" ? "first" : "best";
+  const caption = drawn < count ? `${figure.title}: the ${first} ${drawn} of ${count}` : figure.title;
+  const made = html("figure", "", html("figcaption", "", caption));
+  const equal = allEqual(rows);
+  place.append(made);
+  if (equal !== null) {
+    made.append(html("p", "note", `All equal: ${equal}.`));
+    return [];
+  }
+  const chart = html("div", "chart");
+  made.append(chart);
+  return [async () => {
+    const full = filled(data.charts[figure.chart], rows, chart.clientWidth);
+    full.description = `${caption}: ${[...new Set(rows.map((row) => row.name ?? row.stack).filter(Boolean))].join(", ")}`;
+    await vegaEmbed(chart, full, {
+      ast: true, // the page's own policy forbids code made of text
+      renderer: "svg",
+      config: data.config[dark.matches ? "dark" : "light"],
+      actions: { export: true, source: false, compiled: false, editor: false },
+      downloadFileName: caption.replace(/[^A-Za-z0-9_.+]+/g, "-"),
+      logLevel: 1, // errors alone
+    });
+  }];
+}
+
+async function draw() {
+  const turn = ++drawing, main = document.querySelector("main");
+  main.ariaBusy = "true";
+  const stacks = new Set(shownStacks()), scopes = drawnScopes(), sets = drawnData();
+  const effects = new Set(visibleRows("effects-table").map((row) => Number(row.dataset.row)));
+  const pending = [];
+  for (const place of document.querySelectorAll("[data-figure]")) {
+    const section = place.dataset.figure;
+    place.replaceChildren();
+    const single = section === "curves" || section === "quantities";
+    for (const scope of single ? sets : scopes) {
+      let headed = section !== "quantities";
+      for (const figure of data.figures.filter((one) => one.section === section && one.scope === scope)) {
+        const chosen = chosenRows(figure, stacks, effects);
+        if (!chosen.drawn) continue;
+        if (!headed) place.append(html("h3", "", scope));
+        headed = true;
+        pending.push(...addFigure(place, figure, chosen));
+      }
+    }
     if (!place.childElementCount) place.append(html("p", "note", "Nothing to draw of what the filters leave."));
   }
-}
-
-function drawIntervals(places) {
-  for (const scope of drawnScopes()) {
-    const stacks = shownStacks(), unit = data.units[scope];
-    const scored = stacks.flatMap((stack) => data.scores.filter((score) => score.scope === scope && score.label === stack));
-    addIntervals(places.scores, scope, scored, unit, false);
-    const all = [...document.querySelector("#effects-table tbody")?.rows ?? []].filter((row) => !row.hidden);
-    const rows = all.flatMap((row) => data.effects.filter((effect) => effect.scope === scope && effect.row === Number(row.dataset.row)));
-    addIntervals(places.effects, scope, rows, `difference, ${unit}`, true);
+  // One after another, so that the page answers meanwhile.
+  for (const make of pending) {
+    if (turn !== drawing) return;
+    await make();
   }
-}
-
-/** Intervals of as many as can be read; the caption says if there are more. */
-function addIntervals(place, scope, of, xlabel, zero) {
-  const drawn = of.slice(0, MOST_INTERVALS);
-  const caption = drawn.length < of.length ? `${scope}: the first ${drawn.length} of ${of.length} in the table's order` : scope;
-  if (drawn.length) addFigure(place, caption, (width) => intervals(width, caption, drawn, xlabel, zero));
-}
-
-function drawLegends(stacks, style) {
-  for (const legend of document.querySelectorAll(".legend")) {
-    legend.replaceChildren(...stacks.map((stack) => {
-      const { colour, dashes } = style(stack);
-      const line = element("line", { x1: 0, x2: 28, y1: 6, y2: 6, stroke: colour, "stroke-width": 3, "stroke-dasharray": dashes });
-      return html("li", "", element("svg", { viewBox: "0 0 28 12", "aria-hidden": "true" }, line), stack);
-    }));
-    const left = shownStacks().length - stacks.length;
-    if (left > 0) legend.append(html("li", "note", `and ${left} more in the scores table: figures draw its first ${MOST_LINES}; filter or sort it to see others`));
-  }
+  main.ariaBusy = "false";
 }
 
 // -- wiring ----------------------------------------------------------------------------------------------------------
@@ -300,6 +213,7 @@ form.addEventListener("submit", (event) => event.preventDefault());
 for (const head of document.querySelectorAll(".scroll > table > thead th")) {
   head.querySelector("button")?.addEventListener("click", () => sort(head));
 }
+dark.addEventListener("change", draw);
 let width = window.innerWidth;
 window.addEventListener("resize", () => {
   if (window.innerWidth !== width) draw();
