@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-_TABLE = """
-<div style="overflow-x: auto"><table>
-<caption style="text-align: left; caption-side: top; padding: 0 0.5em">{{ caption }}</caption>
-<thead><tr>{% for head in heads %}<th style="{{ side(loop.first) }}">{{ head }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in rows %}
-<tr>{% for cell in row %}<td style="{{ side(loop.first) }}">{{ cell }}</td>{% endfor %}</tr>{% endfor %}
-</tbody></table></div>
-"""
+_TABLE = (
+    '<div style="overflow-x: auto"><table>'
+    '<caption style="text-align: left; caption-side: top; padding: 0 0.5em">{{ caption }}</caption>'
+    '<thead><tr>{% for head in heads %}<th style="{{ side(loop.first) }}">{{ head }}</th>{% endfor %}</tr></thead>'
+    "<tbody>{% for row in rows %}<tr>"
+    '{% for cell in row %}<td style="{{ side(loop.first) }}">{{ cell }}</td>{% endfor %}'
+    "</tr>{% endfor %}</tbody></table></div>"
+)
 
 
 def table(caption: str, heads: Sequence[str] = (), rows: Iterable[Sequence[str]] = ()) -> str:
