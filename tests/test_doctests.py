@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
+import inspect
 import pkgutil
 from importlib import import_module
 
@@ -31,6 +33,27 @@ CASES = {case.name: case for module in MODULES for case in examples(module)}
 def test_the_parts_that_people_start_from_have_one():
     for part in (Learner, Adapter, ANQ, ASPC, ILQ, SSAR, TD3BC):
         assert f"{part.__module__}.{part.__qualname__}" in CASES
+
+
+def written(module: str) -> set[str]:
+    """The names of everything in a module's source that has an example in its docstring."""
+    found = set()
+
+    def visit(node: ast.Module | ast.ClassDef | ast.FunctionDef, name: str) -> None:
+        if ">>> " in (ast.get_docstring(node) or ""):
+            found.add(name)
+        for child in node.body:
+            if isinstance(child, ast.ClassDef | ast.FunctionDef):
+                visit(child, f"{name}.{child.name}")
+
+    visit(ast.parse(inspect.getsource(import_module(module))), module)
+    return found
+
+
+def test_no_example_is_left_out():
+    names = set().union(*map(written, MODULES))
+    assert len(names) >= 30
+    assert names - set(CASES) == set()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -34,7 +34,7 @@ def test_a_notebook_is_kept_without_what_it_printed(name):
 def test_a_notebook_runs(name, tmp_path, monkeypatch, capsys):
     """As it stands, but for the number of steps and pictures on a screen."""
     text, shortened = re.subn(r"\b(steps=|STEPS, SEEDS = )[\d_]+", r"\g<1>10", "\n\n".join(cells(name, "code")))
-    assert shortened == 1
+    assert shortened == 2
     (tmp_path / "cells.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     pyplot = pytest.importorskip("matplotlib.pyplot")

@@ -61,11 +61,6 @@ def pages() -> list[Path]:
     return sorted(SITE.rglob("*.html"))
 
 
-def home() -> str:
-    """Every address that the navigation of the first page leads to."""
-    return "\n".join(content(SITE / "index.html").navigation)
-
-
 def test_every_page_of_the_repository_is_in_the_navigation():
     stems = [path.relative_to(ROOT / "docs").with_suffix("") for path in (ROOT / "docs").rglob("*.md")]
     stems += [path.relative_to(ROOT / "docs").with_suffix("") for path in (ROOT / "docs").rglob("*.ipynb")]
@@ -78,8 +73,9 @@ def test_every_page_of_the_repository_is_in_the_navigation():
 def test_every_public_name_is_in_the_reference(room):
     module = import_module(f"adaptive_constraints{room}")
     anchors = set().union(*(content(page).anchors for page in (SITE / "reference").glob("*.html")))
-    wanted = {f"{module.__name__}.{name}" for name in module.__all__ if name != "__version__"}
-    assert wanted - anchors == set()
+    tops = (module.__name__, "adaptive_constraints")
+    wanted = [name for name in module.__all__ if name != "__version__"]
+    assert [name for name in wanted if not anchors & {f"{top}.{name}" for top in tops}] == []
 
 
 def test_settings_show_what_they_may_be_and_what_they_are():

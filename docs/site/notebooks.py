@@ -13,15 +13,19 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 TIMEOUT = 300
 """Seconds that one cell may take."""
+SOCKETS = Config({"KernelManager": {"transport": "ipc"}})
+"""Talk to the notebook's process through files, not through ports of the network."""
 
 
 def run(notebook: nbformat.NotebookNode) -> None:
     """Run every cell in a folder that is then removed; an error of a cell ends the build."""
     with TemporaryDirectory() as folder:
-        NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": folder}}).execute()
+        place = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=TIMEOUT, resources=place, config=SOCKETS).execute()
 
 
 @event_priority(90)

@@ -62,12 +62,20 @@ def exports(package: griffe.Object | griffe.Alias) -> Iterator[str]:
     yield from ALSO
 
 
-def page_of(path: str, one: griffe.Object | griffe.Alias) -> str:
+def room_of(one: griffe.Object | griffe.Alias) -> str:
+    """The room of the package that a name is defined in."""
+    return one.canonical_path.split(".")[1]
+
+
+def own_page(one: griffe.Object | griffe.Alias) -> str | None:
+    """The room of a learner or an adapter, which have pages of their own."""
+    return room_of(one) if one.is_class and room_of(one) in OWN_PAGES else None
+
+
+def page_of(one: griffe.Object | griffe.Alias) -> str:
     """The page of a public name."""
-    room = one.canonical_path.split(".")[1]
-    if room in OWN_PAGES and one.is_class:
-        return f"reference/{one.name}.md"
-    return f"reference/{ROOMS.get(room, room)}.md"
+    room = room_of(one)
+    return f"reference/{one.name if own_page(one) else ROOMS.get(room, room)}.md"
 
 
 @cache
@@ -77,7 +85,7 @@ def names() -> tuple[Name, ...]:
     for path in exports(package()):
         one = package()[path]
         if path != "__version__" and one.canonical_path not in found:
-            found[one.canonical_path] = Name(f"{PACKAGE}.{path}", page_of(path, one), one)
+            found[one.canonical_path] = Name(f"{PACKAGE}.{path}", page_of(one), one)
     return tuple(found.values())
 
 
@@ -113,8 +121,8 @@ def first_sentence(one: griffe.Object | griffe.Alias) -> str:
 
 def overview(sections: dict[str, list[str]]) -> str:
     """The reference's first page: every name with the first line of its docstring."""
-    lines = ["# Reference", "", "Every public name, from its docstring. `adaptive_constraints` is imported as it stands;"]
-    lines += ["what stands in one of its packages is named with it.", ""]
+    about = "Every public name of `adaptive_constraints` and of its packages, from its docstring."
+    lines = ["# Reference", "", about, ""]
     for title, pages in sections.items():
         lines += [f"## {title}", "", "| name | |", "|---|---|"]
         for name in names():
@@ -128,12 +136,14 @@ def overview(sections: dict[str, list[str]]) -> str:
 @event_priority(80)
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages, and name them in the navigation."""
-    pages = sorted({name.page for name in names()}, key=str.lower)
     sections: dict[str, list[str]] = {}
     for room in ("agent", *OWN_PAGES, *(room for room in TITLES if room != "agent")):
-        own = {name.page for name in names() if room in OWN_PAGES and f".{room}." in name.object.canonical_path}
-        listed = [page for page in pages if page == f"reference/{room}.md" or (page in own and Path(page).stem not in TITLES)]
-        sections[OWN_PAGES.get(room) or TITLES[room][0]] = listed
+        if room in OWN_PAGES:
+            own = {name.page for name in names() if own_page(name.object) == room}
+            sections[OWN_PAGES[room]] = sorted(own, key=str.lower)
+        else:
+            sections[TITLES[room][0]] = [f"reference/{room}.md"]
+    pages = [page for listed in sections.values() for page in listed]
     for page in pages:
         files.append(File.generated(config, page, content=text(page)))
     files.append(File.generated(config, "reference/index.md", content=overview(sections)))
