@@ -11,7 +11,7 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format smoke speed clean
+.PHONY: help demo test lint format smoke docs speed clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,10 @@ smoke: $(VENV)/.ready-dev  ## run the smallest suite of benchmarks, report it an
 	$(RUN) -m adaptive_constraints report runs/bench/smoke
 	BENCH_RESULTS=runs/bench/smoke $(RUN) -m pytest -q tests/test_report_browser.py -k real_run
 
+docs: $(VENV)/.ready-dev  ## run the notebooks, build the documentation site into build/site and check it
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
+	SITE=build/site $(RUN) -m pytest -q tests/test_site.py
+
 speed: $(VENV)/.ready-speed  ## time a training step against plain loops and JAX (20 minutes)
 	$(RUN) -m benchmarks.speed
 
@@ -61,5 +65,5 @@ $(VENV)/.ready-speed: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) --editable '.[dev,demo,minari,table,collect,robotics,ogbench,oracles,logging,ray,export,report,sweep]'
+	$(INSTALL) --editable '.[dev,demo,docs,minari,table,collect,robotics,ogbench,oracles,logging,ray,export,report,sweep]'
 	@touch $@
