@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Union
 
 import torch
@@ -39,6 +42,8 @@ COMMANDS: dict[str, type[Command]] = {
     "report": Report,
 }
 """Every command by its name, in the order of the help."""
+_LONGEST = 19
+"""Digits that a whole number may have."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,14 +94,79 @@ def parse(words: Sequence[str]) -> Command:
         positions = () if kind.options_only else (tyro.conf.PositionalRequiredArgs,)
         kinds.append(Annotated[(kind, tyro.conf.subcommand(name), *positions)])
     any_of: Any = Union[tuple(kinds)]  # noqa: UP007
-    command: Command = tyro.cli(
-        any_of,
-        prog="adaptive-constraints",
-        description="Offline reinforcement learning with composable adapters.",
-        args=words,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            command: Command = tyro.cli(
+                any_of,
+                prog="adaptive-constraints",
+                description="Offline reinforcement learning with composable adapters.",
+                args=words,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                registry=_whole_numbers(),
+            )
+    except SystemExit as end:
+        if end.code and (text := _unboxed(said.getvalue())):
+            raise TrainingError(text) from None
+        print(said.getvalue(), file=sys.stderr, end="")
+        raise
     return command
+
+
+def _whole_numbers() -> Any:
+    """Rules by which whole numbers are read, 1e3 among them."""
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def rule(kind: Any) -> Any:
+        if kind.type is not int:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda words: whole_number(words[0]),
+            is_instance=lambda value: isinstance(value, int),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
+
+
+def whole_number(word: str) -> int:
+    """A whole number, also as 1e3 or 2_000; raises `ValueError` for any other word.
+
+    >>> whole_number("1e3"), whole_number("-7")
+    (1000, -7)
+    """
+    try:
+        return int(word)
+    except ValueError:
+        pass
+    try:
+        number = Decimal(word)
+        whole = number.is_finite() and abs(number.adjusted()) < _LONGEST and number == number.to_integral_value()
+    except InvalidOperation:
+        whole = False
+    if not whole:
+        raise ValueError(f"it must be a whole number, not {word!r}")
+    return int(number)
+
+
+def _unboxed(text: str) -> str:
+    """What the parser says in a box, as one line; "" where there is no box."""
+    lines = [line.strip() for line in text.splitlines()]
+    if not lines or not lines[0].startswith("╭"):
+        return ""
+    parts: list[str] = [""]
+    for line in lines[1:]:
+        inner = line.strip("│╰╯ ").strip()
+        if not inner or set(inner) <= {"─"}:
+            parts.append("")
+        else:
+            parts[-1] = f"{parts[-1]} {inner}".strip()
+    return "; ".join(part for part in parts if part)
 
 
 def _refuse_repeated(words: Sequence[str]) -> None:

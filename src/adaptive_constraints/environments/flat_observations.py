@@ -15,6 +15,7 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from adaptive_constraints.errors import DatasetError
+from adaptive_constraints.support.outside import PIXELS
 
 Array = NDArray[Any]
 
@@ -60,8 +61,7 @@ def parts_of(space: gymnasium.Space[Any], keys: Sequence[str] = ()) -> list[Part
                     f"{'/'.join(other)}" for other, kind in every if isinstance(kind, Box) and len(kind.shape) < 2
                 ]
                 raise DatasetError(
-                    f"the part {'/'.join(path)!r} of the observations is {inner}, but only vectors can be learned "
-                    f"from; choose parts by #obs={'+'.join(others) or '...'}"
+                    f"the part {'/'.join(path)!r} of the observations is {inner}, but {PIXELS}; choose parts by #obs={'+'.join(others) or '...'}"
                 )
             chosen.append(Part(path, inner))
     doubled = {part.name for part in chosen if [other.path for other in chosen].count(part.path) > 1}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from adaptive_constraints.environments import pendulum
 from adaptive_constraints.environments.boundary import CheckedEnv
-from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, make_environment
+from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, make_environment, named
 
 
 class Described(Protocol):
@@ -155,10 +155,9 @@ class GymnasiumFleet:
 
     def _make(self) -> CheckedEnv:
         """Make one more environment and keep it."""
-        named = str(self._source) if isinstance(self._source, str | RecordedEnv) else ""
         made = make_environment(self._source)
         try:
-            self._all.append(CheckedEnv(made, named))
+            self._all.append(CheckedEnv(made, named(self._source)))
         except BaseException:
             getattr(made, "close", lambda: None)()
             raise

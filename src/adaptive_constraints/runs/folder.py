@@ -51,9 +51,9 @@ def _refuse_orphans(folder: Path) -> None:
 
 def write_config(run: Run, settings: RunSettings, evaluator: Evaluator | None, folder: Path) -> None:
     """Write which run it is, on which data, how it is evaluated, and what computes it."""
-    data, env = run.data, settings.eval_env
+    env = settings.eval_env
     config = run.identity.to_json() | {
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "rows": data.rows, "episodes": data.episodes},
+        "data": _data(run),
         "evaluation": {
             "env": "a factory" if callable(env) else env,
             "every": settings.eval_every,
@@ -70,11 +70,18 @@ def write_config(run: Run, settings: RunSettings, evaluator: Evaluator | None, f
     write_record(folder / CONFIG, config)
 
 
+def _data(run: Run) -> dict[str, Any]:
+    """Which data it is of."""
+    data = run.data
+    return {"name": data.name, "fingerprint": data.fingerprint, "rows": data.rows, "episodes": data.episodes}
+
+
 def write_results(run: Run, folder: Path) -> None:
     """Write the numbers of a run to one file, and its curves as a picture where matplotlib is there."""
     history = run.history
     result: dict[str, Any] = {
         "name": run.stack.name,
+        "data": _data(run),
         "step": run.engine.step,
         "steps": run.steps,
         "online_from": history.online_from,

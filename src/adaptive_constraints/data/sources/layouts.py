@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from adaptive_constraints.data.sources.files import SKIPPED_GROUPS, ArrayFile, listed, suggest
 from adaptive_constraints.data.sources.neorl import is_neorl, read_neorl
 from adaptive_constraints.errors import DatasetError
+from adaptive_constraints.support.outside import DISCRETE
 
 Array = NDArray[Any]
 
@@ -246,4 +247,4 @@ def _refuse_discrete(file: ArrayFile, names: Sequence[str]) -> None:
 
 
 def _discrete(file: ArrayFile) -> DatasetError:
-    return DatasetError(f"{file.path} has discrete actions; only vectors of numbers can be learned from")
+    return DatasetError(f"{file.path} has discrete actions, but {DISCRETE}")

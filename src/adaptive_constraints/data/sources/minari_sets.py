@@ -14,6 +14,7 @@ from adaptive_constraints.data.sources.files import Array, import_extra, reading
 from adaptive_constraints.data.sources.layouts import REQUIRED
 from adaptive_constraints.environments.specs import FLATTEN_KEYS, plain_env_spec
 from adaptive_constraints.errors import DatasetError, DependencyError
+from adaptive_constraints.support.outside import DISCRETE, PIXELS
 
 
 def load_minari(reference: str, download: bool) -> Dataset:
@@ -63,7 +64,9 @@ def _from_minari(source: Any, name: str, keys: Sequence[str]) -> Dataset:
     parted = isinstance(spaces["observation"], Dict)
     for kind, space in spaces.items():
         if not (isinstance(space, Box) and len(space.shape) == 1) and not (parted and kind == "observation"):
-            raise DatasetError(f"minari:{name} has the {kind} space {space}; only flat Box spaces can be learned from")
+            raise DatasetError(
+                f"minari:{name} has the {kind} space {space}, but {DISCRETE if kind == 'action' else PIXELS}"
+            )
     if keys and not parted:
         raise DatasetError(f"minari:{name}: observations are one vector here, which has no parts: leave #obs= out")
     order = _Order(spaces["observation"], keys) if parted else None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints.data.recordings import COLUMNS, FORGOTTEN, MOVED, UNUSED
 from adaptive_constraints.data.sources.files import listed
 from adaptive_constraints.data.sources.layouts import OTHER_NAMES
 from adaptive_constraints.data.sources.table_columns import Columns
@@ -30,9 +31,6 @@ ROLES = {
 """What columns are for, as references write it, and our names of the arrays."""
 TIME = "time"
 """The role of the column that puts rows in order."""
-COLUMNS, UNUSED, FORGOTTEN, MOVED = "columns", "unused columns", "forgotten ends", "rows sorted by"
-"""Keys of the provenance: what columns are for, those for nothing, those of them that look like ends, and the column
-that rows changed their places by."""
 _ENDS = ("terminal", "timeout", "done")
 _USUAL = {
     **{role: (role, ours, *OTHER_NAMES.get(ours, ())) for role, ours in ROLES.items()},
@@ -146,4 +144,4 @@ def _forgotten(
     return found
 
 
-__all__ = ["COLUMNS", "FORGOTTEN", "MOVED", "ROLES", "TIME", "UNUSED", "described", "resolve"]
+__all__ = ["ROLES", "TIME", "described", "resolve"]
