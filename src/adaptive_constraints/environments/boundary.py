@@ -31,8 +31,8 @@ _FLAT = (
     "adaptive_constraints.environments.flat_observations chosen parts of them) and pass a function that makes it"
 )
 _DICT = (
-    "On the command line, such an environment is named where the data says how its dictionaries become vectors, as sets "
-    "of Minari and what was recorded in FlattenKeys do"
+    "On the command line, such an environment can be named where the data says how its dictionaries become vectors, as "
+    "sets of Minari and what was recorded in FlattenKeys do"
 )
 _WRAP = "Mend it, or wrap it (gymnasium.Wrapper) and pass a function that makes the wrapped environment"
 

@@ -225,8 +225,8 @@ class RecordedEnv:
             raise EvaluationError(
                 f"the data was recorded in {self.env_id!r}, which is not registered here; a file cannot have a module "
                 f"imported ({' and '.join(PACKAGES)} are, where they are installed). Import the module that registers "
-                f"it first (on the command line --imports {self.env_id.rpartition(':')[0] or 'MODULE'}), which makes it as "
-                f"it was recorded; or name another. {_REMEDY}"
+                f"it first (on the command line --imports {self.env_id.rpartition(':')[0] or 'MODULE'}), and it is made "
+                f"as it was recorded. Or name another. {_REMEDY}"
             )
         return registered
 

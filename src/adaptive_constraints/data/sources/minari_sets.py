@@ -58,15 +58,16 @@ def check_minari(reference: str) -> None:
 
 
 def _from_minari(source: Any, name: str, keys: Sequence[str]) -> Dataset:
-    from gymnasium.spaces import Box, Dict
+    from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
     spaces = {"observation": source.observation_space, "action": source.action_space}
     parted = isinstance(spaces["observation"], Dict)
     for kind, space in spaces.items():
         if not (isinstance(space, Box) and len(space.shape) == 1) and not (parted and kind == "observation"):
-            raise DatasetError(
-                f"minari:{name} has the {kind} space {space}, but {DISCRETE if kind == 'action' else PIXELS}"
-            )
+            images = kind == "observation" and isinstance(space, Box) and len(space.shape) > 1
+            discrete = kind == "action" and isinstance(space, Discrete | MultiDiscrete | MultiBinary)
+            why = PIXELS if images else DISCRETE if discrete else "only flat Box spaces can be learned from"
+            raise DatasetError(f"minari:{name} has the {kind} space {space}, but {why}")
     if keys and not parted:
         raise DatasetError(f"minari:{name}: observations are one vector here, which has no parts: leave #obs= out")
     order = _Order(spaces["observation"], keys) if parted else None
