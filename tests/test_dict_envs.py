@@ -26,7 +26,7 @@ class Reach(gymnasium.Env):
     observation_space = Dict({"goal": Box(-9, 9, (1,)), "camera": Box(-9, 9, (3,)), "state": Box(-9, 9, (2,))})
     action_space = Box(-1, 1, (2,))
     def seen(self):
-        return {"goal": self.goal, "camera": np.zeros(3, np.float32), "state": self.state}
+        return {"goal": self.goal.copy(), "camera": np.zeros(3, np.float32), "state": self.state.copy()}
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
         self.goal, self.state = np.ones(1, np.float32), np.zeros(2, np.float32)

@@ -54,7 +54,7 @@ def test_shuffled_rows_are_put_into_the_order_of_what_counts_steps(name, kind, t
     data = load(tmp_path, {name: 3 + 2 * TIME}, order=SHUFFLED, kind=kind)
     assert told(data) == IN_ORDER
     assert "rows_sorted" in doctor(data).codes
-    assert data.provenance["columns"].endswith(f",time={name}")
+    assert data.provenance["columns"].endswith(f",time={name or 'Unnamed: 0'}")
 
 
 @pytest.mark.parametrize("clock", [1.7e9 + 0.05 * TIME, (TIME * 10**9).astype("datetime64[ns]")])

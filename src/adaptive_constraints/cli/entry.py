@@ -7,11 +7,12 @@ import difflib
 import importlib
 import io
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Union
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _refuse_repeated(words)
         _refuse_misspelled(words)
+        _refuse_missing(words)
         command = parse(words)
     except SystemExit as end:  # --help, or words that are no command
         return end.code if isinstance(end.code, int) else FAILED
@@ -156,17 +158,32 @@ def whole_number(word: str) -> int:
 
 def _unboxed(text: str) -> str:
     """What the parser says in a box, as one line; "" where there is no box."""
-    lines = [line.strip() for line in text.splitlines()]
-    if not lines or not lines[0].startswith("╭"):
-        return ""
-    parts: list[str] = [""]
-    for line in lines[1:]:
-        inner = line.strip("│╰╯ ").strip()
-        if not inner or set(inner) <= {"─"}:
+    parts: list[str] = []  # the first is the title
+    for line in text.splitlines():
+        inner = line.strip("│╭╮╰╯ ")
+        if line.lstrip().startswith("╭") or (inner and set(inner) <= {"─", "-"}):
             parts.append("")
-        else:
+        elif parts:
             parts[-1] = f"{parts[-1]} {inner}".strip()
-    return "; ".join(part for part in parts if part)
+    helpful = [part for part in parts if part and not part.startswith(("Argument helptext", "For full helptext"))]
+    said = "; ".join(helpful).removeprefix("Error parsing ").replace(" (required)", "")
+    return re.sub(r"^Missing from adaptive-constraints (\w+): ", r"\1 needs ", said)
+
+
+def _refuse_missing(words: Sequence[str]) -> None:
+    """Options that a command cannot do without."""
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name is None or {"-h", "--help"} & {*words}:
+        return
+    if (kind := COMMANDS.get(name)) is None:
+        return
+    required = [entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING]
+    given = {word.partition("=")[0].replace("_", "-") for word in words}
+    options = [f"--{entry.replace('_', '-')}" for entry in required]
+    missing = [option for option in options if option not in given] if kind.options_only else []
+    if missing and {word for word in given if word.startswith("--")} <= {*_options(kind)}:
+        known = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
+        raise TrainingError(f"{name} needs {known}: adaptive-constraints {name} --help says what they are")
 
 
 def _refuse_repeated(words: Sequence[str]) -> None:

@@ -127,7 +127,7 @@ def _find(kind: str, name: str, known: dict[str, type[Part]]) -> type[Part]:
         return by_plain_name[_plain(name)]
     close = difflib.get_close_matches(_plain(name), by_plain_name, n=1)
     hint = f"did you mean {by_plain_name[close[0]].__name__}? " if close else ""
-    hint = f"{outside}. " if (outside := why_outside(name)) else hint
+    hint = f"{outside}; " if (outside := why_outside(name)) else hint
     raise StackError(
         f"unknown {kind} {name!r}: {hint}known are {', '.join(sorted(known)) or 'none'}. "
         f"One that is defined elsewhere must be imported first, or installed with an entry point"

@@ -222,11 +222,12 @@ class RecordedEnv:
         _register(self.env_id)
         registered = gymnasium.registry.get(self.env_id.rpartition(":")[2])
         if registered is None:
+            module = self.env_id.rpartition(":")[0] or "MODULE"
             raise EvaluationError(
                 f"the data was recorded in {self.env_id!r}, which is not registered here; a file cannot have a module "
                 f"imported ({' and '.join(PACKAGES)} are, where they are installed). Import the module that registers "
-                f"it first (on the command line --imports {self.env_id.rpartition(':')[0] or 'MODULE'}), and it is made "
-                f"as it was recorded. Or name another. {_REMEDY}"
+                f"it first, on the command line by --imports {module}, and it is made as it was recorded; or "
+                f"name another. {_REMEDY}"
             )
         return registered
 

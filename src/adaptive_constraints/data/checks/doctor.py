@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.data.checks import actions, provenance, values
+from adaptive_constraints.data.checks import provenance, values
+from adaptive_constraints.data.checks.actions import check_discrete, look_discrete
 from adaptive_constraints.data.checks.findings import Diagnosis, Finding, Severity, at, at_rows, remedy
 from adaptive_constraints.data.checks.transitions import impossible_steps, is_last_row, joins, last_rows, repeated_ends
 from adaptive_constraints.data.columns import chunks
@@ -100,7 +101,7 @@ def _check_action_bounds(dataset: Dataset) -> Iterator[Finding]:
     if outside.any():
         message = f"actions of {{n}} rows lie outside {low.tolist()} .. {high.tolist()} ({_reach(dataset)})"
         way_out = f"clip them ({remedy('np.clip', '--clip-actions')}), or give the true bounds: {_BOUNDS}"
-        if actions.look_discrete(dataset):
+        if look_discrete(dataset):
             way_out = f"if they are numbers of choices, {DISCRETE}; otherwise {way_out}"
         yield from at(outside, "error", "action_bounds", message, way_out)
     if not known.all():
@@ -280,7 +281,7 @@ _ADVICE_CHECKS: tuple[Check, ...] = (
     _check_pieces,
     _check_repeated_ends,
     *provenance.CHECKS,
-    actions.check_discrete,
+    check_discrete,
     *values.CHECKS,
     _check_single_episode,
 )

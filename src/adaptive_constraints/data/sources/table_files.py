@@ -9,6 +9,7 @@ from typing import Any
 from adaptive_constraints.data.sources.files import import_extra, listed, suggest
 from adaptive_constraints.errors import DatasetError
 
+_UNNAMED = "Unnamed: 0"
 SUFFIXES = (".parquet", ".arrow", ".feather", ".csv", ".tsv")
 """Kinds of tables, in the order in which a folder is searched for them."""
 
@@ -92,6 +93,8 @@ def _flattened(table: Any) -> Any:
 
     while any(pyarrow.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
+    if "" in table.column_names:  # pandas writes its index without a name, and reads it by this one
+        table = table.rename_columns([name or _UNNAMED for name in table.column_names])
     if len(set(table.column_names)) != len(table.column_names):
         doubled = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
         raise DatasetError(f"columns stand there twice: {listed(doubled)}")

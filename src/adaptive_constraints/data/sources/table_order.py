@@ -158,7 +158,7 @@ class _Runs:
 def _named_like_time(names: Sequence[str]) -> list[str]:
     """Columns whose names, less what they are fields of, are usual for time; the surest first."""
     usual = {_plain(name): place for place, name in reversed(list(enumerate(TIME_NAMES)))}
-    ranks = {name: usual.get(_plain(name.rpartition(".")[2]) if name else "index") for name in names}
+    ranks = {name: usual.get(_plain(name.rpartition(".")[2])) for name in names}
     return sorted((name for name, rank in ranks.items() if rank is not None), key=lambda name: ranks[name] or 0)
 
 
