@@ -8,6 +8,7 @@ import pytest
 
 from adaptive_constraints import Phase, __version__
 from adaptive_constraints.cli import main
+from adaptive_constraints.cli.entry import parse
 from adaptive_constraints.cli.explain import Explain
 from adaptive_constraints.cli.runs import Train
 from adaptive_constraints.networks import Precision
@@ -30,6 +31,53 @@ def test_misspelled_words_are_told_what_is_meant(words, capsys):
     assert main(words.split()) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", f"error: {MISSPELLED[words]}\n")
+
+
+WRONG = {
+    "train": "train needs --data, --learner and --steps: adaptive-constraints train --help says what they are",
+    "train --data=x --steps 3": "train needs --learner: adaptive-constraints train --help says what they are",
+    "train --data x --learner TD3BC --steps abc": "--steps: it must be a whole number, not 'abc'",
+    "train --data x --learner TD3BC --steps 1.5e0": "--steps: it must be a whole number, not '1.5e0'",
+    "evaluate x --episodes nan": "--episodes: it must be a whole number, not 'nan'",
+    "evaluate x --episodes 1e9999999999": "--episodes: it must be a whole number, not '1e9999999999'",
+    "explain --phase noon": "invalid choice 'noon' for argument '--phase'. Expected one of ('offline', 'online').",
+    "evaluate x --max-steps 3": "evaluate has no option --max-steps: did you mean --eval-max-steps?",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_the_parser_speaks_like_everything_else(words, capsys):
+    assert main(words.split()) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"error: {WRONG[words]}\n")
+
+
+@pytest.mark.parametrize(("word", "number"), [("1e3", 1000), ("2_000", 2000), ("-7", -7), ("1.5E2", 150), ("3.0", 3)])
+def test_whole_numbers_in_other_forms(word, number):
+    command = parse(["train", "--data", "x", "--learner", "TD3BC", "--steps", word, "--eval-max-steps", word])
+    assert (command.steps, command.running.eval_max_steps) == (number, number)
+
+
+def test_a_missing_word_is_named(capsys):
+    assert main(["evaluate"]) == 2
+    assert capsys.readouterr().err.startswith("error: evaluate needs PATH Saved agent, or run folder")
+
+
+def test_presets_are_listed(capsys):
+    assert main(["list", "antmaze"]) == 0
+    shown = capsys.readouterr().out
+    assert "IQL preset=antmaze" not in shown and "IQL" in shown and "expectile=0.9" in shown
+    assert main(["list", "ANTMAZE", "TD3BC"]) == 0
+    assert "policy_noise" in capsys.readouterr().out
+    assert main(["list", "antmase"]) == 2
+
+
+@pytest.mark.parametrize(
+    "data", ["bundled:hopper | ", "bundled:hopper | top(0.3) |", "| top(0.3)", "bundled:hopper | | top(0.3)"]
+)
+def test_an_empty_operation(data, capsys):
+    assert main(["doctor", data]) == 2
+    assert "no operation stands at a |; write one after each" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["swim", "train --rhubarb 3", "--rhubarb"])

@@ -56,7 +56,7 @@ def test_without_a_time_limit_the_longest_episode_of_the_data_bounds(longest: in
 
 
 def test_where_nothing_is_known_a_registered_environment_is_refused_at_once() -> None:
-    with pytest.raises(EvaluationError, match=r"Endless-v0 has no time limit.*--eval-max-steps or --max-steps"):
+    with pytest.raises(EvaluationError, match=r"Endless-v0 has no time limit.*--eval-max-steps"):
         Evaluator(ENDLESS, 1)
     assert Evaluator("tests/Line-v0", 1).run(best, 1).lengths.tolist() == [[LIMIT]]
 
@@ -98,9 +98,12 @@ def test_a_run_says_what_bounds_its_episodes(tmp_path, capsys) -> None:
     evaluation = json.loads((tmp_path / "other" / "config.json").read_text())["evaluation"]
     assert (evaluation["max_steps"], evaluation["bounded_by"], evaluation["notes"]) == (None, "the environment", [])
     agent.save(tmp_path / "agent.npz")
-    assert main(["evaluate", str(tmp_path / "agent.npz"), "--env", ENDLESS, "--max-steps", "4", "--episodes", "1"]) == 0
-    assert main(["evaluate", str(tmp_path / "agent.npz"), "--env", ENDLESS, "--max-steps", "0"]) == 2
-    assert "--max-steps must be at least 1" in capsys.readouterr().err
+    assert (
+        main(["evaluate", str(tmp_path / "agent.npz"), "--env", ENDLESS, "--eval-max-steps", "4", "--episodes", "1"])
+        == 0
+    )
+    assert main(["evaluate", str(tmp_path / "agent.npz"), "--env", ENDLESS, "--eval-max-steps", "0"]) == 2
+    assert "--eval-max-steps must be at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("source", "options", "length"), [

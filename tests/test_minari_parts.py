@@ -182,7 +182,7 @@ def test_parts_of_a_space():
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ([], r"the part 'camera' of the observations is .*only vectors.*by #obs=goal/a\+goal/b\+state"),
+        ([], r"the part 'camera' of the observations is .*images stay outside.*by #obs=goal/a\+goal/b\+state"),
         (["mode"], "the part 'mode' of the observations is Discrete"),
         (["stat"], "have no part 'stat'; there: camera, goal/a, goal/b, mode, state"),
         (["goal", "goal/a"], "named twice: goal/a"),
@@ -227,6 +227,13 @@ def test_what_is_written_is_read_back(folder):
         data.to_minari("mine/hopper/walk-v3")
 
 
+@pytest.mark.parametrize("details", [{}, {"author": "me", "description": "mine"}])
+@pytest.mark.parametrize("env_id", [None, "Pendulum-v1"])
+def test_writing_warns_of_nothing_that_nobody_can_mend(folder, env_id, details, recwarn):
+    make(env_id=env_id).to_minari("mine/quiet-v0", **details)
+    assert [str(warning.message) for warning in recwarn if warning.category is UserWarning] == []
+
+
 def test_goals_double_precision_and_references_survive(folder):
     record("PointMaze_UMaze-v3", "toy/goals-v0")
     data = load_dataset("minari:toy/goals-v0#obs=desired_goal+observation")
@@ -261,8 +268,12 @@ def test_what_minari_cannot_keep(folder):
         broken.to_minari("toy/broken-v0")
     with pytest.raises(DatasetError, match="'no name' is no name of a set of Minari: write NAMESPACE/NAME-v0"):
         data.to_minari("no name")
-    with pytest.raises(DatasetError, match="Minari cannot write 'toy/half-v0'.*unexpected keyword argument 'colour'"):
+    with pytest.raises(DatasetError, match="no detail 'colour'; there: author, author_email"):
         data.to_minari("toy/half-v0", colour="red")
+    with pytest.raises(DatasetError, match="no detail 'autor'; did you mean 'author'"):
+        data.to_minari("toy/half-v0", autor="me")
+    with pytest.raises(DatasetError, match="author must be a text, not 3"):
+        data.to_minari("toy/half-v0", author=3)
     assert not list(folder.rglob("*half*")) and not list(folder.glob(".writing*")), "nothing is left half-written"
     with pytest.warns(UserWarning, match="environment Nowhere-v7 is not written, so that evaluation has to name it"):
         make(env_id="Nowhere-v7").to_minari("toy/nowhere-v0")

@@ -17,7 +17,7 @@ from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.types import Phase
 from adaptive_constraints.data import Dataset, Finding, advise, check_trainable, load_dataset
 from adaptive_constraints.engine.engine import Execution
-from adaptive_constraints.environments.specs import RecordedEnv
+from adaptive_constraints.environments.specs import RecordedEnv, flattened
 from adaptive_constraints.errors import CheckpointError, EvaluationError, ExportError, StackError, TrainingError
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.networks import Precision
@@ -291,7 +291,7 @@ class Agent:
         first = phase.warm_up + 1
         if stop_after is not None and not first <= stop_after <= steps:
             raise TrainingError(f"stop_after must lie between {first} (after warm_up) and {steps}, not {stop_after}")
-        settings = RunSettings.of(locals(), eval_env=source if eval_env == AUTO else eval_env)
+        settings = RunSettings.of(locals(), eval_env=source if eval_env == AUTO else _environment(eval_env, run.data))
         data = None if buffer == "none" else _trained_on(run, dataset)
         with loop.at_work(settings.folder):
             wanted, own = replace(run.identity, online=run.online_identity(phase)), run if run.online else None
@@ -532,9 +532,12 @@ def _check_stop(steps: int, stop_after: int | None) -> None:
 
 
 def _environment(source: EnvSource | None, data: Dataset | DataFacts) -> EnvSource | None:
-    """Resolve ``"auto"`` to what the data says of its environment, which imports nothing."""
+    """Resolve ``"auto"`` to what the data says of its environment, which imports nothing.
+
+    In any other one, dictionaries become vectors as they did in the data.
+    """
     if source != AUTO:
-        return source
+        return source and flattened(source, data.env_spec)
     if data.env_id is None:
         raise EvaluationError("the data does not say which environment it comes from: name one, such as 'Hopper-v5'")
     return RecordedEnv(data.env_id, data.env_spec)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import io
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Union
 
 from adaptive_constraints._version import __version__
@@ -39,6 +43,9 @@ COMMANDS: dict[str, type[Command]] = {
     "report": Report,
 }
 """Every command by its name, in the order of the help."""
+DESCRIPTION = "Offline reinforcement learning with composable adapters. --version shows which release this is."
+_LONGEST = 19
+"""Digits that a whole number may have."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _refuse_repeated(words)
         _refuse_misspelled(words)
+        _refuse_missing(words)
         command = parse(words)
     except SystemExit as end:  # --help, or words that are no command
         return end.code if isinstance(end.code, int) else FAILED
@@ -94,14 +102,94 @@ def parse(words: Sequence[str]) -> Command:
         positions = () if kind.options_only else (tyro.conf.PositionalRequiredArgs,)
         kinds.append(Annotated[(kind, tyro.conf.subcommand(name), *positions)])
     any_of: Any = Union[tuple(kinds)]  # noqa: UP007
-    command: Command = tyro.cli(
-        any_of,
-        prog="adaptive-constraints",
-        description="Offline reinforcement learning with composable adapters. --version shows which release this is.",
-        args=words,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            command: Command = tyro.cli(
+                any_of,
+                prog="adaptive-constraints",
+                description=DESCRIPTION,
+                args=words,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                registry=_whole_numbers(),
+            )
+    except SystemExit as end:
+        if end.code and (text := _unboxed(said.getvalue())):
+            raise TrainingError(text) from None
+        print(said.getvalue(), file=sys.stderr, end="")
+        raise
     return command
+
+
+def _whole_numbers() -> Any:
+    """Rules by which whole numbers are read, 1e3 among them."""
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def rule(kind: Any) -> Any:
+        if kind.type is not int:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda words: whole_number(words[0]),
+            is_instance=lambda value: isinstance(value, int),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
+
+
+def whole_number(word: str) -> int:
+    """A whole number, also as 1e3 or 2_000; raises `ValueError` for any other word.
+
+    >>> whole_number("1e3"), whole_number("-7")
+    (1000, -7)
+    """
+    try:
+        return int(word)
+    except ValueError:
+        pass
+    try:
+        number = Decimal(word)
+        whole = number.is_finite() and abs(number.adjusted()) < _LONGEST and number == number.to_integral_value()
+    except InvalidOperation:
+        whole = False
+    if not whole:
+        raise ValueError(f"it must be a whole number, not {word!r}")
+    return int(number)
+
+
+def _unboxed(text: str) -> str:
+    """What the parser says in a box, as one line; "" where there is no box."""
+    parts: list[str] = []  # the first is the title
+    for line in text.splitlines():
+        inner = line.strip("│╭╮╰╯ ")
+        if line.lstrip().startswith("╭") or (inner and set(inner) <= {"─", "-"}):
+            parts.append("")
+        elif parts:
+            parts[-1] = f"{parts[-1]} {inner}".strip()
+    helpful = [part for part in parts if part and not part.startswith(("Argument helptext", "For full helptext"))]
+    said = "; ".join(helpful).removeprefix("Error parsing ").replace(" (required)", "")
+    return re.sub(r"^Missing from adaptive-constraints (\w+): ", r"\1 needs ", said)
+
+
+def _refuse_missing(words: Sequence[str]) -> None:
+    """Options that a command cannot do without."""
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name is None or {"-h", "--help"} & {*words}:
+        return
+    if (kind := COMMANDS.get(name)) is None:
+        return
+    required = [entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING]
+    given = {word.partition("=")[0].replace("_", "-") for word in words}
+    options = [f"--{entry.replace('_', '-')}" for entry in required]
+    missing = [option for option in options if option not in given] if kind.options_only else []
+    if missing and {word for word in given if word.startswith("--")} <= {*_options(kind)}:
+        known = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
+        raise TrainingError(f"{name} needs {known}: adaptive-constraints {name} --help says what they are")
 
 
 def _refuse_repeated(words: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ class Evaluate(Command):
     """Episodes per seed."""
     seed: int = 0
     """Seed of the starting states."""
-    max_steps: int | None = None
+    eval_max_steps: int | None = None
     """Steps after which episodes end; by default where the environment ends them or, if it has no time limit, after as
     many as the data's longest episode has."""
     device: str = "cpu"
@@ -49,12 +49,12 @@ class Evaluate(Command):
 
         if self.episodes < 1:
             raise EvaluationError(f"--episodes must be at least 1, not {self.episodes}")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise EvaluationError(f"--max-steps must be at least 1, not {self.max_steps}")
+        if self.eval_max_steps is not None and self.eval_max_steps < 1:
+            raise EvaluationError(f"--eval-max-steps must be at least 1, not {self.eval_max_steps}")
         if self.json is not None:
             check_file(self.json)
         agent = load_agent(self.path, self.device)
-        options: dict[str, Any] = {"episodes": self.episodes, "seed": self.seed, "eval_max_steps": self.max_steps}
+        options: dict[str, Any] = {"episodes": self.episodes, "seed": self.seed, "eval_max_steps": self.eval_max_steps}
         if self.video is None:
             evaluation = agent.evaluate(self.env, **options)
         else:
@@ -77,7 +77,7 @@ class Evaluate(Command):
             "step": agent.step,
             "env": agent.env_id if self.env == AUTO else self.env,
             "env_spec": agent.env_spec if self.env == AUTO else None,
-            "max_steps": self.max_steps,
+            "eval_max_steps": self.eval_max_steps,
             "seed": self.seed,
             "seeds": agent.seeds,
             "returns": evaluation.returns,

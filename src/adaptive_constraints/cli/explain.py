@@ -43,16 +43,21 @@ class List(Command):
     """List the learners, adapters and data sets that are here; of those named, the settings."""
 
     name: tuple[str, ...]
-    """Learners or adapters whose settings to show."""
+    """Learners or adapters whose settings to show, or presets, such as antmaze."""
     common: Common = field(default_factory=Common)
 
     def run(self) -> int:
         """List."""
-        from adaptive_constraints.cli.show import show_parts, show_settings
+        from adaptive_constraints.cli.show import show_parts, show_preset, show_settings
         from adaptive_constraints.composition import registry
 
         for name in self.name:
-            show_settings(registry.part(name))
+            known = {**registry.learners(), **registry.adapters()}
+            having = {part: cls for part, cls in known.items() if name.lower() in map(str.lower, cls.presets)}
+            if having and name not in known:
+                show_preset(name, having)
+            else:
+                show_settings(registry.part(name))
         if not self.name:
             show_parts("Learners", registry.learners())
             show_parts("Adapters", registry.adapters())

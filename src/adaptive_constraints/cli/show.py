@@ -114,12 +114,24 @@ def show_settings(cls: type[Learner] | type[Adapter]) -> None:
     table(["setting", "default", "values", ""], [list(setting) for setting in settings.describe(cls)])
     if cls.presets:
         print("\npreset=NAME takes these published settings:")
-        default = {entry.name: entry.default for entry in fields(cls)}
-        presets = {
-            name: " ".join(f"{key}={value}" for key, value in preset.items() if value != default[key])
-            for name, preset in cls.presets.items()
-        }
-        table(["preset", "differs from the defaults in"], [[name, text or "-"] for name, text in presets.items()])
+        table(["preset", "differs from the defaults in"], [[name, _changes(cls, name)] for name in cls.presets])
+
+
+def show_preset(name: str, parts: Mapping[str, type[Learner] | type[Adapter]]) -> None:
+    """The learners and adapters that have published settings of this name, and what those change."""
+    rows = [
+        [part, preset, _changes(cls, preset)]
+        for part, cls in sorted(parts.items())
+        for preset in cls.presets
+        if preset.lower() == name.lower()
+    ]
+    print(f"\n{name} is a preset, published settings that NAME preset={rows[0][1]} takes:")
+    table(["learner or adapter", "preset", "differs from the defaults in"], rows)
+
+
+def _changes(cls: type[Learner] | type[Adapter], preset: str) -> str:
+    default = {entry.name: entry.default for entry in fields(cls)}
+    return " ".join(f"{key}={value}" for key, value in cls.presets[preset].items() if value != default[key]) or "-"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

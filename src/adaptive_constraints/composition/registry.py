@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.errors import StackError
+from adaptive_constraints.support.outside import why_outside
 
 Part = TypeVar("Part", bound=Learner | Adapter)
 _PACKAGE = __name__.partition(".")[0]
@@ -126,6 +127,7 @@ def _find(kind: str, name: str, known: dict[str, type[Part]]) -> type[Part]:
         return by_plain_name[_plain(name)]
     close = difflib.get_close_matches(_plain(name), by_plain_name, n=1)
     hint = f"did you mean {by_plain_name[close[0]].__name__}? " if close else ""
+    hint = f"{outside}; " if (outside := why_outside(name)) else hint
     raise StackError(
         f"unknown {kind} {name!r}: {hint}known are {', '.join(sorted(known)) or 'none'}. "
         f"One that is defined elsewhere must be imported first, or installed with an entry point"

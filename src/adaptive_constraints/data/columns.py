@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from adaptive_constraints.errors import DatasetError
+from adaptive_constraints.support.outside import DISCRETE, PIXELS
 
 Array = NDArray[Any]
 
@@ -48,7 +49,17 @@ def matrix(name: str, value: ArrayLike) -> Array:
     """[N, D] as given; raises `DatasetError` for another shape."""
     array = numbers(name, value)
     if array.ndim != 2:
-        raise DatasetError(f"{name} must have shape [N, dimensions], but has {list(array.shape)}")
+        hint = ""
+        if array.ndim > 2 and "observations" in name:
+            hint = f"; if these are images: {PIXELS}"
+        elif array.ndim == 1:
+            hint = f"; for one dimension, give {name}[:, None]"
+            hint += (
+                f". If they are numbers of choices: {DISCRETE}"
+                if name == "actions" and array.dtype.kind in "biu"
+                else ""
+            )
+        raise DatasetError(f"{name} must have shape [N, dimensions], but has {list(array.shape)}{hint}")
     return array
 
 

@@ -315,8 +315,8 @@ class Dataset:
     def to_minari(self, name: str, **details: str) -> None:
         """Write this set into Minari's local folder, under a name such as ``mine/hopper/noisy-v0``.
 
-        details: what Minari keeps of a set, such as ``author``, ``author_email``, ``algorithm_name``,
-            ``code_permalink`` and ``description`` (by default the provenance).
+        details: what Minari keeps of a set: ``author``, ``author_email``, ``algorithm_name``, ``code_permalink`` and
+            ``description`` (by default the provenance).
 
         ``minari:NAME`` reads the same rows, ends and environment back; further columns, and what is known of rows that
         are not here, are not kept. Raises `DatasetError` for a name that is taken and for episodes that are not

@@ -15,6 +15,12 @@ from adaptive_constraints.errors import DatasetError
 Array = NDArray[Any]
 Columns = dict[str, Array]
 
+COLUMNS, UNUSED, FORGOTTEN, MOVED = "columns", "unused columns", "forgotten ends", "rows sorted by"
+"""Keys of a provenance: what a table's columns are for, those for nothing, those of them that look like ends
+(``role=name``), and the column by which rows of an episode changed their places."""
+CONTINUED = "continued"
+"""Key of a provenance: says that each episode begins in the state in which the one before it was cut."""
+
 #: How far a next observation may lie from the following row's observation, absolute and relative: room for rounding ...
 _ABSOLUTE = 1e-4
 #: ... but never more than this share of the dimension's mean step, beside some units in the last place.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints.errors import AdaptiveConstraintsError, EvaluationError
+from adaptive_constraints.support.outside import DISCRETE, PIXELS
 
 if TYPE_CHECKING:
     from adaptive_constraints.environments.specs import Environment
@@ -28,6 +29,10 @@ _OLD = (
 _FLAT = (
     "Wrap the environment (gymnasium.wrappers.FlattenObservation flattens observations, FlattenKeys of "
     "adaptive_constraints.environments.flat_observations chosen parts of them) and pass a function that makes it"
+)
+_DICT = (
+    "On the command line, such an environment can be named where the data says how its dictionaries become vectors, as "
+    "sets of Minari and what was recorded in FlattenKeys do"
 )
 _WRAP = "Mend it, or wrap it (gymnasium.Wrapper) and pass a function that makes the wrapped environment"
 
@@ -80,9 +85,15 @@ class CheckedEnv:
         for role in ("observation", "action"):
             space = getattr(self.env, f"{role}_space", None)
             if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+                remedy = _OLD if type(space).__module__.partition(".")[0] == "gym" else _FLAT
+                if isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete) and role == "action":
+                    remedy = f"Here {DISCRETE}"
+                elif isinstance(space, gymnasium.spaces.Box) and len(space.shape) > 1 and role == "observation":
+                    remedy = f"Here {PIXELS}. {_FLAT}"
+                elif isinstance(space, gymnasium.spaces.Dict):
+                    remedy = f"{_FLAT}. {_DICT}"
                 self._refuse(
-                    f"{role} space is {space}, but a one-dimensional Box of gymnasium.spaces is needed",
-                    _OLD if type(space).__module__.partition(".")[0] == "gym" else _FLAT,
+                    f"{role} space is {space}, but a one-dimensional Box of gymnasium.spaces is needed", remedy
                 )
         kind = self.env.action_space.dtype
         if kind is None or kind.kind != "f":

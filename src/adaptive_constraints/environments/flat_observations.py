@@ -15,6 +15,7 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from adaptive_constraints.errors import DatasetError
+from adaptive_constraints.support.outside import PIXELS
 
 Array = NDArray[Any]
 
@@ -59,9 +60,10 @@ def parts_of(space: gymnasium.Space[Any], keys: Sequence[str] = ()) -> list[Part
                 others = [
                     f"{'/'.join(other)}" for other, kind in every if isinstance(kind, Box) and len(kind.shape) < 2
                 ]
+                why = PIXELS if isinstance(inner, Box) else "only vectors can be learned from"
                 raise DatasetError(
-                    f"the part {'/'.join(path)!r} of the observations is {inner}, but only vectors can be learned "
-                    f"from; choose parts by #obs={'+'.join(others) or '...'}"
+                    f"the part {'/'.join(path)!r} of the observations is {inner}, but {why}; "
+                    f"choose parts by #obs={'+'.join(others) or '...'}"
                 )
             chosen.append(Part(path, inner))
     doubled = {part.name for part in chosen if [other.path for other in chosen].count(part.path) > 1}

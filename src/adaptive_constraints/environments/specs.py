@@ -63,7 +63,7 @@ _NO_FILE = {"AtariPreprocessing", "NormalizeReward", "TransformReward"}
 """Wrappers that do so too, and that a file cannot rebuild: they hold functions or what an environment went through."""
 _REMEDY = (
     "Pass the environment yourself: an id such as 'module:Name-v0' or a function that makes one (fit: eval_env=, "
-    "finetune and evaluate: env=; on the command line --eval-env or --env with an id)"
+    "finetune and evaluate: env=; on the command line --eval-env or --env with an id, whose module may be imported)"
 )
 
 
@@ -225,10 +225,12 @@ class RecordedEnv:
         _register(self.env_id)
         registered = gymnasium.registry.get(self.env_id.rpartition(":")[2])
         if registered is None:
+            module = self.env_id.rpartition(":")[0] or "MODULE"
             raise EvaluationError(
                 f"the data was recorded in {self.env_id!r}, which is not registered here; a file cannot have a module "
                 f"imported ({' and '.join(PACKAGES)} are, where they are installed). Import the module that registers "
-                f"it first, or name it yourself. {_REMEDY}"
+                f"it first, on the command line by --imports {module}, and it is made as it was recorded; or "
+                f"name another. {_REMEDY}"
             )
         return registered
 
@@ -319,6 +321,51 @@ def _import_installed(package: str) -> None:
         sys.path[:] = before
 
 
+class FlattenedEnv:
+    """Environments of a source that the user names; dictionaries become vectors as they did in the data.
+
+    Only where the observations are dictionaries: vectors are taken as they are.
+    """
+
+    def __init__(self, source: str | Callable[[], Environment], keys: tuple[str, ...]) -> None:
+        self.source, self.keys = source, keys
+
+    def __str__(self) -> str:
+        """The id that the user names."""
+        return str(self.source)
+
+    def __call__(self, **options: Any) -> Environment:
+        """Make one; raises `EvaluationError` where the dictionary has other parts than the data's."""
+        env = make_environment(self.source, **options)
+        from gymnasium.spaces import Dict
+
+        if not isinstance(env.observation_space, Dict):
+            return env
+        flatten = import_module(FLATTEN_KEYS["FlattenKeys"].partition(":")[0]).FlattenKeys
+        try:
+            wrapped: Environment = flatten(env, self.keys)
+        except DatasetError as error:
+            env.close()
+            raise EvaluationError(f"{self.source}: its observations are not those of the data: {error}") from error
+        return wrapped
+
+
+def named(source: EnvSource) -> str:
+    """The name that a source has of itself; "" for a function."""
+    inner = source.source if isinstance(source, FlattenedEnv) else source
+    return str(inner) if isinstance(inner, str | RecordedEnv) else ""
+
+
+def flattened(source: EnvSource, spec: Mapping[str, Any] | None) -> EnvSource:
+    """The source, with its dictionaries flattened as the environment of the data (``spec``) flattens its own."""
+    if isinstance(source, RecordedEnv | FlattenedEnv) or spec is None:
+        return source
+    for wrapper in plain_env_spec(spec)["additional_wrappers"]:
+        if FLATTEN_KEYS.get(wrapper["name"]) == wrapper["entry_point"] and wrapper["kwargs"] is not None:
+            return FlattenedEnv(source, tuple(wrapper["kwargs"].get("keys", ())))
+    return source
+
+
 def make_environment(source: EnvSource, **options: Any) -> Environment:
     """Make one environment, or say which package or spelling is missing.
 
@@ -335,7 +382,7 @@ def make_environment(source: EnvSource, **options: Any) -> Environment:
         ) from error
     if callable(source):
         try:
-            made = source(**options) if isinstance(source, RecordedEnv) else source()
+            made = source(**options) if isinstance(source, RecordedEnv | FlattenedEnv) else source()
         except AdaptiveConstraintsError:
             raise
         except Exception as error:

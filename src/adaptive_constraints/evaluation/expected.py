@@ -106,7 +106,7 @@ class StepLimit:
 
 
 OPTION, LONGEST = "the option", "the data's longest episode"
-LIMIT_REMEDY = "eval_max_steps= (on the command line --eval-max-steps or --max-steps) bounds it"
+LIMIT_REMEDY = "eval_max_steps= (on the command line --eval-max-steps) bounds it"
 
 
 def step_limit(env: Described, option: int | None, longest: int | None) -> StepLimit:

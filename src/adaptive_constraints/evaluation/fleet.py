@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from adaptive_constraints.environments import pendulum
 from adaptive_constraints.environments.boundary import CheckedEnv
-from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, make_environment
+from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, make_environment, named
 
 
 class Described(Protocol):
@@ -161,10 +161,9 @@ class GymnasiumFleet:
 
 def open_environment(source: EnvSource, **options: Any) -> CheckedEnv:
     """Make one environment whose answers are checked; ``options`` as `make_environment` takes them."""
-    named = str(source) if isinstance(source, str | RecordedEnv) else ""
     made = make_environment(source, **options)
     try:
-        return CheckedEnv(made, named)
+        return CheckedEnv(made, named(source))
     except BaseException:
         getattr(made, "close", lambda: None)()
         raise

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adaptive_constraints.core.types import Spec
 from adaptive_constraints.environments.boundary import LARGEST_SEED, CheckedEnv
-from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, make_environment
+from adaptive_constraints.environments.specs import EnvSource, make_environment, named
 
 
 class ReplayWarning(UserWarning):
@@ -88,8 +88,7 @@ class Collector:
         """
         self._longest = longest
         for position in range(len(self._seeds)):
-            named = str(source) if isinstance(source, str | RecordedEnv) else ""
-            self._environments.append(CheckedEnv(make_environment(source), named))
+            self._environments.append(CheckedEnv(make_environment(source), named(source)))
             episode = self._episodes[position]
             seen, actions = episode.observation, episode.actions
             self._begin(position, episode.number)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints.data.references import SUCCESS, ReferenceScore, reference_score, task_of_env
-from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, alterations, plain_env_spec
+from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, alterations, named, plain_env_spec
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.evaluation.expected import OPTION
@@ -82,9 +82,9 @@ def record(run: Run, evaluator: Evaluator, path: Path, position: int, filmed: in
 def described(evaluator: Evaluator) -> dict[str, Any]:
     """Describe an environment for ``config.json``: its specification, and what bounds its episodes."""
     limit, spec = evaluator.limit, evaluator.spec
-    named = {"env": evaluator.name} if isinstance(evaluator.source, str | RecordedEnv) else {}
+    name = {"env": evaluator.name} if named(evaluator.source) else {}
     return {
-        **named,
+        **name,
         "env_spec": None if spec is None else plain_env_spec(spec),
         "max_steps": limit.steps,
         "bounded_by": limit.by,

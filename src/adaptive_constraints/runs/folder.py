@@ -53,9 +53,9 @@ def _refuse_orphans(folder: Path) -> None:
 
 def config_of(run: Run, settings: RunSettings, evaluator: Evaluator | None) -> dict[str, Any]:
     """Say which run it is, on which data, how it is evaluated, and what computes it, in plain values."""
-    data, env = run.data, settings.eval_env
+    env = settings.eval_env
     config = run.identity.to_json() | {
-        "data": {name: getattr(data, name) for name in ("name", "fingerprint", "rows", "episodes", "mean_return")},
+        "data": _data(run),
         "evaluation": {
             "env": "a factory" if callable(env) else env,
             "every": settings.eval_every,
@@ -73,11 +73,17 @@ def config_of(run: Run, settings: RunSettings, evaluator: Evaluator | None) -> d
     return plain_config
 
 
+def _data(run: Run) -> dict[str, Any]:
+    """Which data it is of."""
+    return {name: getattr(run.data, name) for name in ("name", "fingerprint", "rows", "episodes", "mean_return")}
+
+
 def write_results(run: Run, folder: Path) -> None:
     """Write the numbers of a run to one file, and its curves as a picture where matplotlib is there."""
     history = run.history
     result: dict[str, Any] = {
         "name": run.stack.name,
+        "data": _data(run),
         "step": run.engine.step,
         "steps": run.steps,
         "online_from": history.online_from,

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.data.checks import values
+from adaptive_constraints.data.checks import provenance, values
+from adaptive_constraints.data.checks.actions import check_discrete, look_discrete
 from adaptive_constraints.data.checks.findings import Diagnosis, Finding, Severity, at, at_rows, remedy
 from adaptive_constraints.data.checks.transitions import impossible_steps, is_last_row, joins, last_rows, repeated_ends
 from adaptive_constraints.data.columns import chunks
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.derivations import ROW_COLUMNS
-from adaptive_constraints.data.recordings import differ
+from adaptive_constraints.data.recordings import CONTINUED, differ
 from adaptive_constraints.data.repair.episodes import ends_at_limit, goal_is_held, relabel_timeouts, split_at_joins
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.arguments import checked
+from adaptive_constraints.support.outside import DISCRETE
 
 Array = NDArray[Any]
 
@@ -42,7 +44,7 @@ def doctor(dataset: Dataset) -> Diagnosis:
     findings = list(_examine(dataset, (*_ERROR_CHECKS, *_ADVICE_CHECKS)))
     order = ("error", "warning", "note")
     findings.sort(key=lambda finding: order.index(finding.severity))
-    return Diagnosis(dataset.name, len(dataset), tuple(findings))
+    return Diagnosis(dataset.name, len(dataset), tuple(findings), provenance.columns_text(dataset))
 
 
 @checked(DatasetError)
@@ -99,6 +101,8 @@ def _check_action_bounds(dataset: Dataset) -> Iterator[Finding]:
     if outside.any():
         message = f"actions of {{n}} rows lie outside {low.tolist()} .. {high.tolist()} ({_reach(dataset)})"
         way_out = f"clip them ({remedy('np.clip', '--clip-actions')}), or give the true bounds: {_BOUNDS}"
+        if look_discrete(dataset):
+            way_out = f"if they are numbers of choices, {DISCRETE}; otherwise {way_out}"
         yield from at(outside, "error", "action_bounds", message, way_out)
     if not known.all():
         message = (
@@ -150,6 +154,8 @@ def _check_joins(dataset: Dataset) -> Iterator[Finding]:
 
 def _check_cut_into_next(dataset: Dataset) -> Iterator[Finding]:
     """Next observations made by shifting the whole column: at a timeout a value is read from them."""
+    if CONTINUED in dataset.provenance:
+        return
     message = "{n} episodes are cut where the next observation is the first of the following episode"
     derived = remedy("load_dataset(..., derive_next_observations=True)", "--derive-next-observations")
     way_out = f"fine if the environment was not reset there; otherwise use {derived}"
@@ -274,6 +280,8 @@ _ADVICE_CHECKS: tuple[Check, ...] = (
     _check_steps,
     _check_pieces,
     _check_repeated_ends,
+    *provenance.CHECKS,
+    check_discrete,
     *values.CHECKS,
     _check_single_episode,
 )

@@ -41,6 +41,8 @@ class Diagnosis:
     name: str
     rows: int
     findings: tuple[Finding, ...]
+    columns: str = ""
+    """What the columns of a table are for, in words."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -53,11 +55,12 @@ class Diagnosis:
         return tuple(finding.code for finding in self.findings)
 
     def __str__(self) -> str:
-        head = f"{self.name}: {self.rows} rows, "
-        if not self.findings:
-            return head + "nothing to report"
+        found = (
+            f"{len(self.errors)} errors among {len(self.findings)} findings" if self.findings else "nothing to report"
+        )
+        columns = [f"  {self.columns}"] if self.columns else []
         lines = [f"  {finding.severity:<7} {finding.code:<22} {finding}" for finding in self.findings]
-        return "\n".join([f"{head}{len(self.errors)} errors among {len(self.findings)} findings", *lines])
+        return "\n".join([f"{self.name}: {self.rows} rows, {found}", *columns, *lines])
 
 
 def at(mask: Array, severity: Severity, code: str, message: str, remedy: str) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptive_constraints._version import __version__
-from adaptive_constraints.data.collecting.mazes import record_maze
+from adaptive_constraints.data.collecting.mazes import DECLARED, record_maze
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.references import TABLE_VERSION, normalized_score, task_of_spec
 from adaptive_constraints.data.sources.npz import save_npz
@@ -81,6 +81,8 @@ def collect(
     kept = evenly_spaced(env.episodes, keep, env.steps)
     command = f"adaptive-constraints collect {source} --steps {env.steps} --keep {keep} --seed {seed} --out {out.name}"
     provenance = {"source": _DESCRIPTIONS[re.split("[:/]", source)[0]], "command": command, "licence": licence}
+    if source.startswith(FAMILY):
+        provenance |= DECLARED
     dataset = _to_dataset(kept, env, name=out.stem, provenance=provenance)
     manifest = _manifest(dataset, kept, env.steps, seed)
     save_npz(dataset, out)
@@ -115,7 +117,9 @@ def collect_random(env_id: str, steps: int, seed: int = 0, progress: Progress | 
 def collect_maze(name: str, steps: int, seed: int = 0, progress: Progress | None = None) -> Dataset:
     """The whole episodes within `steps` steps of the waypoint controller in a maze ("umaze", "medium" or "large")."""
     env = record_maze(name, steps, seed, progress)
-    return _to_dataset(evenly_spaced(env.episodes, steps, env.steps), env, name=f"{FAMILY}{name}", provenance={})
+    return _to_dataset(
+        evenly_spaced(env.episodes, steps, env.steps), env, name=f"{FAMILY}{name}", provenance=dict(DECLARED)
+    )
 
 
 def _recorder(source: str) -> Callable[[int, int, Progress | None], RecordingEnv]:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints.data.recordings import CONTINUED
 from adaptive_constraints.environments.maze_tasks import maze_id, register_mazes
 from adaptive_constraints.errors import DependencyError
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from adaptive_constraints.environments.maze_env import MazeCell, PointMaze
 
 
+DECLARED = {CONTINUED: "each episode goes on in the state in which the one before it was cut"}
+"""What the provenance of this data says, so that nothing is suspected where one episode leads to the next."""
 NOISE = 0.5
 """Standard deviation of what is added to the controller's actions, as in D4RL's noisy recordings."""
 _SPREAD = 0.2

@@ -86,6 +86,10 @@ def parse(reference: str) -> Expression:
         return parse(reference[1:-1])
     if (hint := _in_front(reference)) is not None:
         raise DatasetError(f"unknown data reference {reference!r}; {hint}")
+    if reference.startswith("|") or reference.endswith("|") or re.search(r"\|\s*\|", reference):
+        raise DatasetError(
+            f"{reference!r}: no operation stands at a |; write one after each, {_usage('top')}, or leave it out"
+        )
     starts = list(_operation_starts(reference))
     source = reference[: starts[0].start()].strip() if starts else reference
     operations = tuple(_operation(reference, start) for start in starts)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from adaptive_constraints.data.sources.files import SKIPPED_GROUPS, ArrayFile, listed, suggest
 from adaptive_constraints.data.sources.neorl import is_neorl, read_neorl
 from adaptive_constraints.errors import DatasetError
+from adaptive_constraints.support.outside import DISCRETE
 
 Array = NDArray[Any]
 
@@ -34,6 +35,8 @@ OTHER_NAMES = {
     "episode_terminals": (),  # d3rlpy 1: the last row of every recording
 }
 """Names that other libraries give to what we call so."""
+_ROLE_OF = {"terminals": "terminal", "timeouts": "timeout", "done": "done"}
+"""Ends as references to tables name them."""
 _OURS = {name: name for name in (*REQUIRED, *OPTIONAL, *OTHER_NAMES)} | {
     other: ours for ours, others in OTHER_NAMES.items() for other in others
 }
@@ -131,8 +134,10 @@ def _collapsed(names: Iterable[str]) -> list[str]:
     return [members[0] if len(members) == 1 else pattern for pattern, members in groups.items()]
 
 
-def read_ends(columns: dict[str, Any]) -> None:
+def read_ends(columns: dict[str, Any], table: Mapping[str, str] | None = None) -> None:
     """Combine `done` and `episode_terminals` into terminals and timeouts, in place.
+
+    table: names of the table's columns by ours, where a reference says which is which; errors say what to write there.
 
     `done` alone counts as terminal, as its readers take it; the doctor then looks for a time limit among its rows.
     """
@@ -154,10 +159,33 @@ def read_ends(columns: dict[str, Any]) -> None:
         apart = flags["done"] != (terminals | timeouts)
         if apart.any():
             row = int(np.argmax(apart))
-            raise DatasetError(f"done is not 'terminal or timeout' in {int(apart.sum())} rows (the first: {row})")
+            raise DatasetError(
+                f"done is not 'terminal or timeout' in {int(apart.sum())} rows (the first: {row}): "
+                f"{_done_remedy(flags, timeouts, table)}"
+            )
         flags["terminals"] = terminals
     timeouts = timeouts | (flags.get("episode_terminals", none) & ~flags["terminals"])
     columns |= {"terminals": flags["terminals"], "timeouts": timeouts}
+
+
+def _done_remedy(flags: Mapping[str, Array], timeouts: Array, table: Mapping[str, str] | None) -> str:
+    """What to write where `done` contradicts the other ends."""
+    said = {} if table is None else table
+    names = {name: said.get(name, name) for name in ("done", "terminals", "timeouts")}
+
+    def write(**roles: str) -> str:
+        if table is None:
+            return "in the file, " + " and ".join(f"name {names[column]} {ours}" for ours, column in roles.items())
+        return "write " + ",".join(f"{_ROLE_OF[ours]}={names[column]}" for ours, column in roles.items())
+
+    without = "leave done out (ignore=['done'], on the command line repair ... --ignore done)"
+    if "terminals" not in flags:  # some timeouts are not done
+        return f"if it holds true ends only, {write(terminals='done', timeouts='timeouts')}"
+    if (flags["done"] & ~(flags["terminals"] | timeouts)).any():
+        more = write(terminals="terminals", done="done") if table is not None else "leave timeouts out"
+        return f"if it is right, {more}, so that what is done and not terminal was cut"
+    given = {name: name for name in ("terminals", "timeouts") if name in flags}
+    return f"if the others are right, {without if table is None else write(**given)}"
 
 
 def _flags(name: str, array: Array) -> Array:
@@ -219,4 +247,4 @@ def _refuse_discrete(file: ArrayFile, names: Sequence[str]) -> None:
 
 
 def _discrete(file: ArrayFile) -> DatasetError:
-    return DatasetError(f"{file.path} has discrete actions; only vectors of numbers can be learned from")
+    return DatasetError(f"{file.path} has discrete actions, but {DISCRETE}")

@@ -14,6 +14,7 @@ from adaptive_constraints.data.sources.files import Array, import_extra, reading
 from adaptive_constraints.data.sources.layouts import REQUIRED
 from adaptive_constraints.environments.specs import FLATTEN_KEYS, plain_env_spec
 from adaptive_constraints.errors import DatasetError, DependencyError
+from adaptive_constraints.support.outside import DISCRETE, PIXELS
 
 
 def load_minari(reference: str, download: bool) -> Dataset:
@@ -57,13 +58,16 @@ def check_minari(reference: str) -> None:
 
 
 def _from_minari(source: Any, name: str, keys: Sequence[str]) -> Dataset:
-    from gymnasium.spaces import Box, Dict
+    from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
     spaces = {"observation": source.observation_space, "action": source.action_space}
     parted = isinstance(spaces["observation"], Dict)
     for kind, space in spaces.items():
         if not (isinstance(space, Box) and len(space.shape) == 1) and not (parted and kind == "observation"):
-            raise DatasetError(f"minari:{name} has the {kind} space {space}; only flat Box spaces can be learned from")
+            images = kind == "observation" and isinstance(space, Box) and len(space.shape) > 1
+            discrete = kind == "action" and isinstance(space, Discrete | MultiDiscrete | MultiBinary)
+            why = PIXELS if images else DISCRETE if discrete else "only flat Box spaces can be learned from"
+            raise DatasetError(f"minari:{name} has the {kind} space {space}, but {why}")
     if keys and not parted:
         raise DatasetError(f"minari:{name}: observations are one vector here, which has no parts: leave #obs= out")
     order = _Order(spaces["observation"], keys) if parted else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
     from adaptive_constraints.environments.specs import Environment
 
 Array = NDArray[Any]
+_DETAILS = ("author", "author_email", "algorithm_name", "code_permalink", "description")
+"""What Minari keeps of a set beside its rows, and the caller knows."""
 _FOLDER = "MINARI_DATASETS_PATH"
 """Environment variable that names Minari's folder."""
 
 
 def write_minari(dataset: Dataset, name: str, **details: str) -> None:
     """Write a data set into Minari's local folder; see `Dataset.to_minari`."""
+    _check_details(details)
     minari = import_extra("minari", "minari")
     from gymnasium.spaces import Box
     from minari.data_collector import EpisodeBuffer
@@ -61,7 +65,9 @@ def write_minari(dataset: Dataset, name: str, **details: str) -> None:
     if reference is not None:
         options |= {"ref_min_score": reference.random, "ref_max_score": reference.expert}
     try:
-        with _made_env(dataset) as env, _finished_folder(name):
+        with _made_env(dataset) as env, _finished_folder(name), warnings.catch_warnings():
+            # Details that are left out are the caller's choice; that evaluation is in env is what is meant.
+            warnings.filterwarnings("ignore", r"`\w+` is set to None|env_spec is None", UserWarning)
             minari.create_dataset_from_buffers(
                 name,
                 buffers,
@@ -74,6 +80,17 @@ def write_minari(dataset: Dataset, name: str, **details: str) -> None:
         raise
     except Exception as error:  # minari raises bare exceptions of many types
         raise DatasetError(f"Minari cannot write {name!r}: {error}") from error
+
+
+def _check_details(details: Mapping[str, object]) -> None:
+    """Raise `DatasetError` for details that Minari does not keep, or that are no texts."""
+    for key, value in details.items():
+        if key not in _DETAILS:
+            close = difflib.get_close_matches(key, _DETAILS, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise DatasetError(f"to_minari: no detail {key!r}; {hint}there: {', '.join(_DETAILS)}")
+        if not isinstance(value, str):
+            raise DatasetError(f"to_minari: {key} must be a text, not {value!r}")
 
 
 def _check_name(name: str) -> None:

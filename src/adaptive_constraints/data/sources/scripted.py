@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from adaptive_constraints.data.collecting.collect import collect, default_size, versions
+from adaptive_constraints.data.collecting.mazes import DECLARED
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.sources.files import suggest
 from adaptive_constraints.data.sources.npz import load_npz
@@ -41,7 +42,8 @@ def load_scripted(source: str) -> Dataset:
     """
     check_source(source)
     data = pendulum_set(*_recipe(source)) if source.startswith(FAMILY) else _maze_set(source)
-    return dataclasses.replace(data, name=f"scripted:{source}")
+    declared = {} if source.startswith(FAMILY) else DECLARED  # files kept by earlier versions do not have it
+    return dataclasses.replace(data, name=f"scripted:{source}", provenance={**declared, **data.provenance})
 
 
 def check_source(source: str) -> None:

@@ -1,0 +1,54 @@
+"""Checks of what a source says about itself: columns that are for nothing, and rows that were moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adaptive_constraints.data.checks.findings import Finding
+from adaptive_constraints.data.dataset import Dataset
+from adaptive_constraints.data.recordings import COLUMNS, FORGOTTEN, MOVED, UNUSED
+
+_SHOWN = 12
+"""Columns of one role that are named one by one."""
+
+
+def columns_text(dataset: Dataset) -> str:
+    """What each column of a table is for, and which are for nothing; "" for data of other sources."""
+    said = dataset.provenance.get(COLUMNS)
+    if not said:
+        return ""
+    roles = [f"{role} {_short(names)}" for role, _, names in (part.partition("=") for part in said.split(","))]
+    unused = dataset.provenance.get(UNUSED, "")
+    return f"columns: {', '.join(roles)}; not used: {_short(unused.replace(', ', '+')) or 'none'}"
+
+
+def _short(names: str) -> str:
+    several = names.split("+")
+    return " + ".join(several[:_SHOWN]) + (f" and {len(several) - _SHOWN} more" if len(several) > _SHOWN else "")
+
+
+def check_forgotten_ends(dataset: Dataset) -> Iterator[Finding]:
+    """Columns of a table that look like ends, mark rows, and are not used."""
+    forgotten = dataset.provenance.get(FORGOTTEN, "")
+    for said in forgotten.split(", ") if forgotten else ():
+        role, _, name = said.partition("=")
+        other = "timeout" if role == "terminal" else "terminal"
+        message = (
+            f"the column {name!r} is not used, looks like ends of episodes, and marks rows that are no such end here"
+        )
+        way_out = (
+            f"write {role}={name} in the reference (or {other}={name}, whichever it is: a terminal is a true end, a "
+            "timeout a cut); if it is neither, all is well"
+        )
+        yield Finding("warning", "forgotten_end", message, way_out)
+
+
+def check_moved_rows(dataset: Dataset) -> Iterator[Finding]:
+    """Rows that were put into the order of a column that was found by its name."""
+    if name := dataset.provenance.get(MOVED):
+        message = f"rows of an episode were not in the order of {name!r} in the file, and were put into it"
+        way_out = f"right if {name!r} counts time; write time={name} to say so, or time=none to take rows as they stand"
+        yield Finding("note", "rows_sorted", message, way_out)
+
+
+CHECKS = (check_forgotten_ends, check_moved_rows)
