@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from adaptive_constraints.choosing import FQE, OfflineEvaluation, evaluate_offline, policies_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
@@ -32,6 +33,7 @@ from adaptive_constraints.runs.resuming import to_resume
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.runs.settings import Buffer, RunSettings, online_settings
 from adaptive_constraints.support.arguments import checked
+from adaptive_constraints.support.bounds import Between
 from adaptive_constraints.support.files import check_name
 
 EnvSource = str | Callable[[], Any]
@@ -367,6 +369,36 @@ class Agent:
         assert source is not None
         with evaluating.evaluator_of(run, source, episodes, seed, eval_max_steps) as evaluator:
             return evaluating.evaluate(run, evaluator)
+
+    @checked(EvaluationError)
+    def evaluate_offline(
+        self,
+        dataset: Dataset | str,
+        *,
+        discount: Annotated[float, Between(0, 1)] | None = None,
+        steps: int = FQE.steps,
+        critics: int = FQE.critics,
+        hidden: int = FQE.hidden,
+        held_out: float = FQE.held_out,
+        seed: int = FQE.seed,
+        progress: bool = True,
+    ) -> OfflineEvaluation:
+        """Estimate every seed's return from data alone, by fitted Q evaluation; no environment is needed.
+
+        dataset: recorded in the policies' environment, by whatever behaviour: what they were trained on, or other data.
+        discount: of the estimated return, per step; None: the learner's own.
+        steps, critics, hidden, held_out, seed: settings of the fit, see `choosing.FQE`.
+
+        What is estimated, and how far to trust it, is in docs/choosing.md; to compare agents, fit them all at once by
+        `choosing.evaluate_offline` or ``adaptive-constraints ope``. Raises `EvaluationError` for data of other sizes.
+        """
+        data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+        fqe = FQE(steps=steps, critics=critics, hidden=hidden, held_out=held_out, seed=seed)
+        policies = [policies_of(self.run, self.name)]
+        (estimate,) = evaluate_offline(
+            policies, data, discount=discount, fqe=fqe, device=self.run.device, progress=progress
+        )
+        return estimate
 
     @checked(CheckpointError)
     def save(self, path: str | Path) -> None:

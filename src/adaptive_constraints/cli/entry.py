@@ -19,6 +19,7 @@ from adaptive_constraints.cli.command import FAILED, INTERRUPTED, PIPE_CLOSED, T
 from adaptive_constraints.cli.data import Collect, Doctor
 from adaptive_constraints.cli.evaluate import Evaluate
 from adaptive_constraints.cli.explain import Explain, List
+from adaptive_constraints.cli.ope import Ope
 from adaptive_constraints.cli.repair import Repair
 from adaptive_constraints.cli.report import Report
 from adaptive_constraints.cli.runs import Finetune, Train
@@ -30,6 +31,7 @@ COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "finetune": Finetune,
     "evaluate": Evaluate,
+    "ope": Ope,
     "explain": Explain,
     "list": List,
     "doctor": Doctor,
