@@ -1,9 +1,9 @@
 """Fitted Q evaluation: the value of a policy that never acts, from recorded transitions.
 
 Le, Voloshin and Yue (2019, arXiv 1903.08738) regress Q(s, a) on r + discount (1 - d) Q(s', pi(s')) until it is the
-policy's own Q, with its action pi(s') in place of a maximum. As Paine et al. (2020, arXiv 2007.09055) do, the regression
-is a step per minibatch against a slowly moving average of Q. Rows that end by a timeout are bootstrapped, since the
-episode would have gone on; rows that end truly are not.
+policy's own Q, with its action pi(s') in place of a maximum. As Paine et al. (2020, arXiv 2007.09055) do, the
+regression is a step per minibatch against an older Q, here a moving average. Rows that end by a timeout are
+bootstrapped, since the episode would have gone on; rows that end truly are not.
 
 All policies are fitted at once, stacked along the axis that the engine has for seeds. They begin with the same networks
 and see the same minibatches, so that differences between them are of the policies.
@@ -27,12 +27,14 @@ from adaptive_constraints.core.types import Average, Facts, Params, Spec, Stage,
 from adaptive_constraints.core.view import StateView
 from adaptive_constraints.data import Dataset, Preprocessor
 from adaptive_constraints.data.columns import chunks
-from adaptive_constraints.networks import init_mlp, mlp
+from adaptive_constraints.networks import Norm, init_mlp, mlp
 from adaptive_constraints.pretraining.preparation import BoundPreparation
 from adaptive_constraints.support.bounds import Above, AtLeast, Between
 
 NAME, GROUP, ACTION = "fqe", "q", "policy_action"
 """Name of the fit, its group of parameters, and the column of the policy's action at the next observation."""
+NORM: Norm = "before"
+"""Where the critics have LayerNorm, which keeps them from diverging at actions that no row has."""
 _NUMBERS = 1 << 24
 """Activations that are held at once where Q is evaluated."""
 
@@ -73,7 +75,7 @@ class FQE(Part):
     def init(self, spec: Spec, generator: torch.Generator) -> dict[str, Params]:
         """Parameters [K, ...] of the K critics of one policy."""
         sizes = (spec.observation_dim + spec.action_dim, self.hidden, self.hidden, 1)
-        return {GROUP: init_mlp(sizes, generator, ensemble=(self.critics,), norm="before")}
+        return {GROUP: init_mlp(sizes, generator, ensemble=(self.critics,), norm=NORM)}
 
     def stages(self, discount: float) -> tuple[Stage, ...]:
         """The regression of one policy's critics, each on its own part of the minibatch."""
@@ -89,7 +91,7 @@ class FQE(Part):
 def q(p: Params, observation: Tensor, action: Tensor) -> Tensor:
     """Values [..., N] of critics [...] at observations [..., N, D], perhaps shared, and actions [..., N, A]."""
     pairs = torch.cat([observation.expand(*action.shape[:-1], -1), action], -1)
-    return mlp(p, pairs, torch.relu, "before").squeeze(-1)
+    return mlp(p, pairs, torch.relu, NORM).squeeze(-1)
 
 
 def td_errors(p: Params, target: Params, rows: Mapping[str, Tensor], discount: float) -> Tensor:

@@ -140,7 +140,8 @@ def _discount(policies: Sequence[Policies], given: float | None, data: Dataset) 
     discount = own[0] if given is None else given
     if discount == 1 and not data.terminals.any():
         raise EvaluationError(
-            f"no episode of {data.name!r} truly ends, so that undiscounted returns are infinite: give a discount below 1"
+            f"no episode of {data.name!r} truly ends, so that undiscounted returns are infinite: give a discount "
+            "below 1"
         )
     return discount
 
@@ -274,8 +275,8 @@ def _notes(
     travelled = 1 - math.exp(-fqe.target_rate * fqe.steps * (1 - discount))
     if travelled < TRAVELLED:
         yield (
-            f"{fqe.steps:,} steps are few for a discount of {discount:g}: about {travelled:.0%} of a far reward's worth "
-            "has reached the initial states; more steps, or a greater target_rate, bring the rest"
+            f"{fqe.steps:,} steps are few for a discount of {discount:g}: about {travelled:.0%} of a far reward's "
+            "worth has reached the initial states; more steps, or a greater target_rate, bring the rest"
         )
     if discount < 1:
         ends = (0.0,) if data.terminals.any() else ()
@@ -283,8 +284,8 @@ def _notes(
         beyond = [f"{number:.4g}" for number in value if not np.isnan(number) and not lowest <= number <= highest]
         if beyond:
             yield (
-                f"{', '.join(beyond)} lies outside of [{lowest:.4g}, {highest:.4g}], what the data's rewards could give "
-                "at all: the fit has diverged, or extrapolates"
+                f"{', '.join(beyond)} lies outside of [{lowest:.4g}, {highest:.4g}], what the data's rewards could "
+                "give at all: the fit has diverged, or extrapolates"
             )
 
 
