@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -13,8 +14,8 @@ import torch
 from adaptive_constraints import Dataset, load_dataset, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.choosing import FQE, Policies, evaluate_offline
-from adaptive_constraints.choosing import offline as offline_module
 from adaptive_constraints.choosing.fqe import ACTION, GROUP
+from adaptive_constraints.choosing.fqe import fit as fit_critics
 from adaptive_constraints.choosing.offline import interval
 from adaptive_constraints.core.preparation import generator
 from adaptive_constraints.core.program import Program
@@ -25,6 +26,7 @@ from adaptive_constraints.engine.engine import Engine
 from adaptive_constraints.engine.metrics import Failure
 from adaptive_constraints.engine.state import InitialState, stack_seeds
 from adaptive_constraints.errors import DatasetError, EvaluationError, StackError, TrainingError
+from adaptive_constraints.pretraining.model_fit import EngineFit
 
 from .agents import SMALL, fit, make_data
 from .helpers import largest_difference, random_data
@@ -86,7 +88,7 @@ def test_all_critics_of_all_policies_are_those_of_plain_loops():
 # -- against exact values -----------------------------------------------------------------------------------------
 
 STATES, SLIP, DISCOUNT = 5, 0.2, 0.9
-CHAIN = {"right": 1.0, "left": -1.0}
+ONE_HOT = np.eye(STATES + 1)[:, :STATES]
 
 
 def chain_step(state: int, action: float, slips: bool) -> tuple[int, float, bool]:
@@ -111,23 +113,17 @@ def exact_values(action_of) -> list[float]:
     return values
 
 
-def chain_data(episodes: int = 300, length: int = 12) -> Dataset:
-    """Recorded by uniform actions from uniform states; stopped after ``length`` steps."""
-    draw, rows = np.random.default_rng(0), []
-    one_hot = np.eye(STATES + 1)[:, :STATES]
-    for episode in range(episodes):
-        state = int(draw.integers(STATES))
-        for step in range(length):
-            action = float(draw.choice([-1.0, 1.0]))
-            following, reward, ends = chain_step(state, action, bool(draw.random() < SLIP))
-            stopped = step == length - 1 and not ends
-            rows.append((one_hot[state], [action], reward, one_hot[following], ends, stopped, episode))
-            state = following
-            if ends:
-                break
-    names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts", "episode_ids")
-    columns = zip(*rows, strict=True)
-    return Dataset.from_arrays(**{name: np.array(column) for name, column in zip(names, columns, strict=True)})
+def chain_data(copies: int = 3) -> Dataset:
+    """Every state, action and slip in exactly its proportion; each row a recording of one step."""
+    rows = []
+    for state in range(STATES):
+        for action in (-1.0, 1.0):
+            for slips in [False] * round(10 * (1 - SLIP)) + [True] * round(10 * SLIP):
+                following, reward, ends = chain_step(state, action, slips)
+                rows.append((ONE_HOT[state], [action], reward, ONE_HOT[following], ends, not ends))
+    names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+    columns = dict(zip(names, map(np.array, zip(*rows * copies, strict=True)), strict=True))
+    return Dataset.from_arrays(**columns, episode_ids=np.arange(copies * len(rows)))
 
 
 def chain_policies(*rules) -> Policies:
@@ -141,20 +137,19 @@ def chain_policies(*rules) -> Policies:
 
 
 def test_values_of_a_chain_are_those_that_bellmans_equation_gives():
-    """Within 0.05, where values of states lie between -1 and 1."""
+    """Every state's within 0.04 and their mean within 0.02, where they lie between -1 and 1."""
     rules = [lambda state: 1.0, lambda state: -1.0, lambda state: 1.0 if state > 1 else -1.0]
     data = chain_data()
-    fqe = FQE(steps=1_500, critics=1, hidden=16, batch_size=128, learning_rate=3e-3, target_rate=0.05)
+    fqe = FQE(steps=2_000, critics=1, hidden=16, batch_size=128, target_rate=0.03, held_out=0.0)
     (estimate,) = evaluate_offline([chain_policies(*rules)], data, fqe=fqe)
-    starts = data.observations[data.episode_starts].argmax(1)
+    starts = data.observations.argmax(1)
     for seed, rule in enumerate(rules):
-        exact = np.array(exact_values(rule))
-        assert abs(estimate.value[seed] - exact[starts].mean()) < 0.05
-        assert np.abs(estimate.values[seed].mean(0) - exact[starts]).max() < 0.15
-        assert estimate.low[seed] < estimate.value[seed] < estimate.high[seed]
+        exact = np.array(exact_values(rule))[starts]
+        assert np.abs(estimate.values[seed, 0] - exact).max() < 0.04
+        assert estimate.value[seed] == pytest.approx(exact.mean(), abs=0.02)
+        assert estimate.low[seed] < exact.mean() < estimate.high[seed]
     assert list(np.argsort(estimate.value)) == [1, 2, 0]
-    assert estimate.notes == ()
-    assert (np.abs(estimate.td_error / estimate.loss - 1) < 0.3).all()
+    assert [note[:9] for note in estimate.notes] == ["270 of th", "no episod"]
 
 
 @pytest.mark.parametrize(("end", "exact"), [("timeouts", 10.0), ("terminals", (1 - 0.9**5) / 0.1)])
@@ -205,6 +200,36 @@ def test_what_is_fitted_is_kept_and_one_more_policy_is_fitted_alone(own_cache, m
     evaluate_offline([policies("c", 0.5, 0.2)], data, fqe=TINY)
     assert set(runs) == {1}
     assert files < {path.name for path in own_cache.glob("*.npz")}
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C is handled as in a terminal, wherever the tests run."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_fit_that_is_interrupted_goes_on_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    data, fqe = make_data(), replace(TINY, steps=120)
+    original = EngineFit.run
+
+    def interrupted(self, steps):
+        signal.raise_signal(signal.SIGINT)
+        return original(self, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EngineFit, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="keeps it, and the same call or command goes on"):
+            evaluate_offline([policies("a", 0.5)], data, fqe=fqe)
+    done = []
+    monkeypatch.setattr(EngineFit, "run", lambda self, steps: (done.append(steps), original(self, steps))[1])
+    (resumed,) = evaluate_offline([policies("a", 0.5)], data, fqe=fqe)
+    assert sum(done) == 120 - 50
+    monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path / "another"))
+    (whole,) = evaluate_offline([policies("a", 0.5)], data, fqe=fqe)
+    assert np.array_equal(resumed.values, whole.values)
 
 
 # -- intervals ----------------------------------------------------------------------------------------------------
@@ -269,7 +294,7 @@ def test_what_is_doubtful_is_said():
     assert "outside" not in " ".join(few)
     data = replace(far, terminals=np.zeros(400, bool), timeouts=far.terminals | far.timeouts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(offline_module, "fit", lambda *a, original=offline_module.fit, **k: shifted(original(*a, **k)))
+        patch.setattr("adaptive_constraints.choosing.offline.fit", lambda *a, **k: shifted(fit_critics(*a, **k)))
         (estimate,) = evaluate_offline([policies("a", 0.5)], data, discount=0.5, fqe=TINY)
     assert any("lies outside of [2, 2], what the data's rewards could give" in note for note in estimate.notes)
 

@@ -16,6 +16,7 @@ from adaptive_constraints.cli import main
 from adaptive_constraints.data import save_npz
 from adaptive_constraints.engine.metrics import Failure
 from adaptive_constraints.experiments.rows import read_suite
+from benchmarks import ope as benchmark
 
 from . import synthetic_rows
 from .agents import SMALL, fit, make_data
@@ -23,7 +24,7 @@ from .agents import SMALL, fit, make_data
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUICK = ["--steps", "20", "--hidden", "8", "--quiet"]
-PENDULUM = "scripted:pendulum/weak | subset(episodes=[0, 1, 2, 3])"
+PENDULUM = "scripted:pendulum/weak | subset(episodes=0:4)"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_policies_are_ranked_by_value_and_all_is_written(folder, tmp_path, capsy
 def test_agents_of_different_data_are_ranked_apart_or_all_on_data_that_is_named(folder, capsys):
     assert main(["ope", str(folder / "run"), str(folder / "other.npz"), *QUICK]) == 0
     assert sum("estimated by fitted Q evaluation" in line for line in lines(capsys)) == 2
-    named = ["--data", f"{PENDULUM} | subset(episodes=[1, 2])", "--discount", "0.9"]
+    named = ["--data", f"{PENDULUM} | subset(episodes=1:3)", "--discount", "0.9"]
     assert main(["ope", str(folder / "run"), *QUICK, *named]) == 0
     assert "discounted by 0.9 from 2 initial states" in "".join(lines(capsys))
     assert main(["ope", str(folder / "other.npz"), *QUICK, *named]) == 2
@@ -119,7 +120,7 @@ def test_a_lost_seed_comes_last_and_says_so(folder, tmp_path, capsys):
 def test_wrong_words_are_refused(folder, tmp_path, capsys):
     run = str(folder / "run")
     for words, said in (
-        ([], "paths"),
+        ([], "there is nothing to rank"),
         ([run, "--rollouts", "0"], "--rollouts must be at least 1, not 0"),
         ([run, "--critics", "0"], "FQE: critics must be a whole number >= 1, not 0"),
         ([run, "--discount", "1"], "undiscounted returns are infinite"),
@@ -137,3 +138,25 @@ def test_data_without_a_reference_must_be_named(tmp_path, capsys):
     assert isinstance(make_data(), Dataset)
     assert main(["ope", str(tmp_path / "agent.npz"), *QUICK]) == 2
     assert "made up" in capsys.readouterr().err
+
+
+# -- the benchmark ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_kept_rows_say(capsys):
+    benchmark.main(["--show", str(benchmark.OUT)])
+    page = (Path(__file__).parents[1] / "docs" / "choosing.md").read_text(encoding="utf-8")
+    shown = lines(capsys)
+    assert [line for line in shown if line.startswith("|") and line not in page.splitlines()] == []
+    made, rows = benchmark.read(benchmark.OUT)
+    assert made["commit"] and made["versions"]["torch"] and made["device"] and made["claims"] == benchmark.CLAIMS
+    assert len(rows) >= 4 * 12 and all(row["data"]["fingerprint"] for row in rows)
+
+
+def test_a_rank_correlation_is_of_ranks():
+    assert benchmark.spearman([1, 2, 3], [10, 20, 1000]) == pytest.approx(1.0)
+    assert benchmark.spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1.0)
+    draw = np.random.default_rng(0)
+    a, b = draw.permutation(30), draw.permutation(30)
+    by_hand = 1 - 6 * ((a - b) ** 2).sum() / (30 * (30**2 - 1))
+    assert benchmark.spearman(a, b) == pytest.approx(by_hand)

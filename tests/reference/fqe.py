@@ -1,4 +1,4 @@
-"""Fitted Q evaluation of one policy by one critic, as Le et al. (arXiv 1903.08738) and Paine et al. (2007.09055) say."""
+"""Fitted Q evaluation of one policy by one critic (arXiv 1903.08738, a step per minibatch as in 2007.09055)."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class FQE(Part):
         """The regression of one policy's critics, each on its own part of the minibatch."""
 
         def loss(p: Params, v: StateView) -> Tensor:
-            rows = {name: column.unflatten(0, (self.critics, -1)) for name, column in v.batch.items()}
+            rows = {name: column.reshape(self.critics, -1, *column.shape[1:]) for name, column in v.batch.items()}
             return td_errors(p, v.target[GROUP], rows, discount).square().mean(-1).sum()
 
         update = Update(GROUP, loss, self.learning_rate)

@@ -117,7 +117,8 @@ def evaluate_offline(
     known = [acting for acting in everyone if len(acting.positions)]
     estimates: list[_Estimate] = []
     if known:
-        following, first = (torch.cat([acting[which] for acting in known]) for which in (0, 1))
+        following = torch.cat([acting.following for acting in known])
+        first = torch.cat([acting.first for acting in known])
         estimates = _estimates(fqe, data, held, following, first, discount, device, progress)
     results = []
     for each, acting in zip(policies, everyone, strict=True):

@@ -79,6 +79,8 @@ class Ope(Command):
     def run(self) -> int:
         """Estimate, rank and show."""
         fqe = FQE(steps=self.steps, critics=self.critics, hidden=self.hidden, held_out=self.held_out, seed=self.seed)
+        if not self.paths:
+            raise EvaluationError("there is nothing to rank: name saved agents, run folders, or what bench wrote")
         if self.rollouts is not None and self.rollouts < 1:
             raise EvaluationError(f"--rollouts must be at least 1, not {self.rollouts}")
         if self.json is not None:
@@ -153,9 +155,10 @@ def found(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _candidates(estimate: OfflineEvaluation, returns: NDArray[np.float64] | None) -> Iterator[Candidate]:
     for i, seed in enumerate(estimate.seeds):
-        numbers = (getattr(estimate, name)[i] for name in ("value", "low", "high", "td_error", "loss"))
+        names = ("value", "low", "high", "td_error", "loss")
+        value, low, high, td_error, loss = (float(getattr(estimate, name)[i]) for name in names)
         own = None if returns is None else returns[i]
-        yield Candidate(estimate.name, seed, estimate.lost.get(seed, ""), *map(float, numbers), own)
+        yield Candidate(estimate.name, seed, estimate.lost.get(seed, ""), value, low, high, td_error, loss, own)
 
 
 def _show_ranked(ranked: Sequence[Candidate]) -> None:
