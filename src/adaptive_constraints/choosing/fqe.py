@@ -50,7 +50,7 @@ class FQE(Part):
     adaptive_constraints.errors.StackError: FQE: critics must be a whole number >= 1, not 0
     """
 
-    steps: Annotated[int, AtLeast(1)] = 10_000
+    steps: Annotated[int, AtLeast(1)] = 12_000
     """Minibatches that each critic is fitted on."""
     critics: Annotated[int, AtLeast(1)] = 2
     """Critics of each policy, fitted apart from each other; their spread enters the interval."""
