@@ -1,7 +1,8 @@
 """Is choosing by fitted Q evaluation any good? Rank correlations with true returns, on data of known behaviour.
 
     python -m benchmarks.ope                                    # about ten minutes of one core
-    python -m benchmarks.ope --show benchmarks/results/ope.jsonl
+    python -m benchmarks.ope --recipes weak                     # one data set, a quarter of that
+    python -m benchmarks.ope --show benchmarks/results/ope
 
 Policies of different quality (learners, trade-offs, seeds, early and late checkpoints) are trained on each data set of
 `scripted:pendulum/...`, rolled out in the vectorised pendulum, and ranked by what needs no rollout: the value by fitted
@@ -30,7 +31,7 @@ from adaptive_constraints.choosing import FQE, evaluate_offline, policies_of, se
 from adaptive_constraints.support.files import replacing
 from adaptive_constraints.support.records import commit, device_name, plain, versions
 
-OUT = Path(__file__).parent / "results" / "ope.jsonl"
+OUT = Path(__file__).parent / "results" / "ope"
 RECIPES, DRAW = ("slips", "weak", "med-exp", "mixed"), 0
 SEEDS, STEPS = 2, (500, 3_000)
 """Seeds of each stack, and the steps at which their policies are kept."""
@@ -58,7 +59,7 @@ def stacks() -> dict[str, Agent]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=OUT, help="file that keeps the rows, as JSON Lines")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder that keeps the rows, a file per data set")
     parser.add_argument("--recipes", nargs="+", default=RECIPES, help="data sets: scripted:pendulum/RECIPE")
     parser.add_argument("--draw", type=int, default=DRAW, help="which draw of each data set")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="steps at which policies are kept")
@@ -68,14 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.show is None:
         words = ["python", "-m", "benchmarks.ope", *(sys.argv[1:] if arguments is None else arguments)]
         made = {"command": " ".join(words), "commit": commit(), "versions": versions(), "device": device_name("cpu")}
-        options.show = options.out
-        rows = [
-            row
-            for recipe in options.recipes
-            for row in of_data(f"scripted:pendulum/{recipe}#draw={options.draw}", options.steps, options.fqe_steps)
-        ]
-        write(options.out, {**made, "threads": torch.get_num_threads(), "claims": CLAIMS}, rows)
-    show(*read(options.show))
+        made |= {"threads": torch.get_num_threads(), "claims": CLAIMS}
+        for recipe in options.recipes:
+            reference = f"scripted:pendulum/{recipe}#draw={options.draw}"
+            write(options.out / f"{recipe}.jsonl", made, of_data(reference, options.steps, options.fqe_steps))
+    show([read(path) for path in sorted((options.show or options.out).glob("*.jsonl"))])
 
 
 # -- running ------------------------------------------------------------------------------------------------------
@@ -174,29 +172,24 @@ def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     return ranks
 
 
-def show(made: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+def show(kept: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]) -> None:
     """Print the figures of each data set, as a table in Markdown."""
     heads = ["data", "policies", "FQE", "TD error", "FQE, with critics", "own critics"]
     heads += ["return of FQE's choice", "of own critics'", "of TD error's", "best", "mean", "rollouts as good as FQE"]
-    print(f"\n{made['command']}; {made['device']}\n\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
-    for reference, of_it in by_data(rows).items():
-        f = figures(of_it)
+    print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    for _, rows in kept:
+        f = figures([row for row in rows if row["fqe"] is not None])
         every, some, chosen = f["spearman"], f["spearman with critics"], f["chosen"]
         correlations = [f"{number:.2f}" for number in (every["fqe"], every["td"], some["fqe"], some["own"])]
         returns = [f"{r:.0f}" for r in (chosen["fqe"], chosen["own"], chosen["td"], f["best"], f["mean"])]
         last = f["rollouts as good"] or f"more than {ROLLOUTS}"
-        print(f"| {' | '.join([reference, str(f['policies']), *correlations, *returns, str(last)])} |")
-    for name, claim in made["claims"].items():
+        print(
+            f"| {' | '.join([rows[0]['data']['reference'], str(f['policies']), *correlations, *returns, str(last)])} |"
+        )
+    for made, _ in kept:
+        print(f"\n{made['command']}; {made['device']}; commit {(made['commit'] or {}).get('hash', 'unknown')}")
+    for name, claim in CLAIMS.items():
         print(f"\nclaim {name}: {claim}")
-
-
-def by_data(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Rows of policies that have a value, by their data."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["fqe"] is not None:
-            groups.setdefault(row["data"]["reference"], []).append(row)
-    return groups
 
 
 # -- keeping ------------------------------------------------------------------------------------------------------
