@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,16 @@ def of_data(reference: str, steps: Sequence[int], fqe_steps: int) -> list[dict[s
         agents = [kept for label, agent in stacks().items() for kept in checkpoints(label, agent, data, steps, folder)]
     true = [agent.evaluate(episodes=EPISODES).returns for _, agent in agents]
     trained = time.process_time() - started
-    fqe = FQE(**{**vars(SETTINGS), "steps": fqe_steps})
+    fqe = replace(SETTINGS, steps=fqe_steps)
     estimates = evaluate_offline(
         [policies_of(agent.run, label) for label, agent in agents], data, discount=DISCOUNT, fqe=fqe
     )
     seconds = {"training": round(trained), "fitting": round(time.process_time() - started - trained)}
-    common = {"data": {"reference": reference, "fingerprint": data.fingerprint}, "fqe": vars(fqe), "seconds": seconds}
+    common = {
+        "data": {"reference": reference, "fingerprint": data.fingerprint},
+        "settings": asdict(fqe),
+        "seconds": seconds,
+    }
     rows = []
     for (label, agent), returns, estimate in zip(agents, true, estimates, strict=True):
         own = own_values(agent, data)
