@@ -162,3 +162,21 @@ def test_a_rank_correlation_is_of_ranks():
     a, b = draw.permutation(30), draw.permutation(30)
     by_hand = 1 - 6 * ((a - b) ** 2).sum() / (30 * (30**2 - 1))
     assert benchmark.spearman(a, b) == pytest.approx(by_hand)
+
+
+def test_figures_are_of_the_policies_of_one_data_set(tmp_path, capsys):
+    """Values in the right order, TD errors in the wrong one, and own critics that say something of three policies."""
+    own = [1.0, 3.0, None, 2.0]
+    rows = [
+        {"stack": "TD3BC", "returns": [10.0 * i, 10.0 * i], "return": 10.0 * i, "fqe": i, "td": i, "own": own[i]}
+        | {"data": {"reference": "made up"}}
+        for i in range(4)
+    ]
+    benchmark.write(tmp_path / "made.jsonl", {"command": "made", "device": "cpu", "commit": None}, rows)
+    figures = benchmark.figures(rows)
+    assert figures["spearman"] == {"fqe": pytest.approx(1.0), "td": pytest.approx(-1.0)}
+    assert figures["spearman with critics"]["own"] == pytest.approx(0.5)
+    assert figures["chosen"] == {"fqe": 30.0, "td": 0.0, "own": 10.0}
+    assert (figures["best"], figures["mean"], figures["rollouts as good"]) == (30.0, 15.0, 4)
+    benchmark.main(["--show", str(tmp_path)])
+    assert "| made up | 4 | 1.00 | -1.00 | 1.00 | 0.50 | 30 | 10 | 0 | 30 | 15 | 4 |" in lines(capsys)
