@@ -396,7 +396,7 @@ def test_words_that_are_no_command(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["finetune"], ["evaluate"], ["explain"], ["list"], ["doctor"], ["collect"]]
+    "command", [[], ["train"], ["finetune"], ["evaluate"], ["ope"], ["explain"], ["list"], ["doctor"], ["collect"]]
 )
 def test_help_explains_every_option(command, capsys):
     assert main([*command, "--help"]) == 0

@@ -62,8 +62,9 @@ def test_a_column_of_numbers():
 
 
 def test_environments():
-    gymnasium = pytest.importorskip("gymnasium")
-    spaces = gymnasium.spaces
+    pytest.importorskip("gymnasium")
+    import gymnasium
+    from gymnasium import spaces
 
     class Env(gymnasium.Env):
         def __init__(self, observation, action):

@@ -76,7 +76,7 @@ def rewritten(one: griffe.Object, text: str, targets: dict[str, griffe.Object | 
             for name, words in listed.items():
                 member = one.members[name]
                 if not member.docstring:
-                    member.docstring = griffe.Docstring(re.sub(r"\n +", "\n", words), parent=member)
+                    member.docstring = griffe.Docstring(re.sub(r"\n +", "\n", words), parent=member)  # type: ignore[arg-type]
     return "\n\n".join(paragraphs)
 
 

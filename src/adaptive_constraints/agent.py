@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from adaptive_constraints.choosing import FQE, OfflineEvaluation, evaluate_offline, policies_of
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
@@ -35,6 +36,7 @@ from adaptive_constraints.runs.resuming import to_resume
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.runs.settings import AUTO, Buffer, RunSettings, online_settings
 from adaptive_constraints.support.arguments import checked
+from adaptive_constraints.support.bounds import Between
 from adaptive_constraints.support.files import check_name
 from adaptive_constraints.support.markup import table
 
@@ -412,6 +414,36 @@ class Agent:
         source = _environment(env or AUTO, self.run.data)
         assert source is not None
         return evaluating.evaluator_of(self.run, source, episodes, seed, max_steps)
+
+    @checked(EvaluationError)
+    def evaluate_offline(
+        self,
+        dataset: Dataset | str,
+        *,
+        discount: Annotated[float, Between(0, 1)] | None = None,
+        steps: int = FQE.steps,
+        critics: int = FQE.critics,
+        hidden: int = FQE.hidden,
+        held_out: float = FQE.held_out,
+        seed: int = FQE.seed,
+        progress: bool = True,
+    ) -> OfflineEvaluation:
+        """Estimate every seed's return from data alone, by fitted Q evaluation; no environment is needed.
+
+        dataset: recorded in the policies' environment, by whatever behaviour: what they were trained on, or other data.
+        discount: of the estimated return, per step; None: the learner's own.
+        steps, critics, hidden, held_out, seed: settings of the fit, see `choosing.FQE`.
+
+        What is estimated, and how far to trust it, is in docs/choosing.md; to compare agents, fit them all at once by
+        `choosing.evaluate_offline` or ``adaptive-constraints ope``. Raises `EvaluationError` for data of other sizes.
+        """
+        data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+        fqe = FQE(steps=steps, critics=critics, hidden=hidden, held_out=held_out, seed=seed)
+        policies = [policies_of(self.run, self.name)]
+        (estimate,) = evaluate_offline(
+            policies, data, discount=discount, fqe=fqe, device=self.run.device, progress=progress
+        )
+        return estimate
 
     @checked(CheckpointError)
     def save(self, path: str | Path) -> None:

@@ -23,6 +23,7 @@ from adaptive_constraints.cli.data import Collect, Doctor
 from adaptive_constraints.cli.evaluate import Evaluate
 from adaptive_constraints.cli.explain import Explain, List
 from adaptive_constraints.cli.export import Export
+from adaptive_constraints.cli.ope import Ope
 from adaptive_constraints.cli.repair import Repair
 from adaptive_constraints.cli.report import Report
 from adaptive_constraints.cli.runs import Finetune, Train
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Command]] = {
     "finetune": Finetune,
     "evaluate": Evaluate,
     "export": Export,
+    "ope": Ope,
     "explain": Explain,
     "list": List,
     "doctor": Doctor,
@@ -183,7 +185,8 @@ def _refuse_missing(words: Sequence[str]) -> None:
         return
     if (kind := COMMANDS.get(name)) is None:
         return
-    required = [entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING]
+    named: Any = kind  # every command is a dataclass
+    required = [entry.name for entry in fields(named) if entry.default is MISSING and entry.default_factory is MISSING]
     given = {word.partition("=")[0].replace("_", "-") for word in words}
     options = [f"--{entry.replace('_', '-')}" for entry in required]
     missing = [option for option in options if option not in given] if kind.options_only else []

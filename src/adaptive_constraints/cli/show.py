@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from adaptive_constraints.composition import text as settings
 from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
+from adaptive_constraints.core.part import Part
 from adaptive_constraints.data import Dataset
 from adaptive_constraints.data.references import SUCCESS
 from adaptive_constraints.evaluation import Evaluation
@@ -117,7 +119,7 @@ def show_settings(cls: type[Learner] | type[Adapter]) -> None:
         table(["preset", "differs from the defaults in"], [[name, _changes(cls, name)] for name in cls.presets])
 
 
-def show_preset(name: str, parts: Mapping[str, type[Learner] | type[Adapter]]) -> None:
+def show_preset(name: str, parts: Mapping[str, type[Part]]) -> None:
     """The learners and adapters that have published settings of this name, and what those change."""
     rows = [
         [part, preset, _changes(cls, preset)]
@@ -129,7 +131,7 @@ def show_preset(name: str, parts: Mapping[str, type[Learner] | type[Adapter]]) -
     table(["learner or adapter", "preset", "differs from the defaults in"], rows)
 
 
-def _changes(cls: type[Learner] | type[Adapter], preset: str) -> str:
+def _changes(cls: type[Any], preset: str) -> str:
     default = {entry.name: entry.default for entry in fields(cls)}
     return " ".join(f"{key}={value}" for key, value in cls.presets[preset].items() if value != default[key]) or "-"
 
