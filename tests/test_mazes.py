@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -129,6 +130,13 @@ def test_data_is_healthy_noisy_and_not_aimed_at_the_goal(umaze) -> None:
     assert 0.02 < umaze.rewards.mean() < 0.4  # seven cells, visited alike
 
 
+def test_the_recipe_declares_that_episodes_go_on_and_is_not_warned_of_it(umaze) -> None:
+    assert "next_episode" not in doctor(umaze).codes + doctor(umaze.top(0.5)).codes
+    undeclared = dataclasses.replace(umaze, provenance={})
+    assert "next_episode" in doctor(undeclared).codes
+    assert "next_episode" in doctor(umaze.concat(undeclared)).codes, "declared of a part is not declared of all"
+
+
 def test_recording_is_reproducible(umaze) -> None:
     short = collect_maze("umaze", 300, seed=1)
     assert short.fingerprint == collect_maze("umaze", 310, seed=1).fingerprint
@@ -140,6 +148,7 @@ def test_collect_writes_what_it_is(tmp_path: Path) -> None:
     data = collect("pointmaze/medium", tmp_path / "set.npz", steps=1300, keep=600, seed=3)
     again = load_dataset(f"npz:{tmp_path / 'set.npz'}")
     assert again.fingerprint == data.fingerprint and len(again) == 600
+    assert "next_episode" not in doctor(again).codes
     assert (again.env_id, again.task) == (maze_id("medium"), "pointmaze-medium")
     manifest = json.loads((tmp_path / "set.json").read_text())
     assert manifest["source"] == again.provenance["source"]

@@ -71,6 +71,12 @@ def test_another_run_s_folder_is_left_as_it_is(tmp_path, missing, begun):
             _ = agent.run
 
 
+def test_the_result_names_its_data_as_the_settings_do(tmp_path):
+    at(12, tmp_path)
+    result, config = (json.loads((tmp_path / name).read_text()) for name in ("result.json", CONFIG))
+    assert result["data"] == config["data"] and result["data"]["fingerprint"] == data().fingerprint
+
+
 @pytest.mark.parametrize(("own", "kept"), [(4, 10), (10, 4), (6, 6), (0, 6), (12, 4)])
 def test_of_one_run_the_further_goes_on(tmp_path, own, kept):
     at(kept, tmp_path)

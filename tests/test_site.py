@@ -58,7 +58,9 @@ def content(page: Path) -> Content:
 
 
 def pages() -> list[Path]:
-    return sorted(SITE.rglob("*.html"))
+    found = sorted(SITE.rglob("*.html"))
+    assert len(found) > 30
+    return found
 
 
 def test_every_page_of_the_repository_is_in_the_navigation():

@@ -13,19 +13,16 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
-from traitlets.config import Config
 
 TIMEOUT = 300
 """Seconds that one cell may take."""
-SOCKETS = Config({"KernelManager": {"transport": "ipc"}})
-"""Talk to the notebook's process through files, not through ports of the network."""
 
 
 def run(notebook: nbformat.NotebookNode) -> None:
     """Run every cell in a folder that is then removed; an error of a cell ends the build."""
     with TemporaryDirectory() as folder:
         place = {"metadata": {"path": folder}}
-        NotebookClient(notebook, timeout=TIMEOUT, resources=place, config=SOCKETS).execute()
+        NotebookClient(notebook, timeout=TIMEOUT, resources=place).execute()
 
 
 @event_priority(90)

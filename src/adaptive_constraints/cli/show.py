@@ -19,6 +19,7 @@ from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.part import Part
 from adaptive_constraints.data import Dataset
+from adaptive_constraints.data.checks.provenance import columns_text
 from adaptive_constraints.data.references import SUCCESS
 from adaptive_constraints.evaluation import Evaluation
 from adaptive_constraints.runs.file import read_run
@@ -30,6 +31,8 @@ from adaptive_constraints.runs.identity import Identity
 def announce(stack: Stack, data: Dataset, wanted: Identity, out: Path) -> None:
     """Say what is going to be trained, and whether it was begun before."""
     print(f"{stack.name} on {data!r}")
+    if columns := columns_text(data):
+        print(columns)
     print(f"seeds {', '.join(map(str, wanted.seeds))}; {wanted.steps} steps; run folder {out}")
     if (out / CHECKPOINT).is_file():
         saved = read_run(out / CHECKPOINT, torch.device("cpu"))
