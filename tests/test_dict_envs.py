@@ -14,7 +14,7 @@ from adaptive_constraints.data import Dataset
 from adaptive_constraints.errors import EvaluationError
 
 pytest.importorskip("gymnasium")
-from gymnasium import Env
+import gymnasium
 from gymnasium.spaces import Box, Dict
 
 from adaptive_constraints.environments.flat_observations import FlattenKeys
@@ -93,7 +93,7 @@ def test_fit_evaluates_in_a_named_environment(reach):
 
 
 def test_a_dictionary_with_other_parts_is_refused(agent):
-    class Other(Env):
+    class Other(gymnasium.Env):
         observation_space, action_space = Dict({"state": Box(-1, 1, (2,))}), Box(-1, 1, (2,))
 
     with pytest.raises(EvaluationError, match="are not those of the data: observations have no part 'goal'"):
