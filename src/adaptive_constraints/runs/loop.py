@@ -141,9 +141,7 @@ class Loop:
         """Take the run on; the loop leaves it saved."""
         engine, settings, history = self._run.engine, self._settings, self._run.history
         self._make_up()
-        if (
-            engine.step < self._last and not self._stopping() and self._run.online is None
-        ):  # online there are no rows yet
+        if engine.step < self._last and not self._stopping() and self._run.online is None:  # online no rows are there
             engine.record_ahead()  # whose time is none of the steps'
         while engine.step < self._last and not self._stopping():
             before, started = engine.step, time.perf_counter()
