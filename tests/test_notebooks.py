@@ -7,8 +7,7 @@ import re
 
 import pytest
 
-from .test_docs import ROOT
-from .test_examples import load
+from .test_examples import ROOT, load
 
 NOTEBOOKS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("docs/notebooks/*.ipynb")}
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from .test_docs import ROOT
+from .test_examples import ROOT
 
 pytestmark = pytest.mark.skipif("SITE" not in os.environ, reason="`make docs` names its site here")
 SITE = Path(os.environ.get("SITE", ".")).resolve()

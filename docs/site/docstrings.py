@@ -75,7 +75,7 @@ def rewritten(one: griffe.Object, text: str, targets: dict[str, griffe.Object | 
         else:
             for name, words in listed.items():
                 member = one.members[name]
-                if not member.docstring:
+                if isinstance(member, griffe.Object) and not member.docstring:
                     member.docstring = griffe.Docstring(re.sub(r"\n +", "\n", words), parent=member)
     return "\n\n".join(paragraphs)
 
