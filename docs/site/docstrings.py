@@ -75,8 +75,8 @@ def rewritten(one: griffe.Object, text: str, targets: dict[str, griffe.Object | 
         else:
             for name, words in listed.items():
                 member = one.members[name]
-                if not member.docstring:
-                    member.docstring = griffe.Docstring(re.sub(r"\n +", "\n", words), parent=member)  # type: ignore[arg-type]
+                if isinstance(member, griffe.Object) and not member.docstring:
+                    member.docstring = griffe.Docstring(re.sub(r"\n +", "\n", words), parent=member)
     return "\n\n".join(paragraphs)
 
 

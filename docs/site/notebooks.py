@@ -30,10 +30,10 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add a page and its pictures for each notebook; the notebook itself stays beside them, to be fetched."""
     for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
         assert file.abs_src_path is not None
-        notebook = nbformat.read(file.abs_src_path, as_version=4)  # type: ignore[no-untyped-call]
+        notebook = nbformat.read(file.abs_src_path, as_version=4)
         if config.extra["run_notebooks"]:
             run(notebook)
-        text, resources = MarkdownExporter().from_notebook_node(notebook)  # type: ignore[no-untyped-call]
+        text, resources = MarkdownExporter().from_notebook_node(notebook)
         stem = Path(file.src_uri).stem
         for name, content in resources["outputs"].items():
             text = text.replace(f"({name})", f"({stem}-{name})")
