@@ -6,11 +6,12 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from adaptive_constraints import ASPC, SSAR, FixedTradeoff, wrap
+from adaptive_constraints import ASPC, SSAR, Dataset, FixedTradeoff, wrap
 from adaptive_constraints.adapters.ssar_presets import ON_CQL, ON_TD3BC
 from adaptive_constraints.baselines import CQL, TD3BC
 from adaptive_constraints.composition.stack import Stack
@@ -72,6 +73,29 @@ def test_frozen_is_the_learner_bit_for_bit(learner, settings, dtype):
     )
     plain, beside = learned(bare), learned(frozen)
     assert not different(plain, {name: beside[name] for name in plain})
+
+
+def grouped(groups: int) -> Dataset:
+    """Twelve episodes whose returns are one group or two, a quarter of them good."""
+    made = made_data(rows=240)
+    good = np.repeat(np.arange(12) % 4 == 0, 20)
+    rewards = 0.1 * made.rewards + (10.0 * good if groups == 2 else 0.0)
+    names = ("observations", "actions", "next_observations", "terminals", "timeouts")
+    return Dataset.from_arrays(rewards=rewards, **{name: getattr(made, name) for name in names})
+
+
+@pytest.mark.parametrize("learner", [TD3BC(hidden=8, batch_size=16, critic="layernorm"), CQL(hidden=8, batch_size=16)])
+def test_where_episodes_are_one_group_the_default_is_the_learner_bit_for_bit(learner):
+    options: dict[str, Any] = {"seeds": (0, 1), "steps": 6}
+    fast = SSAR(hidden=8, rate=1e-2)
+    for groups, same in ((1, True), (2, False)):
+        bare, wrapped = (trained(learner, *with_, data=grouped(groups), **options) for with_ in ((), (fast,)))
+        plain, beside = learned(bare), learned(wrapped)
+        assert bool(different(plain, {name: beside[name] for name in plain})) != same, groups
+    frozen = trained(learner, SSAR(hidden=8, frozen=False, rate=1e-2), data=grouped(1), **options)
+    assert different(
+        plain := learned(trained(learner, data=grouped(1), **options)), {n: learned(frozen)[n] for n in plain}
+    )
 
 
 def test_frozen_is_still_selective():

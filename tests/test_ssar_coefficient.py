@@ -123,7 +123,7 @@ def test_without_trusted_rows_nothing_is_learned_or_constrained(learner):
 
 def test_the_loss_divides_by_all_rows():
     """Not by the trusted ones, and w carries no gradient."""
-    engine = build(LEARNERS["TD3BC"], SSAR(hidden=8), dtype=torch.float64)
+    engine = build(LEARNERS["TD3BC"], SSAR(select="return", hidden=8), dtype=torch.float64)
     engine.run(1)
 
     def look(v) -> dict[str, Tensor]:

@@ -113,8 +113,10 @@ class SSAR(Adapter):
     """The largest coefficient, over the initial one."""
     hidden: Annotated[int, AtLeast(1)] = 512
     """Width of each of the three hidden layers of beta."""
-    frozen: bool = False
-    """Beta is exactly beta_0 at every state and stays so: selection alone, or with select="all" the bare learner."""
+    frozen: bool | None = None
+    """Beta is exactly beta_0 at every state and stays so: selection alone, or with select="all" the bare learner. None:
+    beta is learned, but where "auto" finds one group of episodes it is not heard, which leaves the bare learner there:
+    on eight kinds of small data (docs/results.md) a learned coefficient gained nothing, and cost up to a point."""
 
     annealing: Literal["linear", "cosine", "none"] = "linear"
     """Annealing of the constraint online, down to 0. linear: the paper. cosine: a quarter wave, its code on CQL."""
@@ -192,9 +194,10 @@ class SSAR(Adapter):
         trusted = self._select(preparation)
         share = trusted.float().mean(-1).expand(len(preparation.seeds)).clone()
         self._check_share(float(share.min()), preparation)
+        heard = torch.full_like(share, 0.0 if self.frozen is None and self._by_groups and trusted.all() else 1.0)
         per_seed = {"trusted": trusted.float()} if trusted.dim() == 2 else {}
         shared = {"trusted": trusted.float()} if trusted.dim() == 1 else {}
-        return Prepared(shared, per_seed, models={"trusted_share": share}, online={"trusted": 1.0})
+        return Prepared(shared, per_seed, models={"trusted_share": share, "heard": heard}, online={"trusted": 1.0})
 
     def _select(self, preparation: Preparation) -> Tensor:
         """[N], or [S, N] where it differs between seeds; bool."""
@@ -207,9 +210,12 @@ class SSAR(Adapter):
             return rule.select(preparation, f"{self.name}.advantage")
         if self.return_threshold is not None:
             return by_return(data, self.return_threshold)
-        if self.select == "auto" and self.trusted_fraction is None:
-            return by_separation(data)
-        return by_rank(data, self._fraction)
+        return by_separation(data) if self._by_groups else by_rank(data, self._fraction)
+
+    @property
+    def _by_groups(self) -> bool:
+        """Nothing is said of which episodes are good: groups of returns decide."""
+        return self.select == "auto" and self.return_threshold is None and self.trusted_fraction is None
 
     @property
     def _fraction(self) -> float:
@@ -253,6 +259,13 @@ class SSAR(Adapter):
             beta["weight3"].zero_()
         return {"beta": beta}
 
+    def heard_weight(self, v: View) -> Tensor:
+        """beta(s) / beta_0 [B] on the minibatch, or 1 where nothing is heard of beta on this data."""
+        weight = self.weight(v.p[self.group("beta")], v.s)
+        if self.select == "all":
+            return weight
+        return torch.where(v.frozen[self.name]["heard"] > 0, weight, torch.ones_like(weight))
+
     def weight(self, p: Params, observation: Tensor) -> Tensor:
         """beta(s) / beta_0 = cap * sigmoid(x - log(cap - 1)), x the network's output; [N] in (0, cap).
 
@@ -267,7 +280,7 @@ class SSAR(Adapter):
         return facts.tradeoff if facts.scales == "constraint" else 1 / facts.tradeoff
 
     def constraint_weight(self, v: View) -> Tensor:
-        weight = self.weight(v.p[self.group("beta")], v.s)
+        weight = self.heard_weight(v)
         loosened = self._loosens(v.services.facts) and not self._drops_rows(v.services.facts)
         return self.trusted(v) * weight if loosened else weight
 
@@ -345,7 +358,7 @@ class SSAR(Adapter):
         return (trusted * self.margin(v)).sum() / trusted.sum().clamp(min=1)
 
     def diagnostics(self, v: View) -> Mapping[str, Tensor]:
-        weight = self.weight(v.p[self.group("beta")], v.s)
+        weight = self.heard_weight(v)
         ordered, last = weight.sort().values, len(weight) - 1
         quantities = {
             "n": v.buffers[self.name]["n"],
