@@ -72,7 +72,8 @@ def test_the_demo_compares_and_says_what_became_of_its_claims(tmp_path, monkeypa
     few = ["--steps", "20", "--seeds", "2", "--workers", "2"]
     assert main(["bench", "demo", *few]) == main(["report", "runs/bench/demo"]) == 0
     shown = capsys.readouterr().out
-    assert len(re.findall(r"^scripted:pendulum/(?:mixed|weak) .*", shown, re.MULTILINE)) >= 2
+    rows = re.findall(r"^TD3BC\(preset=pendulum\)(?: \+ \w+\([\w=.]+\))?  .*\d \+- .*\d \+- ", shown, re.MULTILINE)
+    assert len(rows) == 3, "a score on each of two data sets"
     assert len(re.findall(r"^  (?:Holds|Refuted|Undecided)[.:]", shown, re.MULTILINE)) == 3
     assert (tmp_path / "runs/bench/demo/report/report.html").is_file()
     (cell,) = (tmp_path / "runs/bench/demo/cells").glob("*noisetradeoff*weak*")
