@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from adaptive_constraints.cli import main
@@ -47,7 +49,7 @@ def test_the_parser_speaks_like_everything_else(words, capsys):
 
 @pytest.mark.parametrize(("word", "number"), [("1e3", 1000), ("2_000", 2000), ("-7", -7), ("1.5E2", 150), ("3.0", 3)])
 def test_whole_numbers_in_other_forms(word, number):
-    command = parse(["train", "--data", "x", "--learner", "TD3BC", "--steps", word, "--eval-max-steps", word])
+    command: Any = parse(["train", "--data", "x", "--learner", "TD3BC", "--steps", word, "--eval-max-steps", word])
     assert (command.steps, command.running.eval_max_steps) == (number, number)
 
 

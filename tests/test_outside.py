@@ -65,7 +65,7 @@ def test_environments():
     gymnasium = pytest.importorskip("gymnasium")
     spaces = gymnasium.spaces
 
-    class Env(gymnasium.Env):
+    class Env(gymnasium.Env):  # type: ignore[name-defined]
         def __init__(self, observation, action):
             self.observation_space, self.action_space = observation, action
 

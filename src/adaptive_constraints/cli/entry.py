@@ -175,7 +175,8 @@ def _refuse_missing(words: Sequence[str]) -> None:
     name = next((word for word in words if not word.startswith("-")), None)
     if name is None or {"-h", "--help"} & {*words}:
         return
-    if (kind := COMMANDS.get(name)) is None:
+    kind: Any = COMMANDS.get(name)
+    if kind is None:
         return
     required = [entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING]
     given = {word.partition("=")[0].replace("_", "-") for word in words}

@@ -10,6 +10,8 @@ from adaptive_constraints.cli.command import Command, Common
 from adaptive_constraints.cli.show import show_parts, show_preset, show_settings
 from adaptive_constraints.cli.stacks import stack_of
 from adaptive_constraints.composition import registry
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.types import Phase
 from adaptive_constraints.data import list_datasets
 from adaptive_constraints.errors import StackError
@@ -50,7 +52,7 @@ class List(Command):
     def run(self) -> int:
         """List."""
         for name in self.name:
-            known = {**registry.learners(), **registry.adapters()}
+            known: dict[str, type[Learner] | type[Adapter]] = {**registry.learners(), **registry.adapters()}
             having = {part: cls for part, cls in known.items() if name.lower() in map(str.lower, cls.presets)}
             if having and name not in known:
                 show_preset(name, having)

@@ -58,7 +58,9 @@ def load_table(reference: str, ignore: Sequence[str] = ()) -> Dataset:
         arrays: dict[str, Any] = {
             ROLES[role]: columns.read(role, names) for role, names in roles.items() if role in ROLES
         }
-        bounds = {name: _bounds(name, text) for name, text in given.options.items() if name.startswith("action_")}
+        bounds: dict[str, Any] = {
+            name: _bounds(name, text) for name, text in given.options.items() if name.startswith("action_")
+        }
         _complete(
             arrays, table.num_rows, {ROLES[role]: "+".join(names) for role, names in roles.items() if role in ROLES}
         )
