@@ -139,6 +139,7 @@ def _whole_numbers() -> Any:
 def whole_number(word: str) -> int:
     """A whole number, also as 1e3 or 2_000; raises `ValueError` for any other word.
 
+    >>> from adaptive_constraints.cli.entry import whole_number
     >>> whole_number("1e3"), whole_number("-7")
     (1000, -7)
     """
