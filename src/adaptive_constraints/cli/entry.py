@@ -147,6 +147,7 @@ def _whole_numbers() -> Any:
 def whole_number(word: str) -> int:
     """A whole number, also as 1e3 or 2_000; raises `ValueError` for any other word.
 
+    >>> from adaptive_constraints.cli.entry import whole_number
     >>> whole_number("1e3"), whole_number("-7")
     (1000, -7)
     """
@@ -183,7 +184,8 @@ def _refuse_missing(words: Sequence[str]) -> None:
     name = next((word for word in words if not word.startswith("-")), None)
     if name is None or {"-h", "--help"} & {*words}:
         return
-    if (kind := COMMANDS.get(name)) is None:
+    kind: Any = COMMANDS.get(name)
+    if kind is None:
         return
     named: Any = kind  # every command is a dataclass
     required = [entry.name for entry in fields(named) if entry.default is MISSING and entry.default_factory is MISSING]

@@ -29,6 +29,7 @@ _REASONS = {
 def why_outside(name: str) -> str:
     """The reason why a method of this name is not here; "" for one that the guide to design does not rule out.
 
+    >>> from adaptive_constraints.support.outside import why_outside
     >>> why_outside("DecisionTransformer").partition(",")[0]
     'sequence models have no Bellman update that adapters could wrap'
     >>> why_outside("TD3")
