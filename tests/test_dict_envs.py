@@ -93,7 +93,7 @@ def test_fit_evaluates_in_a_named_environment(reach):
 
 
 def test_a_dictionary_with_other_parts_is_refused(agent):
-    class Other(gymnasium.Env):  # type: ignore[name-defined]
+    class Other(gymnasium.Env):
         observation_space, action_space = Dict({"state": Box(-1, 1, (2,))}), Box(-1, 1, (2,))
 
     with pytest.raises(EvaluationError, match="are not those of the data: observations have no part 'goal'"):

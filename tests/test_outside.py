@@ -66,7 +66,7 @@ def test_environments():
     import gymnasium
     from gymnasium import spaces
 
-    class Env(gymnasium.Env):  # type: ignore[name-defined]
+    class Env(gymnasium.Env):
         def __init__(self, observation, action):
             self.observation_space, self.action_space = observation, action
 
