@@ -19,7 +19,7 @@ SMALL = {"hidden": 8, "batch_size": 16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mistaken(TD3BC):
+class Misshapen(TD3BC):
     """TD3+BC with one mistake."""
 
     mistake: str = ""
@@ -67,27 +67,27 @@ class Mistaken(TD3BC):
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
-        ("q", r"Mistaken: its answer to 'q' has the shape \[2, 16, 1\], where \[K, 16\] is asked: squeeze"),
-        ("bootstrap", r"Mistaken: its answer to 'bootstrap' has the shape \[16, 1\], where \[16\] is asked: squeeze"),
-        ("td_error", r"Mistaken: its answer to 'td_error' has the shape \[\], where \[16\] is asked"),
+        ("q", r"Misshapen: its answer to 'q' has the shape \[2, 16, 1\], where \[K, 16\] is asked: squeeze"),
+        ("bootstrap", r"Misshapen: its answer to 'bootstrap' has the shape \[16, 1\], where \[16\] is asked: squeeze"),
+        ("td_error", r"Misshapen: its answer to 'td_error' has the shape \[\], where \[16\] is asked"),
         ("value", r"comes with value of the shape \[16, 1\], where one number per row, \[16\]"),
-        ("improvement", r"Mistaken.constrained_loss, .*'actor', comes with improvement of the shape \[\]"),
+        ("improvement", r"Misshapen.constrained_loss, .*'actor', comes with improvement of the shape \[\]"),
         ("constraint", r"constraint of the shape \[2, 16\]"),
-        ("loss", r"Mistaken.regression, the loss of the group 'critic', has the shape \[3\], .*: take its mean"),
-        ("detached", r"Mistaken.regression, the loss of the group 'critic', has no gradient by them, .* detach\(\)"),
+        ("loss", r"Misshapen.regression, the loss of the group 'critic', has the shape \[3\], .*: take its mean"),
+        ("detached", r"Misshapen.regression, the loss of the group 'critic', has no gradient by them, .* detach\(\)"),
         ("other parameters", r"has no gradient by them, .*not from v\.p\['critic'\]"),
         ("no grad", r"has no gradient by them, .*no_grad\(\)"),
     ],
 )
 def test_a_wrong_answer_is_refused_in_the_first_step(mistake, said, seeds):
-    agent = wrap(Mistaken(mistake=mistake, **SMALL))
+    agent = wrap(Misshapen(mistake=mistake, **SMALL))
     with pytest.raises(StackError, match=said):
         agent.fit(made_data(), steps=2, seeds=seeds, device="cpu", progress=False)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_an_action_that_would_broadcast_is_refused(seeds):
-    agent = wrap(Mistaken(mistake="act", **SMALL))
+    agent = wrap(Misshapen(mistake="act", **SMALL))
     agent.fit(made_data(action_dim=3), steps=1, seeds=seeds, device="cpu", progress=False)
     with pytest.raises(StackError, match=r"act\(\) gives actions of the shape \[1, 1\], not \[1, 3\]"):
         agent.act(made_data(action_dim=3).observations[0])
@@ -106,7 +106,7 @@ class Summing(AWAC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wide(TD3BC):
+class Narrow(TD3BC):
     """A point of one dimension for actions of two."""
 
     def distribution(self, v, p, observation):
@@ -126,7 +126,7 @@ class Other(TD3BC):
     ("learner", "said"),
     [
         (Summing(**SMALL), r"Summing: its answer to 'distribution, log_density' has the shape \[16\], where \[16, 2\]"),
-        (Wide(**SMALL), r"Wide: its answer to 'distribution, action' has the shape \[16, 1\], where \[16, 2\]"),
+        (Narrow(**SMALL), r"Narrow: its answer to 'distribution, action' has the shape \[16, 1\], where \[16, 2\]"),
         (Other(**SMALL), r"Other: its facts say distribution='point', .* a Point, not a Gaussian: correct one"),
     ],
     ids=["summed", "narrow", "other"],

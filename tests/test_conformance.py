@@ -134,10 +134,10 @@ class Homeless(TD3BC):
         (Moody, "init draws from elsewhere"),
         (Wild, "act leaves the action bounds"),
         (Loose, "act far off the data leaves the action bounds"),
-        (Mistaken, "its facts say 'gaussian', but"),
+        (Mistaken, "its facts say distribution='gaussian', so distribution\\(\\) must give a Gaussian"),
         (Homebound, "its online stages do not step its constrained group"),
         (Reversed, "the trade-off multiplies the constraint, but doubling it adds"),
-        (Wide, "terms.constraint gives"),
+        (Wide, "its answer to 'terms, constraint' has the shape"),
         (Homeless, "no group 'student'"),
         (Branching, "branches on a tensor's value"),
         (Noisy, "draws noise elsewhere|changes"),
@@ -234,7 +234,7 @@ class Idle(Adapter):
         (Vague, r"'vague/rewards' must be one number, not of the shape \[16\]"),
         (Exploding, "critic/loss|actor/loss"),
         (Unprepared, "online, .*actor/loss"),
-        (Idle, r"\['idle.w'\] never moved"),
+        (Idle, "the loss of the group 'idle.w', has no gradient"),
     ],
 )
 def test_an_adapter_that_breaks_a_law_is_told_so(adapter, words):

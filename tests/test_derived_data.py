@@ -341,7 +341,8 @@ def test_commands_take_what_python_takes(file, tmp_path, capsys):
     assert main(["train", "--data", reference, *SHORT, "--out", str(out)]) == 0
     capsys.readouterr()
     kept = json.loads((out / "config.json").read_text())["data"]
-    assert kept == {"name": data.name, "fingerprint": data.fingerprint, "rows": len(data), "episodes": data.episodes}
+    known = {"name": data.name, "fingerprint": data.fingerprint, "rows": len(data), "episodes": data.episodes}
+    assert kept == known | {"mean_return": data.mean_return}
     assert load_agent(out).data_name == data.name, "so that fine-tuning finds it again"
     lines = (out / "metrics.jsonl").read_bytes()
     assert main(["train", "--data", data.name, *SHORT, "--out", str(out)]) == 0, "however spaced, it is the same run"

@@ -313,7 +313,7 @@ def test_extras_carry_what_is_optional() -> None:
     assert always == {"torch", "numpy"}
     assert set(extras) == {
         *("mujoco", "d4rl", "minari", "table", "robotics", "ogbench", "collect", "oracles", "cli", "logging", "plots"),
-        *("ray", "export", "report", "wandb", "trackio", "video", "speed", "sweep", "demo", "dev"),
+        *("ray", "docs", "export", "report", "wandb", "trackio", "video", "speed", "sweep", "demo", "dev"),
     }
     for path in [*SOURCE.rglob("*.py"), *(ROOT / "baselines").glob("*.py"), *(ROOT / "docs").glob("*.md")]:
         text = path.read_text(encoding="utf-8")

@@ -35,7 +35,7 @@ def test_commands_have_the_same_defaults():
     defaults = {entry.name: entry.default for entry in fields(RunOptions) if entry.name in DEFAULTS}
     assert defaults.pop("eval_env") == "auto"
     assert defaults == {name: DEFAULTS[name] for name in defaults}
-    assert set(DEFAULTS) - set(defaults) == {"eval_env", "eval_seed", "out", "progress"}
+    assert set(DEFAULTS) - set(defaults) == {"eval_env", "eval_seed", "loggers", "out", "progress"}
 
 
 def test_settings_are_taken_by_name(tmp_path):
