@@ -76,5 +76,5 @@ def test_the_demo_compares_and_says_what_became_of_its_claims(tmp_path, monkeypa
     assert len(rows) == 3, "a score on each of two data sets"
     assert len(re.findall(r"^  (?:Holds|Refuted|Undecided)[.:]", shown, re.MULTILINE)) == 3
     assert (tmp_path / "runs/bench/demo/report/report.html").is_file()
-    (cell,) = (tmp_path / "runs/bench/demo/cells").glob("*noisetradeoff*weak*")
+    (cell,) = (tmp_path / "runs/bench/demo/cells").glob("*weak*NoiseTradeoff*")
     assert load_agent(cell).act([1.0, 0.0, 0.0]).shape == (1,)

@@ -13,6 +13,10 @@ class StackError(AdaptiveConstraintsError):
     """A learner and its adapters do not fit together, or one of them is misconfigured."""
 
 
+class AnswerError(StackError):
+    """A learner or an adapter answers other than is asked: in shape, in kind, or without a gradient."""
+
+
 class CheckpointError(AdaptiveConstraintsError):
     """A saved agent or checkpoint is damaged, unreadable, or belongs to another stack."""
 

@@ -13,7 +13,7 @@ from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.types import SEAMS, ExtraRows, Gaussian, Params, Point, Spec, Terms
 from adaptive_constraints.core.view import DrawNoise, Inputs, Services, View
-from adaptive_constraints.errors import StackError
+from adaptive_constraints.errors import AnswerError, StackError
 
 
 class BoundServices(Services):
@@ -210,11 +210,11 @@ KINDS: dict[str, type[Gaussian] | type[Point] | None] = {
 
 
 def check_policy(learner: Learner, policy: Gaussian | Point | None, said: str) -> None:
-    """Refuse a policy of another kind than the learner's facts say; raises `StackError`."""
+    """Refuse a policy of another kind than the learner's facts say; raises `AnswerError`."""
     wanted, given = KINDS[said], None if policy is None else type(policy)
     if policy is not None and given is not wanted:
         kind = "None" if wanted is None else f"a {wanted.__name__}"
-        raise StackError(
+        raise AnswerError(
             f"{learner.title}: its facts say distribution={said!r}, so distribution() must give {kind}, not a "
             f"{type(policy).__name__}: correct one of them"
         )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, get_type_hints
 
 from torch import Tensor
 
-from adaptive_constraints.errors import StackError
+from adaptive_constraints.errors import AnswerError, StackError
 from adaptive_constraints.support.arguments import checked, fits, words
 
 
@@ -50,14 +50,14 @@ class Part:
         answer: what it gave: a weight [B, 1], say, would make a mean over [B, B] without a word.
         shape: what is asked; its own dimensions alone, where -1 stands for any size.
 
-        Raises `StackError` where the shapes differ, naming both.
+        Raises `AnswerError` where the shapes differ, naming both.
         """
         there = answer.shape
         if len(there) != len(shape) or any(size not in (-1, own) for size, own in zip(shape, there, strict=True)):
             wanted = ", ".join("K" if size == -1 else str(size) for size in shape)
             last_too_many = len(there) == len(shape) + 1 and there[-1] == 1
             remedy = ": squeeze(-1) takes the last dimension off" if last_too_many else ""
-            raise StackError(
+            raise AnswerError(
                 f"{self.title}: its answer to {what!r} has the shape {list(there)}, where [{wanted}] is asked{remedy}"
             )
         return answer

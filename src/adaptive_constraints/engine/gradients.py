@@ -20,7 +20,7 @@ from adaptive_constraints.core.types import Draw, Params, Stage, Terms, Update
 from adaptive_constraints.core.view import Inputs, StateView
 from adaptive_constraints.engine import over_seeds
 from adaptive_constraints.engine.functions import MissingDraw
-from adaptive_constraints.errors import StackError
+from adaptive_constraints.errors import AnswerError, StackError
 
 Scalars = dict[str, Tensor]
 
@@ -90,7 +90,7 @@ class Losses:
             view = self.view(x)
             actions, shape = choose(view, observation), (*observation.shape[:-1], view.spec.action_dim)
             if actions.shape != shape:
-                raise StackError(f"{way}() gives actions of the shape {list(actions.shape)}, not {list(shape)}")
+                raise AnswerError(f"{way}() gives actions of the shape {list(actions.shape)}, not {list(shape)}")
             return actions
 
         return self.map(act, inputs, observations)
@@ -118,7 +118,7 @@ class Losses:
             try:
                 result.by_group[update.group] = over_seeds.gradient(loss, leaves, reached=True)
             except over_seeds.Unreached:
-                raise StackError(
+                raise AnswerError(
                     f"{_said(update)} has no gradient by them, so that they would never change: compute it from p, "
                     f"which the loss is given (not from v.p[{update.group!r}]), without detach() or no_grad()"
                 ) from None
@@ -150,7 +150,7 @@ class Losses:
             value, terms = update.loss(p, v, k)
             for name, term in zip(Terms._fields, terms, strict=True):
                 if term.shape != v.r.shape:
-                    raise StackError(
+                    raise AnswerError(
                         f"{_said(update)} comes with {name} of the shape {list(term.shape)}, where one number per row, "
                         f"{list(v.r.shape)}, is asked: terms() must not sum or average over rows"
                     )
@@ -202,5 +202,5 @@ def _said(update: Update) -> str:
 
 def _one_number(update: Update, loss: Tensor) -> Tensor:
     if loss.dim():
-        raise StackError(f"{_said(update)} has the shape {list(loss.shape)}, where one number is asked: take its mean")
+        raise AnswerError(f"{_said(update)} has the shape {list(loss.shape)}, where one number is asked: take its mean")
     return loss

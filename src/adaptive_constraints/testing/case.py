@@ -21,7 +21,7 @@ from adaptive_constraints.data import Dataset, Preprocessor
 from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.refusals import NotPureError
 from adaptive_constraints.engine.state import initial_state
-from adaptive_constraints.errors import AdaptiveConstraintsError
+from adaptive_constraints.errors import AdaptiveConstraintsError, AnswerError
 from adaptive_constraints.pretraining.preparation import prepare
 
 State = dict[str, Tensor]
@@ -121,7 +121,7 @@ def said_plainly(case: Case) -> Iterator[None]:
     """Put what torch says of a broken law into the words of the law."""
     try:
         yield
-    except NotPureError as error:
+    except (NotPureError, AnswerError) as error:
         raise AssertionError(f"{case.name}: {error}") from error
     except (AssertionError, AdaptiveConstraintsError):
         raise
