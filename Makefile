@@ -11,16 +11,19 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format smoke docs speed clean
+.PHONY: help demo test test-all lint format smoke docs speed clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.ready-demo  ## show on two small data sets where fixed trade-offs fail and an adapter does not
 	$(RUN) -m adaptive_constraints bench demo --workers $(WORKERS)
 	$(RUN) -m adaptive_constraints report runs/bench/demo
 
-test: $(VENV)/.ready-dev  ## run every test
+test: $(VENV)/.ready-dev  ## run the tests, but for the slowest
+	$(TEST_ENV) $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
+test-all: $(VENV)/.ready-dev  ## run every test
 	$(TEST_ENV) $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.ready-dev  ## check style, format, types and who imports whom

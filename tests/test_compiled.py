@@ -77,6 +77,7 @@ STACKS: dict[str, tuple[Learner, *tuple[Adapter, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack", STACKS)
 def test_what_is_compiled_is_the_step(stack):
     """Adam and some activations are written otherwise there; all else is the same operations in the same order."""
@@ -174,6 +175,7 @@ def tiny(**options: Any) -> Any:
     return build(TinyIQL(), seeds=(0, 1), dtype=torch.float64, traced=True, compiled=True, **options)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_equals_eager_with_a_meta_step(cache):
     """Two seeds, and weights kept as [outputs, inputs]: the compiler is free to lay gradients out otherwise."""
@@ -184,6 +186,7 @@ def test_compiled_equals_eager_with_a_meta_step(cache):
     assert largest_difference(learned(compiled), learned(eager)) < 1e-10, "moments near 0 amplify rounding"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_resumes_bit_for_bit_from_the_cache(cache, monkeypatch):
     whole, eager = tiny(), build(TinyIQL(), seeds=(0, 1), dtype=torch.float64)
@@ -249,6 +252,7 @@ def put(file: Path, content: bytes) -> None:
     os.replace(other, file)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_damaged_one_is_made_anew(own_copy):
     before = tiny()
@@ -268,6 +272,7 @@ print(float(sum(t.double().abs().sum() for t in engine.state().values())))
 """
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_umask_that_lets_others_write_does_not_compile_for_ever(own_copy):
     for file in [*own_copy.glob("*.so"), *own_copy.glob("*.sha256")]:
@@ -283,6 +288,7 @@ def test_a_umask_that_lets_others_write_does_not_compile_for_ever(own_copy):
         tiny().run(1)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_two_processes_compile_the_same_once(tmp_path):
     environment = os.environ | {CACHE_VARIABLE: str(tmp_path)}

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from adaptive_constraints import load_agent
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.cli import main
@@ -64,6 +66,7 @@ def test_finetune(capsys):
     assert re.fullmatch(r"buffer half  score +\S+ at the end, +\S+ on average; collecting: -?\d+", online)
 
 
+@pytest.mark.slow
 def test_the_demo_compares_and_says_what_became_of_its_claims(tmp_path, monkeypatch, capsys):
     """The two commands of ``make demo``, with steps that teach nothing."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

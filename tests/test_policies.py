@@ -207,6 +207,7 @@ def files(agents, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_files_give_the_same_actions_without_this_package(agents, files):
     given = {
         f"{name}|{kind}|{rows}|{step}": some(agent, rows)

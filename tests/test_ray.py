@@ -15,6 +15,7 @@ from adaptive_constraints.experiments.runner import bench
 from .benching import HERE, InlineWorkers, same, tiny_suite
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # ray's own
 def test_a_killed_ray_worker_changes_no_row(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
