@@ -20,6 +20,11 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(?=[)#])")
+WHOLE = re.compile(
+    r"https://(?:github\.com/adaptive-constraints/adaptive-constraints/(?:blob|tree)"
+    r"|raw\.githubusercontent\.com/adaptive-constraints/adaptive-constraints)/main/"
+)
+"""The beginning of a link into the repository as README.md has it, which is also shown elsewhere."""
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 ALWAYS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
@@ -40,9 +45,14 @@ def target_of(source: str, link: str) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
 
 
+def short(source: str, text: str) -> str:
+    """The text of a Markdown file with links into the repository as paths."""
+    return WHOLE.sub("", text) if source == "README.md" else text
+
+
 def links(source: str) -> Iterator[str]:
     """The paths in the repository that a Markdown file links to."""
-    text = (ROOT / source).read_text(encoding="utf-8")
+    text = short(source, (ROOT / source).read_text(encoding="utf-8"))
     for link in LINK.findall("".join(FENCED.split(text)[::2])):
         yield target_of(source, link)
 
@@ -128,7 +138,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
             return match[0]
         return posixpath.relpath(page_of(target), posixpath.dirname(here) or ".")
 
-    parts = FENCED.split(markdown)
+    parts = FENCED.split(short(source, markdown))
     parts[::2] = [LINK.sub(within, part) for part in parts[::2]]
     return "".join(parts)
 

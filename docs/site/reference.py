@@ -49,13 +49,15 @@ class Name(NamedTuple):
 @cache
 def package() -> griffe.Object | griffe.Alias:
     """The package, as its source says."""
-    return griffe.load(PACKAGE, search_paths=[ROOT / "src"])
+    loaded = griffe.load(PACKAGE, search_paths=[ROOT / "src"], resolve_aliases=True)  # it imports what it exports by *
+    assert not isinstance(loaded, griffe.Alias)
+    return loaded
 
 
 def exports(package: griffe.Object | griffe.Alias) -> Iterator[str]:
     """The path of every public name, from the package that a reader would import it from."""
     for room in PACKAGES:
-        module = package[room] if room else package
+        module = package[room or "_public"]
         assert isinstance(module, griffe.Module | griffe.Alias)
         yield from (".".join(filter(None, (room, str(name)))) for name in module.exports or ())
     yield from (f"errors.{name}" for name, one in package["errors"].members.items() if one.is_class)
