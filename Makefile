@@ -43,7 +43,7 @@ smoke: $(VENV)/.ready-dev  ## run the smallest suite of benchmarks, report it an
 	BENCH_RESULTS=runs/bench/smoke $(RUN) -m pytest -q tests/test_report_browser.py -k real_run
 
 docs: $(VENV)/.ready-dev  ## run the notebooks, build the documentation site into build/site and check it
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(TEST_ENV) $(RUN) -m mkdocs build --quiet --strict
 	SITE=build/site $(RUN) -m pytest -q tests/test_site.py
 
 speed: $(VENV)/.ready-speed  ## time a training step against plain loops and JAX (20 minutes)

@@ -14,7 +14,7 @@ from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 
-TIMEOUT = 300
+TIMEOUT = 1_500
 """Seconds that one cell may take."""
 
 
