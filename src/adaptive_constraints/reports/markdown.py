@@ -131,7 +131,11 @@ def _seed(row: ResultRow, findings: Findings) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [_row(heads), _row(["---"] * len(heads)), *(_row([_escaped(cell) for cell in row]) for row in rows)]
+    return [
+        _row([_escaped(head) for head in heads]),
+        _row(["---"] * len(heads)),
+        *(_row([_escaped(cell) for cell in row]) for row in rows),
+    ]
 
 
 def _row(cells: Sequence[str]) -> str:
