@@ -12,7 +12,7 @@ from adaptive_constraints import load_dataset, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import doctor, normalized_score, reference_of
 from adaptive_constraints.data.references import task_of_file
-from adaptive_constraints.environments.specs import RecordedEnv
+from adaptive_constraints.environments.making import RecordedEnv
 
 h5py = pytest.importorskip("h5py")
 gymnasium = pytest.importorskip("gymnasium")

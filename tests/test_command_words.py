@@ -24,15 +24,6 @@ MISSPELLED = {
     "--vresion": "the commands have no option --vresion: did you mean --version?",
     "--hlep": "the commands have no option --hlep: did you mean --help?",
 }
-
-
-@pytest.mark.parametrize("words", MISSPELLED)
-def test_misspelled_words_are_told_what_is_meant(words, capsys):
-    assert main(words.split()) == 2
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", f"error: {MISSPELLED[words]}\n")
-
-
 WRONG = {
     "train": "train needs --data, --learner and --steps: adaptive-constraints train --help says what they are",
     "train --data=x --steps 3": "train needs --learner: adaptive-constraints train --help says what they are",
@@ -45,11 +36,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("words", WRONG)
-def test_the_parser_speaks_like_everything_else(words, capsys):
+@pytest.mark.parametrize("words", [*MISSPELLED, *WRONG])
+def test_what_cannot_be_read_is_told_in_one_line(words, capsys):
     assert main(words.split()) == 2
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", f"error: {WRONG[words]}\n")
+    assert (captured.out, captured.err) == ("", f"error: {(MISSPELLED | WRONG)[words]}\n")
 
 
 @pytest.mark.parametrize(("word", "number"), [("1e3", 1000), ("2_000", 2000), ("-7", -7), ("1.5E2", 150), ("3.0", 3)])

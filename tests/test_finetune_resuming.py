@@ -13,7 +13,7 @@ import torch
 
 from adaptive_constraints import ASPC, load_agent, wrap
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.environments.specs import environment_text
+from adaptive_constraints.environments.naming import environment_text
 from adaptive_constraints.errors import CheckpointError
 from adaptive_constraints.runs.collector import ReplayWarning
 

@@ -19,8 +19,8 @@ from adaptive_constraints.data import doctor, list_datasets, load_dataset, refer
 from adaptive_constraints.data.collecting.collect import collect, collect_maze, collect_random, default_size
 from adaptive_constraints.data.collecting.mazes import WaypointController, next_cells
 from adaptive_constraints.environments import maze_tasks
+from adaptive_constraints.environments.making import make_environment
 from adaptive_constraints.environments.maze_tasks import MAZES, MazeTask, maze_id
-from adaptive_constraints.environments.specs import make_environment
 from adaptive_constraints.errors import DatasetError, DependencyError
 from adaptive_constraints.evaluation import Evaluator
 

@@ -13,7 +13,7 @@ from adaptive_constraints import load_agent, load_dataset, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import Dataset
 from adaptive_constraints.data.sources.loaders import check_reference
-from adaptive_constraints.environments.specs import RecordedEnv
+from adaptive_constraints.environments.making import RecordedEnv
 from adaptive_constraints.errors import DatasetError, EvaluationError
 
 from .small_data import make

@@ -13,8 +13,8 @@ from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import list_datasets
 from adaptive_constraints.data.references import reference_of, reference_score
 from adaptive_constraints.data.sources.pendulum_sets import RECIPES, pendulum_set
+from adaptive_constraints.environments.making import RecordedEnv
 from adaptive_constraints.environments.pendulum import LENGTH, Pendulums, swing_up, wrapped
-from adaptive_constraints.environments.specs import RecordedEnv
 from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.evaluation.fleet import GymnasiumFleet, TogetherFleet, fleet_of
 from adaptive_constraints.evaluation.rollout import Evaluator

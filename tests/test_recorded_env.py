@@ -20,7 +20,8 @@ from adaptive_constraints.data.collecting.collect import collect
 from adaptive_constraints.data.references import task_of_spec
 from adaptive_constraints.environments import specs as environments
 from adaptive_constraints.environments.boundary import EnvironmentWarning
-from adaptive_constraints.environments.specs import RecordedEnv, alterations, plain_env_spec
+from adaptive_constraints.environments.making import RecordedEnv
+from adaptive_constraints.environments.specs import alterations, plain_env_spec
 from adaptive_constraints.errors import CheckpointError, DatasetError, EvaluationError, SuiteError
 from adaptive_constraints.experiments.runner import bench
 from adaptive_constraints.experiments.suite import load_suite

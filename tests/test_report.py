@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -331,6 +332,16 @@ def test_markdown_shows_what_the_page_shows(report):
     assert {path.name for path in report.pictures} >= (names if charts.installed() else set())
     widths = {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("| TD3BC |")}
     assert widths == {5, 10, 4}  # scores, runs, seeds: no text of a row broke its table
+
+
+def test_bars_in_the_name_of_data_break_no_table(tmp_path):
+    derived = "npz:maze/umaze.npz|fraction(0.5)|noise(0.1)"
+    report = write_report([folder(tmp_path / "results", grid(**SMALL, data=(HOPPER, derived)))])
+    lines = report.markdown.read_text(encoding="utf-8").splitlines()
+    bars = [line.replace("\\|", "").count("|") if line.startswith("|") else 0 for line in lines]
+    assert max(bars) > 3
+    assert all(one == next_ for one, next_ in pairwise(bars) if one and next_)
+    assert sum(derived.replace("|", "\\|") in line for line in lines if line.startswith("|")) >= 2
 
 
 def test_equal_results_give_equal_files(report):

@@ -16,9 +16,8 @@ from adaptive_constraints.composition.stack import Stack
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.types import Phase
-from adaptive_constraints.data import Dataset, Finding, advise, check_trainable, load_dataset
+from adaptive_constraints.data import Dataset, check_trainable, load_dataset
 from adaptive_constraints.engine.engine import Execution
-from adaptive_constraints.environments.specs import RecordedEnv, flattened
 from adaptive_constraints.errors import CheckpointError, EvaluationError, ExportError, StackError, TrainingError
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.networks import Precision
@@ -29,9 +28,18 @@ from adaptive_constraints.runs.export import Exported, check_target, export
 from adaptive_constraints.runs.file import read_run, write_run
 from adaptive_constraints.runs.folder import CHECKPOINT, begun
 from adaptive_constraints.runs.history import History
-from adaptive_constraints.runs.identity import DataFacts, Identity
+from adaptive_constraints.runs.identity import Identity
 from adaptive_constraints.runs.loggers import Logger
 from adaptive_constraints.runs.policy import Policy
+from adaptive_constraints.runs.requests import (
+    advice_on,
+    check_stop,
+    device_of,
+    environment_of,
+    refuse_move,
+    seeds_of,
+    trained_on,
+)
 from adaptive_constraints.runs.resuming import to_resume
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.runs.settings import AUTO, Buffer, RunSettings, online_settings
@@ -65,7 +73,7 @@ def load_agent(path: str | Path, device: str | torch.device | None = None) -> Ag
     """
     path = Path(path)
     check_name(path)
-    run = read_run(path / CHECKPOINT if path.is_dir() else path, _device(device))
+    run = read_run(path / CHECKPOINT if path.is_dir() else path, device_of(device))
     agent = Agent(run.stack)
     agent._run = run
     return agent
@@ -189,12 +197,12 @@ class Agent:
         """
         data = load_dataset(dataset) if isinstance(dataset, str) else dataset
         check_trainable(data)
-        chosen, where = _seeds(seeds), _device(device)
-        _check_stop(steps, stop_after)
-        settings = RunSettings.of(locals(), eval_env=_environment(eval_env, data))
+        chosen, where = seeds_of(seeds), device_of(device)
+        check_stop(steps, stop_after)
+        settings = RunSettings.of(locals(), eval_env=environment_of(eval_env, data))
         own = self._run
         if device is not None and own is not None:
-            _refuse_move(own.device, where)
+            refuse_move(own.device, where)
         with loop.at_work(settings.folder):
             wanted = Identity(self._stack.to_spec(), steps, chosen, data.fingerprint, precision)
             kept_identity = own.identity if own is not None else settings.folder and begun(settings.folder)
@@ -219,7 +227,7 @@ class Agent:
         self, data: Dataset, wanted: Identity, device: torch.device, execution: Execution, progress: bool
     ) -> Run:
         """The wanted run at step 0, once what is doubtful about its data is said."""
-        advice = [str(finding) for finding in _advice(data, self.learner)]
+        advice = [str(finding) for finding in advice_on(data, self.learner)]
         loop.say_advice(advice, progress)
         run = fresh_run(
             self._stack,
@@ -278,7 +286,7 @@ class Agent:
         a phase that was interrupted: its unfinished episodes are played again from their start. Returns the history of
         both phases.
         """
-        run, source = self.run, _environment(env, self.run.data)
+        run, source = self.run, environment_of(env, self.run.data)
         assert source is not None
         phase = online_settings(
             source,
@@ -293,8 +301,8 @@ class Agent:
         first = phase.warm_up + 1
         if stop_after is not None and not first <= stop_after <= steps:
             raise TrainingError(f"stop_after must lie between {first} (after warm_up) and {steps}, not {stop_after}")
-        settings = RunSettings.of(locals(), eval_env=source if eval_env == AUTO else _environment(eval_env, run.data))
-        data = None if buffer == "none" else _trained_on(run, dataset)
+        settings = RunSettings.of(locals(), eval_env=source if eval_env == AUTO else environment_of(eval_env, run.data))
+        data = None if buffer == "none" else trained_on(run, dataset)
         with loop.at_work(settings.folder):
             wanted, own = replace(run.identity, online=run.online_identity(phase)), run if run.online else None
             remedy = "fine-tune a copy of the agent from before: load_agent(path)"
@@ -411,7 +419,7 @@ class Agent:
             return evaluating.record(self.run, evaluator, Path(path), self._position(policy), filmed)
 
     def _evaluator(self, env: EnvSource | None, episodes: int, seed: int, max_steps: int | None) -> Evaluator:
-        source = _environment(env or AUTO, self.run.data)
+        source = environment_of(env or AUTO, self.run.data)
         assert source is not None
         return evaluating.evaluator_of(self.run, source, episodes, seed, max_steps)
 
@@ -505,74 +513,6 @@ class Agent:
         if seed not in seeds:
             raise EvaluationError(f"no seed {seed} in this agent; it was trained with the seeds {list(seeds)}")
         return seeds.index(seed)
-
-
-def _advice(data: Dataset, learner: Learner) -> Sequence[Finding]:
-    """Find what is doubtful about data that this learner is to train on."""
-    return advise(
-        data,
-        reward_scale=learner.reward_scale,
-        reward_shift=learner.reward_shift,
-        normalize_observations=learner.normalize_observations,
-    )
-
-
-def _trained_on(run: Run, dataset: Dataset | str | None) -> Dataset:
-    """The data that a run was trained on, which must be given unless it is still at hand."""
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset or run.dataset
-    if data is None:
-        raise TrainingError(
-            f"this buffer begins with the data that the agent was trained on ({run.data.name}), which is not at "
-            "hand: pass dataset=, or use buffer='none'"
-        )
-    if data.fingerprint != run.data.fingerprint:
-        raise TrainingError(
-            f"{data.name} is not the data that the agent was trained on ({run.data.name}): its fingerprint is "
-            f"{data.fingerprint}, not {run.data.fingerprint}"
-        )
-    return data
-
-
-def _device(name: str | torch.device | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
-    return device
-
-
-def _refuse_move(there: torch.device, wanted: torch.device) -> None:
-    if (there.type, there.index or 0) != (wanted.type, wanted.index or 0):
-        raise TrainingError(f"this agent is on {there}, not on {wanted}: save it, and load_agent(path, '{wanted}')")
-
-
-def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(map(int, seeds))
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise TrainingError(f"seeds must be a count of at least 1 or a list of different numbers, not {seeds!r}")
-    return chosen
-
-
-def _check_stop(steps: int, stop_after: int | None) -> None:
-    if steps < 1:
-        raise TrainingError(f"steps must be at least 1, not {steps}")
-    if stop_after is not None and not 1 <= stop_after <= steps:
-        raise TrainingError(f"stop_after must lie between 1 and steps = {steps}, not {stop_after}")
-
-
-def _environment(source: EnvSource | None, data: Dataset | DataFacts) -> EnvSource | None:
-    """Resolve ``"auto"`` to what the data says of its environment, which imports nothing.
-
-    In any other one, dictionaries become vectors as they did in the data.
-    """
-    if source != AUTO:
-        return source and flattened(source, data.env_spec)
-    if data.env_id is None:
-        raise EvaluationError("the data does not say which environment it comes from: name one, such as 'Hopper-v5'")
-    return RecordedEnv(data.env_id, data.env_spec)
 
 
 __all__ = ["Agent", "load_agent", "wrap"]

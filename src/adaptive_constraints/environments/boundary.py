@@ -18,7 +18,7 @@ from adaptive_constraints.errors import AdaptiveConstraintsError, EvaluationErro
 from adaptive_constraints.support.outside import DISCRETE, PIXELS
 
 if TYPE_CHECKING:
-    from adaptive_constraints.environments.specs import Environment
+    from adaptive_constraints.environments.making import Environment
 
 LARGEST_SEED = 2**31 - 1
 """Many environments keep a seed as int32."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints.environments.boundary import CheckedEnv, EnvironmentWarning
-from adaptive_constraints.environments.specs import EnvSource, RecordedEnv
+from adaptive_constraints.environments.making import EnvSource, RecordedEnv
 from adaptive_constraints.errors import DependencyError, EvaluationError, FileError
 from adaptive_constraints.evaluation.fleet import open_environment
 from adaptive_constraints.support.files import check_file, replacing

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from adaptive_constraints.environments import pendulum
 from adaptive_constraints.environments.boundary import CheckedEnv
-from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, make_environment, named
+from adaptive_constraints.environments.making import EnvSource, RecordedEnv, make_environment, named
 
 
 class Described(Protocol):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints.environments.boundary import LARGEST_SEED, EnvironmentWarning
-from adaptive_constraints.environments.specs import EnvSource, RecordedEnv
+from adaptive_constraints.environments.making import EnvSource, RecordedEnv
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation.expected import LIMIT_REMEDY, LONGEST, Expected, StepLimit, step_limit
 from adaptive_constraints.evaluation.fleet import Described, Fleet, fleet_of

@@ -15,7 +15,7 @@ from adaptive_constraints.core.types import Prepared, Spec
 from adaptive_constraints.data import Dataset, Preprocessor
 from adaptive_constraints.engine.engine import Engine, Execution
 from adaptive_constraints.engine.state import InitialState, initial_state
-from adaptive_constraints.environments.specs import EnvSource
+from adaptive_constraints.environments.making import EnvSource
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.pretraining.preparation import prepare
 from adaptive_constraints.runs.collector import Collector

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adaptive_constraints.core.types import Spec
 from adaptive_constraints.environments.boundary import LARGEST_SEED, CheckedEnv
-from adaptive_constraints.environments.specs import EnvSource, make_environment, named
+from adaptive_constraints.environments.making import EnvSource, make_environment, named
 
 
 class ReplayWarning(UserWarning):

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints.data.references import SUCCESS, ReferenceScore, reference_score, task_of_env
-from adaptive_constraints.environments.specs import EnvSource, RecordedEnv, alterations, named, plain_env_spec
+from adaptive_constraints.environments.making import EnvSource, RecordedEnv, named
+from adaptive_constraints.environments.specs import alterations, plain_env_spec
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.evaluation import Evaluation, Evaluator
 from adaptive_constraints.evaluation.expected import OPTION

@@ -21,7 +21,7 @@ from adaptive_constraints.core.learner import Learner
 from adaptive_constraints.core.types import Prepared, Spec
 from adaptive_constraints.data import Dataset, Preprocessor
 from adaptive_constraints.engine.batches import Growth, Replay
-from adaptive_constraints.environments.specs import EnvSource
+from adaptive_constraints.environments.making import EnvSource
 from adaptive_constraints.errors import StackError, TrainingError
 from adaptive_constraints.evaluation import Evaluator, Expected
 from adaptive_constraints.runs.collector import Collector

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from adaptive_constraints.environments.specs import EnvSource, environment_text
+from adaptive_constraints.environments.making import EnvSource
+from adaptive_constraints.environments.naming import environment_text
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.support.files import check_folder
 

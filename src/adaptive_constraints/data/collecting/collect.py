@@ -23,8 +23,8 @@ from adaptive_constraints.data.collecting.mazes import DECLARED, record_maze
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.references import TABLE_VERSION, normalized_score, task_of_spec
 from adaptive_constraints.data.sources.npz import save_npz
+from adaptive_constraints.environments.making import make_environment
 from adaptive_constraints.environments.maze_tasks import FAMILY, MAZES, find_maze
-from adaptive_constraints.environments.specs import make_environment
 from adaptive_constraints.errors import DatasetError, DependencyError, EvaluationError
 from adaptive_constraints.support.arguments import checked
 from adaptive_constraints.support.files import replacing

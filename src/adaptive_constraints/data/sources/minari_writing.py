@@ -19,11 +19,11 @@ from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.references import reference_of
 from adaptive_constraints.data.sources.files import import_extra
 from adaptive_constraints.environments.boundary import EnvironmentWarning
-from adaptive_constraints.environments.specs import RecordedEnv
+from adaptive_constraints.environments.making import RecordedEnv
 from adaptive_constraints.errors import AdaptiveConstraintsError, DatasetError
 
 if TYPE_CHECKING:
-    from adaptive_constraints.environments.specs import Environment
+    from adaptive_constraints.environments.making import Environment
 
 Array = NDArray[Any]
 _DETAILS = ("author", "author_email", "algorithm_name", "code_permalink", "description")
