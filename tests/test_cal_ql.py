@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from adaptive_constraints import ASPC, CalQL, load_agent, wrap
-from adaptive_constraints.adapters.cal_ql import sums_to_go
 from adaptive_constraints.baselines import CQL, TD3BC
+from adaptive_constraints.data.returns import sums_to_go
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.testing import check_adapter
 

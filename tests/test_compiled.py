@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from adaptive_constraints import A2PR, ANQ, ASPC, Adapter, CalQL, Learner, load_agent, wrap
+from adaptive_constraints import A2PR, ANQ, ASPC, Adapter, CalQL, Learner, Logger, load_agent, wrap
 from adaptive_constraints.baselines import AWAC, BC, CQL, EDAC, FQL, IQL, TD3BC, DiffusionQL, ReBRAC
 from adaptive_constraints.engine import lowering, step_cache
 from adaptive_constraints.engine.compiled_step import recorded
 from adaptive_constraints.errors import DependencyError, StackError, TrainingError
-from adaptive_constraints.runs import compiling
+from adaptive_constraints.runs import compiling, loop
 from adaptive_constraints.runs.compiling import WORTH_COMPILING, decide
 from adaptive_constraints.runs.identity import Identity
 from adaptive_constraints.support.files import CACHE_VARIABLE
@@ -362,6 +362,21 @@ def test_auto_is_decided_by_length_compiler_and_what_was_begun(monkeypatch, tmp_
     monkeypatch.setattr(compiling, "check_compiler", none)
     assert not auto(identity(fingerprint="cd"), say=True)
     assert "no C++ compiler is here; with one" in capsys.readouterr().err
+
+
+def test_a_run_that_compiled_nothing_leaves_no_mark(monkeypatch):
+    """Where a logger fails at the start, the next run like it must not compile because of it."""
+
+    class Broken(Logger):
+        def on_start(self, config, history):
+            raise ValueError("no")
+
+    marks: list[Identity] = []
+    monkeypatch.setattr(loop, "remember", marks.append)
+    agent = wrap(TD3BC(**SMALL))
+    with pytest.raises(TrainingError):
+        agent.fit(made_data(), steps=12, compiled=True, loggers=[Broken()], **QUIET)
+    assert agent.step == 0 and not marks
 
 
 def test_a_run_keeps_to_its_way(monkeypatch, tmp_path):

@@ -116,6 +116,46 @@ class Growing(Seen):
         return np.zeros((32, self.grown, 3), np.uint8)
 
 
+class Again(Seen):
+    """Draws a larger picture in each environment that is made."""
+
+    made: ClassVar[int] = 0
+
+    def __init__(self):
+        super().__init__()
+        Again.made += 1
+        self.size = (32, 16 * Again.made)
+
+
+class Longer(Seen):
+    """Ends by itself, unregistered, after three times as many steps as the data's longest episode has."""
+
+    def step(self, action):
+        observation, reward, *_ = super().step(action)
+        return observation, reward, self.time == 30, False, {}
+
+
+def test_an_episode_longer_than_the_datas_is_filmed_whole(agent, tmp_path):
+    assert max(data().episode_lengths()) < 30
+    evaluation = agent.record(tmp_path / "film.mp4", Longer, episodes=1)
+    assert len(frames(tmp_path / "film.mp4")[1]) == 31
+    assert sum(Seen.states[-30:]) == pytest.approx(evaluation.returns[0, 0], rel=1e-6)
+
+
+def test_episodes_of_other_sizes_and_a_failing_ffmpeg_are_refused(agent, tmp_path, monkeypatch):
+    with pytest.raises(EvaluationError, match="changes the size of its frames"):
+        agent.record(tmp_path / "film.mp4", Again, episodes=2, filmed=2)
+
+    def broken(*_, **__):
+        yield
+        raise OSError("no encoder")
+
+    monkeypatch.setattr(imageio_ffmpeg, "write_frames", broken)
+    with pytest.raises(FileError, match=r"ffmpeg cannot make the film .*film.mp4 \(no encoder\)"):
+        agent.record(tmp_path / "film.mp4", Seen, episodes=1)
+    assert not list(tmp_path.iterdir())
+
+
 class Dark(Seen):
     """Cannot draw here."""
 
@@ -162,4 +202,6 @@ def test_the_command_line_films(agent, tmp_path, capsys):
     assert main([*words, "--video", str(tmp_path / "film.mp4"), "--filmed", "2"]) == 0
     said = capsys.readouterr().out
     assert f"2 episodes are in {tmp_path / 'film.mp4'}" in said and said.count("+-") == 2
+    assert main([*words, "--filmed", "2"]) == 2
+    assert "give --video" in capsys.readouterr().err
     assert len(frames(tmp_path / "film.mp4")[1]) == 10

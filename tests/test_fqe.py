@@ -13,10 +13,10 @@ import torch
 
 from adaptive_constraints import Dataset, load_dataset, wrap
 from adaptive_constraints.baselines import TD3BC
-from adaptive_constraints.choosing import FQE, Policies, evaluate_offline
+from adaptive_constraints.choosing import FQE, Policies, evaluate_offline, policies_of
 from adaptive_constraints.choosing.fqe import ACTION, GROUP
 from adaptive_constraints.choosing.fqe import fit as fit_critics
-from adaptive_constraints.choosing.offline import interval
+from adaptive_constraints.choosing.offline import intervals
 from adaptive_constraints.core.preparation import generator
 from adaptive_constraints.core.program import Program
 from adaptive_constraints.core.types import Spec
@@ -238,11 +238,11 @@ def test_a_fit_that_is_interrupted_goes_on_and_ends_as_if_it_had_not_been(tmp_pa
 def test_the_interval_is_that_of_the_mean_over_states_and_critics():
     draw = np.random.default_rng(0)
     states = draw.normal(size=400)
-    low, high = interval(states[None])
+    ((low, high),) = intervals(states[None, None])
     assert (high - low) / 2 == pytest.approx(1.96 / 20, rel=0.1) and low < states.mean() < high
-    apart = interval(np.stack([states, states + 10]))
+    (apart,) = intervals(np.stack([states, states + 10])[None])
     assert apart[0] < 0.5 and apart[1] > 9.5  # two critics give the range between them
-    assert np.isnan(interval(states[None, :1])).all()
+    assert np.isnan(intervals(states[None, None, :1])).all()
 
 
 # -- awkward data and policies ------------------------------------------------------------------------------------
@@ -285,6 +285,34 @@ def test_seeds_that_are_lost_have_no_value_and_others_do():
     assert "seed 1: no value, lost at step 7" in repr(estimate)
     (alone,) = evaluate_offline([policies("a", np.nan)], make_data(), fqe=TINY)
     assert np.isnan(alone.value).all()
+
+
+def test_a_fit_that_diverges_has_no_value_and_says_so():
+    def broken(*arguments, **options):
+        fitted = fit_critics(*arguments, **options)
+        bias = fitted.params["bias2"].clone()
+        bias[0] = torch.nan
+        return replace(fitted, params=fitted.params | {"bias2": bias})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adaptive_constraints.choosing.offline.fit", broken)
+        (estimate,) = evaluate_offline([policies("a", 0.5, -0.5)], make_data(), fqe=TINY)
+    assert list(np.isnan(estimate.value)) == [True, False]
+    assert list(estimate.lost) == [0] and "its fit diverged" in estimate.lost[0]
+    assert np.isnan(estimate.low[0]) and np.isfinite(estimate.low[1])
+
+
+def test_policies_are_valued_at_the_actions_that_environments_get():
+    agent = wrap(TD3BC(**SMALL))
+    fit(agent, steps=2)
+    low, high = agent.run.expected.action_low, agent.run.expected.action_high
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            type(agent.run), "act", lambda run, observations, step: 10 * np.ones((2, len(observations[0]), 2))
+        )
+        answers = policies_of(agent.run, "a").at(make_data().observations, 2)
+    np.testing.assert_array_equal(answers, np.broadcast_to(high.astype(np.float32), answers.shape))
+    assert (low < high).all()
 
 
 def test_what_is_doubtful_is_said():
@@ -339,6 +367,6 @@ def test_an_agent_evaluates_its_own_seeds(capsys):
     estimate = agent.evaluate_offline(make_data(), steps=60, hidden=8, critics=3, held_out=0.2)
     assert estimate.seeds == (3, 5) and estimate.discount == 0.9 and estimate.values.shape == (2, 3, 20)
     assert estimate.held_out == 4 and estimate.fqe.steps == 60
-    assert np.isfinite(estimate.value[0]) and estimate.lost == {5: "lost at step 2"}
+    assert np.isfinite(estimate.value[0]) and estimate.lost == {5: "lost at step 2: critic/loss was not finite"}
     assert repr(estimate).startswith("TD3BC on made up: return discounted by 0.9 from 20 initial states")
     assert "fqe" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from adaptive_constraints import Logger, load_agent
 from adaptive_constraints.errors import TrainingError
 from adaptive_constraints.runs import folder as run_folder
 from adaptive_constraints.runs.folder import CHECKPOINT, CONFIG
-from adaptive_constraints.support.records import read_metrics
+from adaptive_constraints.support.records import MetricsLog, read_metrics
 
 from .fault_kinds import ONLINE, Drift, data, learned, stack
 
@@ -166,6 +166,18 @@ def test_one_that_fails_loses_nothing(tmp_path, method, in_folder):
         assert load_agent(out, "cpu").step == step
         assert other.told[-2][0] == "on_checkpoint" or method == "on_end"
     assert learned(fit(agent, out=out)) == learned(fit())
+
+
+def test_a_full_disk_is_said_in_words_of_the_folder(tmp_path, monkeypatch):
+    def full(log, step, values):
+        raise OSError(28, "No space left on device")
+
+    agent = stack()
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "append", full)
+        with pytest.raises(TrainingError, match=rf"metrics cannot be written to {tmp_path} \(.*No space left"):
+            fit(agent, out=tmp_path)
+    assert agent.step == 5 and learned(fit(agent, out=tmp_path)) == learned(fit())
 
 
 def test_a_strange_answer_is_one_that_fails():

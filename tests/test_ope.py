@@ -125,10 +125,24 @@ def test_wrong_words_are_refused(folder, tmp_path, capsys):
         ([run, "--critics", "0"], "FQE: critics must be a whole number >= 1, not 0"),
         ([run, "--discount", "1"], "undiscounted returns are infinite"),
         ([run, "--json", str(tmp_path)], "which is a folder"),
+        ([run, "--rollouts", "2", "--eval-max-steps", "0"], "--eval-max-steps must be at least 1"),
+        ([run, "--eval-max-steps", "5"], "goes with --rollouts"),
         ([str(tmp_path / "missing.npz")], "no such file"),
     ):
         assert main(["ope", *words, *([] if words == [] else QUICK)]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_data_that_has_changed_since_is_refused_unless_it_is_named(folder, tmp_path, capsys):
+    file = tmp_path / "made.npz"
+    save_npz(make_data(), file)
+    agent = wrap(TD3BC(**SMALL))
+    fit(agent, steps=2, seeds=1, dataset=load_dataset(f"npz:{file}"))
+    agent.save(tmp_path / "agent.npz")
+    save_npz(make_data().subset(episodes=slice(5)), file)
+    assert main(["ope", str(tmp_path / "agent.npz"), *QUICK]) == 2
+    assert "was not trained on" in (said := capsys.readouterr().err) and "--data" in said
+    assert main(["ope", str(tmp_path / "agent.npz"), "--data", f"npz:{file}", *QUICK]) == 0
 
 
 def test_data_without_a_reference_must_be_named(tmp_path, capsys):

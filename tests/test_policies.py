@@ -150,7 +150,7 @@ def test_wrong_seeds_and_shapes_are_told(agents, tmp_path):
     for make in (agent.policy, lambda seed: agent.export(tmp_path / "p.pt2", seed)):
         with pytest.raises(EvaluationError, match=r"no seed 9 in this agent"):
             make(9)
-        with pytest.raises(EvaluationError, match=r"seed 0 is lost: critic/loss .* step 2; .* seeds \[1\]"):
+        with pytest.raises(EvaluationError, match=r"seed 0 was lost at step 2: critic/loss .*; .* seeds \[1\]"):
             make(0)
     agent.history.failures[1] = Failure(3, "actor/loss")
     with pytest.raises(EvaluationError, match="no other is left"):

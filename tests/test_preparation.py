@@ -205,7 +205,7 @@ def test_how_long_it_takes_is_said_before_and_after_the_first_minibatches(monkey
     loud = replace(preparation(), progress=True)
     trained(loud)
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("test.reward: training before step 1, up to 60 minibatches; kept in the cache")
+    assert first.startswith("test.reward: training, up to 60 minibatches; kept in the cache")
     assert re.fullmatch(r"test\.reward: at most 40 minibatches to go, about \d+ s", second)
     trained(loud)
     assert not capsys.readouterr().err

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from adaptive_constraints.errors import DependencyError, EvaluationError, TrainingError
-from adaptive_constraints.runs.plots import Curves, learning_curves
+from adaptive_constraints.errors import DependencyError, TrainingError
+from adaptive_constraints.runs.plots import Curves, drawn, save_figure
 from adaptive_constraints.support.records import MetricsLog, commit, device_name, read_metrics, versions, write_json
 
 
@@ -109,7 +109,7 @@ def test_missing_extras_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(DependencyError, match=r"adaptive-constraints\[logging\]"):
         MetricsLog(tmp_path, tensorboard=True)
     with pytest.raises(DependencyError, match=r"adaptive-constraints\[plots\]"):
-        learning_curves({"one": curves(1)}, tmp_path / "a.png")
+        drawn(curves(1))
 
 
 def test_versions_name_what_numbers_depend_on() -> None:
@@ -161,59 +161,34 @@ def curves(seeds: int) -> Curves:
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_learning_curves_draw_a_png_with_labelled_panels(
-    tmp_path: Path, seeds: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from matplotlib.figure import Figure
-
-    drawn: list[Figure] = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
-    plain = Curves(curves(seeds).steps, curves(seeds).scores)
-    path = learning_curves({"TD3BC": plain, "TD3BC + ASPC": curves(seeds)}, tmp_path / "new" / "a.png", title="Hopper")
-    assert path.read_bytes().startswith(b"\x89PNG")
-    panels = drawn[0].axes
+def test_learning_curves_have_labelled_panels_and_are_written_as_a_picture(tmp_path: Path, seeds: int) -> None:
+    figure = drawn(curves(seeds), title="Hopper")
+    assert save_figure(figure, tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG")
+    panels = figure.axes
     assert [panel.get_ylabel() for panel in panels] == ["normalised score", "aspc/scale", "ssar/beta"]
     assert [panel.get_yscale() for panel in panels] == ["linear", "linear", "log"]
     assert all("steps" in panel.get_xlabel() for panel in panels)
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["TD3BC", "TD3BC + ASPC"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mean of the seeds"]
+    assert figure.get_suptitle() == "Hopper"
 
 
-def test_a_level_quantity_is_written_long_names_are_broken_and_the_datas_own_score_is_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from matplotlib.figure import Figure
-
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+def test_a_level_quantity_is_written_long_titles_are_broken_and_the_datas_own_score_is_a_line() -> None:
     steps = np.arange(3)
     level = Curves(steps, np.arange(3.0)[:, None], {"aspc/scale": (steps, np.full((3, 2), 2.5))})
     name = "TD3BC + " + "SSAR(frozen=true, sigma=0.25) + " * 6
-    learning_curves({name: level, "b": level}, tmp_path / "a.png", own=22.5)
-    scores, scale = drawn[0].axes
+    figure = drawn(level, title=name, own=22.5)
+    scores, scale = figure.axes
     assert [text.get_text() for text in scale.texts] == ["all equal: 2.5"] and not scale.get_lines()
     assert {22.5} == set(np.asarray(scores.get_lines()[-1].get_ydata()).tolist())
-    (legend,) = drawn[0].legends
-    labels = [text.get_text() for text in legend.get_texts()]
-    assert labels[0].replace("\n", " ") == name.strip() and labels[1:] == ["b", "the data's own"]
-    drawn[0].canvas.draw()
-    width = drawn[0].get_window_extent().width
-    box = legend.get_window_extent()
-    assert box.x0 >= 0 and box.x1 <= width
+    assert figure.get_suptitle().replace("\n", " ") == name.strip()
+    figure.canvas.draw()
+    width = figure.get_window_extent().width
+    for box in (figure.legends[0].get_window_extent(), *(text.get_window_extent() for text in figure.texts)):
+        assert box.x0 >= 0 and box.x1 <= width
 
 
-def test_the_mean_curve_leaves_lost_seeds_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.figure import Figure
-
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+def test_the_mean_curve_leaves_lost_seeds_out() -> None:
     three = curves(3)
-    learning_curves({"a": three}, tmp_path / "a.png")
-    mean = np.asarray(drawn[0].axes[0].get_lines()[-1].get_ydata())
+    mean = np.asarray(drawn(three).axes[0].get_lines()[-1].get_ydata())
     np.testing.assert_allclose(mean[:6], three.scores[:6].mean(1))
     np.testing.assert_allclose(mean[6:], three.scores[6:, 1:].mean(1))
-
-
-def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="no curves to draw"):
-        learning_curves({}, tmp_path / "a.png")

@@ -296,7 +296,7 @@ WRONG = {
     "nothing said": (flat, "", r"nothing says which columns are obs, action, reward; .*Columns: x0, x1"),
     "a misspelled role": (flat, "obs=x*,acton=u*,reward=r", r"cannot read 'acton=u\*'; did you mean 'action'\?"),
     "no column": (flat, "obs=x*,action=,reward=r", "cannot read 'action='"),
-    "a role twice": (flat, "obs=x0,obs=x1", "obs stands there twice"),
+    "a role twice": (flat, "obs=x0,obs=x1", "obs is given twice"),
     "two rewards": (flat, "obs=x*,action=u*,reward=r+t", "reward is one column, not r, t"),
     "text": (flat, "obs=log,action=u*,reward=r", "column 'log' must hold numbers, but its type is string"),
     "a hole": (one_null, "obs=x*,action=u*,reward=r", r"'x0' has no value in 1 rows \(the first: 1\)"),

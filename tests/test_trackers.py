@@ -24,7 +24,7 @@ from .test_loggers import RUN
 
 CONFIG: dict[str, Any] = {
     "stack": {"learner": {"type": "TD3BC"}, "adapters": [{"type": "ASPC"}]},
-    "data": {"name": "npz:/some/where/few.npz"},
+    "data": {"name": "npz:/some/where/few.npz", "fingerprint": "0123"},
     **dict.fromkeys(["steps", "seeds", "precision", "compiled", "online"]),
 }
 
@@ -43,6 +43,8 @@ class Tracker(SimpleNamespace):
         if resume == "allow" and key in self.runs:
             return self.runs[key].again()
         assert resume in {"trackio": ("allow", "never"), "wandb": ("allow", None)}[self.kind]
+        if self.kind == "trackio" and key in self.runs:
+            key = (project, f"made-up-{len(self.runs)}")
         self.runs[key] = Board(self.kind)
         return self.runs[key]
 
@@ -97,7 +99,7 @@ def fit(**options):
 def test_it_gets_means_and_every_seed_evaluations_and_config(tracker):
     agent = fit(loggers=[logger(tracker, name="one", group="all")])
     (begun,), (board,) = tracker.inits, tracker.runs.values()
-    assert (begun["project"], begun["name"], begun["group"]) == ("few", "one", "all")
+    assert (begun["project"], begun["name"].split(" (")[0], begun["group"]) == ("few", "one", "all")
     assert begun["config"]["seeds"] == [4, 7] and begun["config"]["evaluation"]["every"] == 6
     assert board.finished and [step for step, _ in board.rows] == [5, 6, 10, 12, 12]
     steps, values = agent.history.series("critic/loss")
@@ -123,7 +125,7 @@ def test_a_lost_seed_does_not_count(tracker):
     assert board.rows[0] == (5, {"critic/loss": 2.0, "critic/loss/seed7": 2.0, "steps_per_second": 3.0})
     assert board.rows[1][1]["eval/success"] == pytest.approx(200 / 3) and "eval/success/seed4" not in board.rows[1][1]
     assert board.rows[2] == (6, {"steps_per_second": 3.0})
-    assert tracker.inits[0]["name"] == "TD3BC + ASPC on few.npz"
+    assert tracker.inits[0]["name"].startswith("TD3BC + ASPC on npz:few.npz")
 
 
 def test_a_run_that_goes_on_goes_on_there(tracker, tmp_path):
@@ -164,8 +166,29 @@ def test_a_run_that_begins_anew_begins_anew_there(tracker):
     assert {begun["resume"] for begun in tracker.inits} == {"never" if tracker.kind == "trackio" else None}
     fit(seeds=1, loggers=[logger(tracker, name="one")])
     fit(loggers=[logger(tracker, name="two")])
-    ids = [begun["id"] for begun in tracker.inits]
-    assert ids[0] == ids[1] and len({*ids}) == (3 if tracker.kind == "wandb" else 1)
+    found_by = [begun["id"] or begun["name"] for begun in tracker.inits]
+    assert found_by[0] == found_by[1] and len({*found_by}) == 3
+    assert len(tracker.runs) == (3 if tracker.kind == "wandb" else 4), "trackio replaces none"
+
+
+def test_a_run_is_found_again_from_another_folder_but_not_by_another(tracker):
+    """Not the file's name as it was typed, but what is in it, tells which run it is."""
+    names = ["npz:few.npz", "npz:../few.npz"]
+    configs = [CONFIG | {"data": {"name": name, "fingerprint": "0123"}} for name in names]
+    configs += [CONFIG | {"data": {"name": names[0], "fingerprint": "4567"}}]
+    for config in configs:
+        logger(tracker).on_start(config, History((0,)))
+    found_by = [begun["id"] or begun["name"] for begun in tracker.inits]
+    assert found_by[0] == found_by[1] != found_by[2]
+
+
+def test_data_sets_are_told_apart_in_names(tracker):
+    for name in ("minari:D4RL/door/human-v2", "minari:D4RL/pen/human-v2"):
+        logger(tracker).on_start(CONFIG | {"data": {"name": name, "fingerprint": name}}, History((0,)))
+    assert [begun["name"].split(" (")[0] for begun in tracker.inits] == [
+        "TD3BC + ASPC on minari:D4RL/door/human-v2",
+        "TD3BC + ASPC on minari:D4RL/pen/human-v2",
+    ]
 
 
 @pytest.mark.parametrize("module", ["wandb", "trackio"])
@@ -190,7 +213,7 @@ def test_the_command_line_tracks(tracker, tmp_path, capsys):
     words += ["--steps", "4", "--eval-env", "none", "--device", "cpu", "--quiet", "--out", str(tmp_path / "first")]
     assert main([*words, "--track", f"{tracker.kind}:hopper"]) == 0
     (begun,) = tracker.inits
-    assert (begun["project"], begun["name"]) == ("hopper", "first")
+    assert (begun["project"], begun["name"].split(" (")[0]) == ("hopper", "first")
     for wrong in ("hopper", "mlflow:hopper", f"{tracker.kind}:"):
         assert main([*words, "--track", wrong]) == 2
         assert f"--track takes wandb:PROJECT or trackio:PROJECT, not '{wrong}'" in capsys.readouterr().err

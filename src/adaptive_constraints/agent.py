@@ -479,11 +479,10 @@ class Agent:
         torch.Size([5, 3])
         """
         position = self._position(seed)
-        failure = self.history.failures.get(self.seeds[position])
-        if failure is not None:
+        if lost := self.history.lost(self.seeds[position]):
             kept = [other for other in self.seeds if other not in self.history.failures]
             raise EvaluationError(
-                f"seed {self.seeds[position]} is lost: {failure.term} was not finite at step {failure.step}; "
+                f"seed {self.seeds[position]} was {lost}; "
                 + (f"take one of the seeds {kept}" if kept else "no other is left, so train again")
             )
         return Policy(self.run, position)

@@ -22,6 +22,7 @@ from torch import Tensor
 from adaptive_constraints.core.adapter import Adapter
 from adaptive_constraints.core.types import Facts, Phase, Prepared
 from adaptive_constraints.core.view import View
+from adaptive_constraints.data.returns import sums_to_go
 
 if TYPE_CHECKING:
     from adaptive_constraints.core.preparation import Preparation
@@ -90,17 +91,6 @@ class CalQL(Adapter):
         """The share of rows whose own value lies below the bound."""
         q = v.services.aggregate(v.services.q(v.p["critic"], v.s, v.a))
         return {"bounded": (q < v.batch[f"{self.name}.return_to_go"]).to(q.dtype).mean()}
-
-
-def sums_to_go(value: Tensor, kept: Tensor) -> Tensor:
-    """x_i = value_i + kept_i x_(i+1), [N], for all rows at once: each pass looks twice as far ahead as the last."""
-    ahead = 1
-    while ahead < len(value) and bool(kept.any()):
-        rest = len(value) - ahead
-        value = torch.cat([value[:rest] + kept[:rest] * value[ahead:], value[rest:]])
-        kept = torch.cat([kept[:rest] * kept[ahead:], torch.zeros_like(kept[rest:])])
-        ahead *= 2
-    return value
 
 
 __all__ = ["CalQL"]

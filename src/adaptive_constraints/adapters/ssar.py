@@ -116,7 +116,8 @@ class SSAR(Adapter):
     frozen: bool | None = None
     """Beta is exactly beta_0 at every state and stays so: selection alone, or with select="all" the bare learner. None:
     beta is learned, but where "auto" finds one group of episodes it is not heard, which leaves the bare learner there:
-    on eight kinds of small data (docs/results.md) a learned coefficient gained nothing, and cost up to a point."""
+    on eight kinds of small data (docs/results.md) a learned coefficient gained nothing, and cost up to a point. It is
+    trained there all the same; True spares that time where one group is known to be found."""
 
     annealing: Literal["linear", "cosine", "none"] = "linear"
     """Annealing of the constraint online, down to 0. linear: the paper. cosine: a quarter wave, its code on CQL."""

@@ -20,13 +20,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from adaptive_constraints.adapters.cal_ql import sums_to_go
 from adaptive_constraints.core.part import Part
 from adaptive_constraints.core.preparation import Pretraining
 from adaptive_constraints.core.types import Average, Facts, Params, Spec, Stage, Update
 from adaptive_constraints.core.view import StateView
 from adaptive_constraints.data import Dataset, Preprocessor
 from adaptive_constraints.data.columns import chunks
+from adaptive_constraints.data.returns import sums_to_go
 from adaptive_constraints.networks import Norm, init_mlp, mlp
 from adaptive_constraints.pretraining.preparation import BoundPreparation
 from adaptive_constraints.support.bounds import Above, AtLeast, Between

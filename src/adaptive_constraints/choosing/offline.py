@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class OfflineEvaluation:
 
     value: [S] the estimated discounted return from the data's initial states, in the environment's units of reward.
     low, high: [S] ends of its 95 % bootstrap interval over initial states and critics; NaN where there is one state.
-        They say how far those two go, not how wrong fitted Q evaluation is.
+        It covers chance in those two, not the error of fitted Q evaluation itself.
     td_error: [S] the root of the mean squared TD error on held-out episodes, in units of reward; NaN where the data
         has one episode, so that none is held out.
     loss: [S] the same on the episodes that were fitted.
@@ -115,11 +115,13 @@ def evaluate_offline(
     held = _held_out(data, fqe)
     everyone = [_acting(each, data) for each in policies]
     known = [acting for acting in everyone if len(acting.positions)]
-    estimates: list[_Estimate] = []
+    estimates: list[_Judged] = []
     if known:
         following = torch.cat([acting.following for acting in known])
         first = torch.cat([acting.first for acting in known])
-        estimates = _estimates(fqe, data, held, following, first, discount, device, progress)
+        alone = _estimates(fqe, data, held, following, first, discount, device, progress)
+        ends = intervals(np.stack([estimate.values for estimate in alone]), fqe.seed)
+        estimates = list(zip(alone, ends, strict=True))
     results = []
     for each, acting in zip(policies, everyone, strict=True):
         own, estimates = estimates[: len(acting.positions)], estimates[len(acting.positions) :]
@@ -189,6 +191,10 @@ class _Estimate(NamedTuple):
     loss: float
 
 
+_Judged: TypeAlias = "tuple[_Estimate, NDArray[np.float64]]"
+"""An estimate, and the ends [2] of its interval."""
+
+
 def _estimates(
     fqe: FQE,
     data: Dataset,
@@ -215,7 +221,7 @@ def _estimates(
 def _result(
     policies: Policies,
     acting: _Acting,
-    estimates: Sequence[_Estimate],
+    estimates: Sequence[_Judged],
     data: Dataset,
     held: NDArray[np.bool_],
     discount: float,
@@ -223,9 +229,13 @@ def _result(
 ) -> OfflineEvaluation:
     values = np.full((len(policies.seeds), fqe.critics, data.episodes), np.nan)
     td_error, loss, low, high = (np.full(len(policies.seeds), np.nan) for _ in range(4))
-    for position, estimate in zip(acting.positions, estimates, strict=True):
+    lost = dict(acting.lost)
+    for position, (estimate, ends) in zip(acting.positions, estimates, strict=True):
         values[position], td_error[position], loss[position] = estimate
-        low[position], high[position] = interval(estimate.values, fqe.seed)
+        low[position], high[position] = ends
+        if not np.isfinite(estimate.values).all():
+            lost[policies.seeds[position]] = "its fit diverged; a smaller learning_rate or discount may help"
+            values[position] = td_error[position] = loss[position] = np.nan
     value = values.mean((1, 2))
     return OfflineEvaluation(
         name=policies.name,
@@ -241,27 +251,26 @@ def _result(
         fingerprint=data.fingerprint,
         held_out=int(held.sum()),
         fqe=fqe,
-        lost=acting.lost,
+        lost=lost,
         notes=tuple(_notes(value, data, held, discount, fqe)),
     )
 
 
-def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
-    """Ends of the 95 % percentile bootstrap interval of the mean of [K, E], critics and initial states drawn anew.
+def intervals(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
+    """Ends [P, 2] of the 95 % percentile bootstrap intervals of the means of [P, K, E].
 
-    NaN where there is one initial state, which cannot say how states vary. What is drawn depends on ``seed`` and the
-    sizes alone, so that policies are compared on the same draws.
+    Critics K and initial states E are drawn anew, alike for all P policies. NaN where there is one initial state, which
+    cannot say how states vary, and where a value is not finite.
     """
-    critics, states = values.shape
-    if states < 2:
-        return math.nan, math.nan
+    policies, critics, states = values.shape
+    if states < 2 or not policies:
+        return np.full((policies, 2), math.nan)
     draw = np.random.default_rng(seed)
-    of_critics, of_states = (
-        draw.multinomial(size, np.full(size, 1 / size), size=RESAMPLES) / size for size in (critics, states)
-    )
-    means = ((of_critics @ values) * of_states).sum(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    of_critics = draw.multinomial(critics, np.full(critics, 1 / critics), size=RESAMPLES) / critics
+    chance, means = np.full(states, 1 / states), np.empty((RESAMPLES, policies))
+    for number, weights in enumerate(of_critics):
+        means[number] = np.tensordot(values, weights, axes=([1], [0])) @ draw.multinomial(states, chance) / states
+    return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
 
 
 def _notes(
@@ -274,7 +283,7 @@ def _notes(
             ": the data has one" if data.episodes == 1 else ""
         )
     travelled = 1 - math.exp(-fqe.target_rate * fqe.steps * (1 - discount))
-    if travelled < TRAVELLED:
+    if discount < 1 and travelled < TRAVELLED:
         yield (
             f"{fqe.steps:,} steps are few for a discount of {discount:g}: about {travelled:.0%} of a far reward's "
             "worth has reached the initial states; more steps, or a greater target_rate, bring the rest"
@@ -290,4 +299,4 @@ def _notes(
             )
 
 
-__all__ = ["LEVEL", "RESAMPLES", "OfflineEvaluation", "evaluate_offline", "interval"]
+__all__ = ["LEVEL", "RESAMPLES", "OfflineEvaluation", "evaluate_offline", "intervals"]

@@ -50,8 +50,8 @@ class Policies:
 
 
 def policies_of(run: Run, name: str) -> Policies:
-    """The policies of a run as `Agent.act` has them."""
-    seeds, sizes = run.engine.seeds, run.spec
+    """The policies of a run as evaluations roll them out."""
+    seeds, sizes, bounds = run.engine.seeds, run.spec, run.expected
 
     def act(observations: NDArray[Any], part: int) -> NDArray[np.float32]:
         if observations.shape[-1] != sizes.observation_dim:
@@ -59,9 +59,10 @@ def policies_of(run: Run, name: str) -> Policies:
                 f"{name} was trained on observations of {sizes.observation_dim} dimensions, but this data has "
                 f"{observations.shape[-1]}: name the data that it was trained on, or other data of its environment"
             )
-        return run.act(observations[None].repeat(len(seeds), axis=0), part)
+        actions = run.act(observations[None].repeat(len(seeds), axis=0), part)
+        return actions.clip(bounds.action_low, bounds.action_high)  # as environments get them
 
-    lost = {seed: f"lost at step {failure.step}" for seed, failure in run.history.failures.items()}
+    lost = {seed: run.history.lost(seed) for seed in run.history.failures}
     return Policies(name, seeds, act, run.stack.learner.discount, lost)
 
 

@@ -36,8 +36,8 @@ class Evaluate(Command):
     """Device that the policy runs on."""
     video: Path | None = None
     """Film the first episode of the first seed that is not lost, to this file (NAME.mp4, extra video)."""
-    filmed: int = 1
-    """With --video: how many of its episodes to film."""
+    filmed: int | None = None
+    """With --video: how many of its episodes to film, by default 1."""
     json: Path | None = None
     """Write every episode's return to this file too."""
     common: Common = field(default_factory=Common)
@@ -51,20 +51,23 @@ class Evaluate(Command):
             raise EvaluationError(f"--episodes must be at least 1, not {self.episodes}")
         if self.eval_max_steps is not None and self.eval_max_steps < 1:
             raise EvaluationError(f"--eval-max-steps must be at least 1, not {self.eval_max_steps}")
+        if self.video is None and self.filmed is not None:
+            raise EvaluationError("--filmed says how many episodes to film: give --video, the file to film them to")
         if self.json is not None:
             check_file(self.json)
         agent = load_agent(self.path, self.device)
         options: dict[str, Any] = {"episodes": self.episodes, "seed": self.seed, "eval_max_steps": self.eval_max_steps}
+        filmed = 1 if self.filmed is None else self.filmed
         if self.video is None:
             evaluation = agent.evaluate(self.env, **options)
         else:
-            evaluation = agent.record(self.video, self.env, filmed=self.filmed, **options)
+            evaluation = agent.record(self.video, self.env, filmed=filmed, **options)
         print(
             f"{agent.name} at step {agent.step}: {self.episodes} episodes per seed, starting states of seed {self.seed}"
         )
         show_evaluation(agent, evaluation)
         if self.video is not None:
-            print(f"{'an episode is' if self.filmed == 1 else f'{self.filmed} episodes are'} in {self.video}")
+            print(f"{'an episode is' if filmed == 1 else f'{filmed} episodes are'} in {self.video}")
         if self.json is not None:
             write_json(self.json, self._record(agent, evaluation))
             print(f"every return is in {self.json}")

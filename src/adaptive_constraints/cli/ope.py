@@ -43,6 +43,8 @@ class Ope(Command):
     rollouts: int | None = None
     """Also roll every policy out for so many episodes where its data was recorded, and say how good a choice a few
     rollouts make, drawn from those."""
+    eval_max_steps: int | None = None
+    """Steps after which the episodes of rollouts end; by default as for ``evaluate``."""
     device: str = "cpu"
     """Device that computes."""
     quiet: bool = False
@@ -63,13 +65,22 @@ class Ope(Command):
             raise EvaluationError("there is nothing to rank: name saved agents, run folders, or what bench wrote")
         if self.rollouts is not None and self.rollouts < 1:
             raise EvaluationError(f"--rollouts must be at least 1, not {self.rollouts}")
+        if self.eval_max_steps is not None and (self.eval_max_steps < 1 or self.rollouts is None):
+            raise EvaluationError("--eval-max-steps must be at least 1, and goes with --rollouts")
         if self.json is not None:
             check_file(self.json)
         by_data: dict[str, list[tuple[str, Agent]]] = {}
         for path in found(self.paths):
             agent = load_agent(path, self.device)
             by_data.setdefault(agent.data_name if self.data == AUTO else self.data, []).append((str(path), agent))
-        ranking = Ranking(fqe, self.discount, self.rollouts, progress=not self.quiet)
+        ranking = Ranking(
+            fqe,
+            self.discount,
+            self.rollouts,
+            self.eval_max_steps,
+            auto=self.data == AUTO,
+            progress=not self.quiet,
+        )
         records = [ranking.show(reference, group) for reference, group in by_data.items()]
         if self.json is not None:
             write_json(self.json, records)

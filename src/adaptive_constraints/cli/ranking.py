@@ -12,8 +12,8 @@ import numpy as np
 from adaptive_constraints.agent import Agent
 from adaptive_constraints.choosing import FQE, OfflineEvaluation, Selection, evaluate_offline, policies_of, select
 from adaptive_constraints.cli.show import table
-from adaptive_constraints.data import load_dataset
-from adaptive_constraints.errors import CheckpointError
+from adaptive_constraints.data import Dataset, load_dataset
+from adaptive_constraints.errors import CheckpointError, EvaluationError
 from adaptive_constraints.runs.folder import CHECKPOINT
 
 if TYPE_CHECKING:
@@ -47,11 +47,17 @@ class Ranking:
     """Discount per step; None: that of the learners."""
     rollouts: int | None
     """Episodes that every policy is also rolled out for; None: none are."""
+    eval_max_steps: int | None
+    """Steps after which their episodes end; None: as `Agent.evaluate` has it."""
+    auto: bool
+    """The agents are evaluated on what they were trained on."""
     progress: bool
 
     def show(self, reference: str, agents: Sequence[tuple[str, Agent]]) -> dict[str, Any]:
         """Evaluate the agents of one data set, show them and describe them."""
         data = load_dataset(reference)
+        if self.auto:
+            _check_unchanged(data, agents)
         device = agents[0][1].run.device
         estimates = evaluate_offline(
             [policies_of(agent.run, name) for name, agent in agents],
@@ -89,7 +95,18 @@ class Ranking:
     def _returns(self, agent: Agent) -> NDArray[np.float64] | None:
         if self.rollouts is None:
             return None
-        return agent.evaluate(episodes=self.rollouts, seed=self.fqe.seed).returns
+        return agent.evaluate(episodes=self.rollouts, seed=self.fqe.seed, eval_max_steps=self.eval_max_steps).returns
+
+
+def _check_unchanged(data: Dataset, agents: Sequence[tuple[str, Agent]]) -> None:
+    """Raise `EvaluationError` where data of this name is not what an agent was trained on."""
+    for name, agent in agents:
+        if agent.run.data.fingerprint != data.fingerprint:
+            raise EvaluationError(
+                f"{name} was not trained on {data.name} as it is here: its fingerprint was "
+                f"{agent.run.data.fingerprint} then, {data.fingerprint} now. Evaluate where that data is, or name the "
+                "data to evaluate on by --data"
+            )
 
 
 def found(paths: Sequence[Path]) -> Iterator[Path]:

@@ -128,6 +128,16 @@ _TASK_OF_FILE = (
 _ENV_OF_D4RL_TASK = {"hopper": "Hopper-v4", "halfcheetah": "HalfCheetah-v4", "walker2d": "Walker2d-v4"}
 
 
+def own_level(mean_return: float | None, reference: ReferenceScore | None) -> float | None:
+    """The mean return of a data set's own episodes in the unit of what is measured; None where it has none there.
+
+    reference: what scores are measured by; None: returns are measured. A share of successes is no mean of returns.
+    """
+    if mean_return is None or reference is None:
+        return mean_return
+    return None if reference.source == SUCCESS.source else float(reference.score(mean_return))
+
+
 def reference_score(task: str | None) -> ReferenceScore | None:
     """The table's entry for a task, or None if it has none: report raw returns then."""
     return REFERENCE_SCORES.get(task) if task else None

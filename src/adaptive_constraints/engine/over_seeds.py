@@ -41,8 +41,8 @@ def gradient(per_seed: Tensor, start: Params, *, retain_graph: bool = False, rea
     """
     found: tuple[Tensor | None, ...] = (None,) * len(start)
     if per_seed.requires_grad:
-        leaves = list(start.values())
-        found = torch.autograd.grad(per_seed.sum(), leaves, retain_graph=retain_graph, allow_unused=True)
+        inputs = list(start.values())
+        found = torch.autograd.grad(per_seed.sum(), inputs, retain_graph=retain_graph, allow_unused=True)
     if reached and all(tensor is None for tensor in found):
         raise Unreached
     pairs = zip(start.items(), found, strict=True)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints.environments.boundary import CheckedEnv, EnvironmentWarning
-from adaptive_constraints.environments.making import EnvSource, RecordedEnv
+from adaptive_constraints.environments.making import EnvSource, named
 from adaptive_constraints.errors import DependencyError, EvaluationError, FileError
 from adaptive_constraints.evaluation.fleet import open_environment
 from adaptive_constraints.support.files import check_file, replacing
@@ -65,36 +65,45 @@ def film(path: Path, source: EnvSource, takes: Sequence[Take]) -> None:
     """
     with TemporaryDirectory() as folder:
         file = Path(folder) / "film.mp4"
-        writer: Generator[None, Any, None] | None = None
         try:
-            for take in takes:
-                with closing(_filmed(source)) as env:
-                    for frame in _frames(env, take):
-                        if writer is None:
-                            size, fps = frame.shape[1::-1], float(env.env.metadata.get("render_fps") or _FPS)
-                            writer = _ffmpeg().write_frames(str(file), size, fps=fps, macro_block_size=2, quality=7)
-                            writer.send(None)
-                        writer.send(np.ascontiguousarray(frame))
-        finally:
-            if writer is not None:
-                writer.close()
+            _write(file, source, takes)
+        except OSError as error:
+            raise FileError(f"ffmpeg cannot make the film {path} ({error})") from error
         with file.open("rb") as shot, replacing(path, "wb") as whole:
             shutil.copyfileobj(shot, whole)
 
 
+def _write(file: Path, source: EnvSource, takes: Sequence[Take]) -> None:
+    """Send the frames of all episodes to ffmpeg, which writes the file."""
+    writer: Generator[None, Any, None] | None = None
+    shape: tuple[int, ...] = ()
+    try:
+        for take in takes:
+            with closing(_filmed(source)) as env:
+                for frame in _frames(env, take):
+                    if writer is None:
+                        shape, fps = frame.shape, float(env.env.metadata.get("render_fps") or _FPS)
+                        writer = _ffmpeg().write_frames(str(file), shape[1::-1], fps=fps, macro_block_size=2, quality=7)
+                        writer.send(None)
+                    if frame.shape != shape:
+                        raise EvaluationError(f"{env.name} changes the size of its frames: {shape}, then {frame.shape}")
+                    writer.send(np.ascontiguousarray(frame))
+    finally:
+        if writer is not None:
+            writer.close()
+
+
 def _frames(env: CheckedEnv, take: Take) -> Iterator[NDArray[np.uint8]]:
-    """The frames [H, W, 3] of an episode, the first before any step; all of one size."""
+    """The frames [H, W, 3] of an episode, the first before any step."""
     env.reset(seed=take.seed)
-    first, total = env.frame(), 0.0
-    yield first
+    total = 0.0
+    yield env.frame()
     for action in take.actions:
         if not np.isfinite(action).all():
             break
         _, reward, terminated, truncated, _ = env.step(action.clip(env.low, env.high).astype(env.action_type))
         total += reward
-        if (frame := env.frame()).shape != first.shape:
-            raise EvaluationError(f"{env.name} changes the size of its frames: {first.shape}, then {frame.shape}")
-        yield frame
+        yield env.frame()
         if terminated or truncated:
             break
     if np.isfinite(take.value) and not np.isclose(total, take.value, rtol=_SAME, atol=_SAME):
@@ -104,12 +113,11 @@ def _frames(env: CheckedEnv, take: Take) -> Iterator[NDArray[np.uint8]]:
 
 def _filmed(source: EnvSource) -> CheckedEnv:
     """An environment that gives frames."""
-    named = str(source) if isinstance(source, str | RecordedEnv) else "the environment"
     remedy = "pass a function that makes one which does, with render_mode='rgb_array'"
     try:
         env = open_environment(source, render_mode="rgb_array")
     except EvaluationError as error:
-        raise EvaluationError(f"{named} cannot be filmed ({error}): {remedy}") from error
+        raise EvaluationError(f"{named(source) or 'the environment'} cannot be filmed ({error}): {remedy}") from error
     if (mode := getattr(env.env, "render_mode", None)) != "rgb_array":
         env.close()
         raise EvaluationError(

@@ -109,7 +109,7 @@ class BoundPreparation(Preparation):
         pretraining = KeptPretraining(half, self.device, name, steps)
         bar = Progress(name, steps, pretraining.done, self.progress)
         again = f" from {pretraining.done:,} on" if pretraining.done else ""
-        bar.say(f"{name}: training before step 1, up to {steps:,} minibatches{again}; kept in the cache for later runs")
+        bar.say(f"{name}: training, up to {steps:,} minibatches{again}; kept in the cache for later runs")
         with bar as pretraining.progress, tuned(self.device, pretraining.products):
             trained = train(seeds, pretraining)
         made = {seed: {key: t[place].cpu() for key, t in trained.items()} for place, seed in enumerate(seeds)}
@@ -128,7 +128,7 @@ class BoundPreparation(Preparation):
                 print(f"{text}: waiting, it trains the same model", file=sys.stderr, flush=True)
                 said.append(text)
             if asked():
-                stop("stopped before step 1: another process trains a model; the same call or command goes on")
+                stop("stopped while another process trains the model; the same call or command goes on")
 
         return wait
 

@@ -74,8 +74,8 @@ class KeptPretraining(Pretraining):
             if asked() and fit.step:
                 self.save(fit, beside or {})
                 stop(
-                    f"stopped before step 1, while a model was trained: {self._file} keeps it, and the same call or "
-                    "command goes on from there"
+                    f"stopped while a model was trained: {self._file} keeps it, and the same call or command goes on "
+                    "from there"
                 )
             started, before = time.monotonic(), fit.step
             losses = fit.run(min(PORTION, until - fit.step))

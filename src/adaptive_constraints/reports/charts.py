@@ -325,14 +325,23 @@ def _version() -> str:
 
 
 __all__ = [
+    "BESIDE",
+    "LETTER",
+    "LINE",
     "MISSING",
+    "NAME",
+    "ONE_COLUMN",
     "SMALL",
     "WIDTH",
+    "Row",
+    "Tree",
     "all_equal",
+    "beside",
     "config",
     "filled",
     "installed",
     "intervals",
+    "key",
     "library",
     "lines",
     "picture",

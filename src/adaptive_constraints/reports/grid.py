@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.data.references import SUCCESS
+from adaptive_constraints.data.references import ReferenceScore, own_level
 from adaptive_constraints.data.sources.scripted import undrawn
 from adaptive_constraints.errors import EvaluationError
 from adaptive_constraints.experiments.rows import (
@@ -215,12 +215,10 @@ def is_lost(row: ResultRow) -> bool:
 
 def behaviour(row: ResultRow) -> float | None:
     """The mean return of the data's own episodes, as a score where the row's numbers are scores; None if not known."""
-    value, reference = row["data"].get("mean_return"), row["reference"]
-    if value is None or row["measure"] == "return":
+    value, given = row["data"].get("mean_return"), row["reference"]
+    if row["measure"] == "return":
         return value
-    if reference is None or reference["source"] == SUCCESS.source:  # a share of successes is no mean of returns
-        return None
-    return 100 * (value - reference["random"]) / (reference["expert"] - reference["random"])
+    return None if given is None else own_level(value, ReferenceScore(row["data"]["name"], **given))
 
 
 def seed_value(row: ResultRow, score: Score) -> float:

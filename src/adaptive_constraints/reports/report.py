@@ -35,9 +35,9 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None, *
     out: folder for ``report.html``, ``report.md`` and its pictures; ``report`` in the first results folder by default.
     score: what each seed counts with: the mean of its last ten evaluations, its last, or its best (which flatters).
 
-    Equal results give equal files. The page is written before the pictures, which need the extra ``plots``.
+    Equal results give equal files. Without the extra ``report``, tables are written and no figures.
     Raises `TrainingError` for a folder without results, `EvaluationError` where nothing has finished or a seed is
-    there twice, and `DependencyError` without matplotlib.
+    there twice.
     """
     if score not in SCORES:
         raise ValueError(f"score must be one of {', '.join(SCORES)}, not {score!r}")

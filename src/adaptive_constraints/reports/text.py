@@ -22,22 +22,21 @@ SECTIONS = {
 }
 """Captions of figures."""
 _QUANTITIES = {
-    "scale": "trade-off, value against constraint",
-    "displacement": "mean size of the displacement, action bounds",
-    "penalty_factor": "mean factor of the penalty",
-    "penalty_factor_bounded": "share of rows at a bound",
-    "weight_bounded": "share of rows at a bound",
-    "n": "exponent of the weight",
-    "weight": "weight of the constraint",
-    "trusted_margin": "mean margin of trusted rows",
-    "trusted_in_batch": "share of the minibatch",
-    "trusted_share": "share of the data",
-    "model_error": "holdout error, lower is better",
-    "value": "term of the loss, lower is better",
-    "constraint": "term of the loss, lower is better",
-    "return": "episode return, higher is better",
+    "aspc/scale": "trade-off, value against constraint",
+    "anq/displacement": "mean size of the displacement, action bounds",
+    "anq/penalty_factor": "mean factor of the penalty",
+    "anq/penalty_factor_bounded": "share of rows at a bound",
+    "anq/weight_bounded": "share of rows at a bound",
+    "ssar/n": "half-width of the trust interval, standard deviations",
+    "ssar/weight": "weight of the constraint",
+    "ssar/trusted_margin": "mean margin of trusted rows",
+    "ssar/trusted_in_batch": "share of the minibatch",
+    "ssar/trusted_share": "share of the data",
+    "ilq/model_error": "holdout error, lower is better",
+    "noisetradeoff/noise": "variance of the behaviour's actions",
+    "noisetradeoff/tradeoff": "trade-off, value against constraint",
 }
-"""What bundled adapters report, by the ends of the names."""
+"""What the adapters of the papers report, and our own."""
 COST_NOTES = (None, "higher is better", "lower is better", "lower is better", "lower is better")
 """Beside the heads of `COSTS`."""
 
@@ -66,8 +65,7 @@ def short(value: float) -> str:
 
 def quantity(name: str) -> str:
     """What an adaptive quantity is, with its unit, for an axis; its name where a stranger's adapter reports it."""
-    own = name.partition("/")[2].partition(",")[0]
-    return _QUANTITIES.get(own, name)
+    return _QUANTITIES.get(name.partition(",")[0], name)
 
 
 def estimated(estimate: Estimate | None) -> str:

@@ -74,7 +74,7 @@ def record(run: Run, evaluator: Evaluator, path: Path, position: int, filmed: in
     check_filmable(path, evaluator.source)
     taken: list[NDArray[np.float32]] = []
     evaluation = evaluate(run, evaluator, taken=taken)
-    actions = np.stack(taken[: evaluator.limit.steps])[:, position]
+    actions = np.stack(taken[: evaluator.limit.end])[:, position]
     seeds, returns = evaluator.reset_seeds, evaluation.returns[position]
     film(path, evaluator.source, [Take(seeds[i], actions[:, i], returns[i]) for i in range(filmed)])
     return evaluation

@@ -10,7 +10,6 @@ import importlib
 import io
 import json
 import logging
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from torch.export import Dim, ExportedProgram
 
 from adaptive_constraints.data import Preprocessor
+from adaptive_constraints.data.sources.loaders import without_folders
 from adaptive_constraints.errors import DependencyError, ExportError
 from adaptive_constraints.runs.policy import Policy
 from adaptive_constraints.runs.run import Run
@@ -45,8 +45,6 @@ LEFT_OUT = 0.25
 """Largest share of the tried observations at which nothing may be said."""
 METADATA = "policy.json"
 """Name of the metadata in either kind of file."""
-_FOLDERS = re.compile(r"\b(npz|d4rl|table):[^|#,()]*[/\\]")
-"""Folders in a reference of data."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def _metadata(policy: Policy, run: Run) -> dict[str, Any]:
         "adapters": [repr(adapter) for adapter in run.stack.adapters],
         "seed": policy.seed,
         "step": policy.step,
-        "data": _FOLDERS.sub(r"\1:", run.data.name),
+        "data": without_folders(run.data.name),
         "data_fingerprint": run.data.fingerprint,
         "env_id": run.data.env_id,
         "inputs": inputs,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from adaptive_constraints.data.references import SUCCESS, ReferenceScore
+from adaptive_constraints.data.references import own_level
 from adaptive_constraints.errors import CheckpointError
-from adaptive_constraints.evaluation import Evaluator, summary
+from adaptive_constraints.evaluation import Evaluator
 from adaptive_constraints.runs.evaluating import described
-from adaptive_constraints.runs.history import History
 from adaptive_constraints.runs.identity import Identity
-from adaptive_constraints.runs.plots import learning_curves
 from adaptive_constraints.runs.run import Run
 from adaptive_constraints.runs.settings import RunSettings
 from adaptive_constraints.support.records import commit, device_name, plain, read_record, versions, write_json
@@ -100,30 +97,14 @@ def write_results(run: Run, folder: Path) -> None:
     result["evaluations"] = history.to_json()["evaluations"]
     write_json(folder / RESULT, result)
     if len(history.evaluations) > 1:
-        picture({run.stack.name: history}, folder / "curves.png", run.data.mean_return)
+        picture(run, folder / "curves.png")
 
 
-def picture(runs: Mapping[str, History], path: Path, mean_return: float | None = None) -> bool:
-    """Draw runs' scores and adaptive quantities over steps to a PNG; False where matplotlib is not installed.
-
-    mean_return: of the data's own episodes, which is drawn as a level line; None if not known.
-    """
-    if find_spec("matplotlib") is None:
-        return False
-    measures = {summary(history.evaluations).measure for history in runs.values()}
-    curves = {name: history.curves for name, history in runs.items()}
-    scored = measures == {"score"}
-    references = [history.evaluations[-1].reference for history in runs.values()]
-    own = _own(mean_return, references[0] if len(set(references)) == 1 else None, scored=scored)
-    learning_curves(curves, path, ylabel="normalised score" if scored else "episode return", own=own)
-    return True
-
-
-def _own(mean_return: float | None, reference: ReferenceScore | None, *, scored: bool) -> float | None:
-    """The data's own mean return in the unit of what is drawn; None for a share of successes, which is no return."""
-    if mean_return is None or not scored:
-        return mean_return
-    return None if reference in (None, SUCCESS) else float(reference.score(mean_return))
+def picture(run: Run, path: Path) -> None:
+    """Draw a run's curves, where matplotlib is installed."""
+    if find_spec("matplotlib") is not None:
+        own = own_level(run.data.mean_return, run.history.evaluations[-1].reference)
+        run.history.plot(path, title=run.stack.name, own=own)
 
 
 __all__ = ["CHECKPOINT", "CONFIG", "RESULT", "begun", "config_of", "picture", "write_results"]

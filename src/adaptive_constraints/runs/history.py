@@ -83,17 +83,20 @@ class History:
         """Scores and adaptive quantities over steps, to be drawn."""
         return Curves(*self.scores(), {name: self.series(name) for name in self.adaptive})
 
-    def plot(self, path: str | Path | None = None, *, title: str | None = None) -> Figure | Path:
+    def plot(
+        self, path: str | Path | None = None, *, title: str | None = None, own: float | None = None
+    ) -> Figure | Path:
         """Draw scores (returns where there are none) and adaptive quantities over steps.
 
         path: a picture to write (.png, .pdf, .svg), and then to return; None returns the figure, which notebooks show.
+        own: the score, or the return, of the data's own episodes, drawn as a level line.
 
         Raises `EvaluationError` where nothing was evaluated, `DependencyError` without matplotlib (extra ``plots``).
         """
         if not self.evaluations:
             raise EvaluationError("there is nothing to draw: the run was never evaluated; give fit an eval_env")
         unit = "normalised score" if summary(self.evaluations).measure == "score" else "episode return"
-        figure = drawn({"mean of the seeds": self.curves}, title=title, ylabel=unit)
+        figure = drawn(self.curves, title=title, ylabel=unit, own=own)
         return figure if path is None else save_figure(figure, path)
 
     def headline(self) -> str:

@@ -57,13 +57,17 @@ class Logger:
     def on_end(self, history: History) -> None:
         """The run has ended, stopped or failed: the last call, which comes however it ended."""
 
+    def failed(self, method: str, error: Exception) -> str:
+        """Say in words that one of these methods raised ``error``."""
+        return f"the logger's {type(self).__name__}.{method} raised {type(error).__name__}: {error}"
+
 
 class FolderLogger(Logger):
     """Keeps the metrics of a run in its folder: ``metrics.jsonl``, ``metrics.csv``, and TensorBoard's events."""
 
     def __init__(self, folder: Path, history: History, tensorboard: bool) -> None:
         """``history`` is what the files begin with; `DependencyError` where TensorBoard is wanted and not there."""
-        step = history.steps
+        self._folder, step = folder, history.steps
         self._log = MetricsLog(folder, before=_told(history), resumed_step=step, tensorboard=tensorboard)
 
     def on_log(self, step: int, metrics: Mapping[str, NDArray[np.float64]]) -> None:
@@ -78,6 +82,10 @@ class FolderLogger(Logger):
         """The table of all rows."""
         self._log.close()
 
+    def failed(self, method: str, error: Exception) -> str:
+        """Name the folder, which users know, instead of this class, which they do not."""
+        return f"metrics cannot be written to {self._folder} ({error})"
+
 
 class Loggers:
     """All loggers of a run as one. Whoever fails or asks for a stop ends the run at this step."""
@@ -87,7 +95,7 @@ class Loggers:
         self.asked = ""
         """The method that asked for a stop, such as "StopEarly.on_log"; "" where none did."""
         self._failed = ""
-        """The method that failed first, and how; "" where none did."""
+        """What failed first, and how; "" where nothing did."""
         self._cause: Exception | None = None
 
     @property
@@ -125,7 +133,7 @@ class Loggers:
                     raise TypeError(f"it returned {answer!r}, but True (stop), False or None is needed")
             except Exception as error:
                 if not self._failed:
-                    self._failed, self._cause = f"{who} raised {type(error).__name__}: {error}", error
+                    self._failed, self._cause = logger.failed(method, error), error
             else:
                 self.asked = self.asked or (who if answer else "")
 
@@ -133,7 +141,7 @@ class Loggers:
         """What to raise once the run is saved, with words on where it stopped; None where all went well."""
         if not self._failed:
             return None
-        error = TrainingError(f"the logger's {self._failed}; the run {stopped}")
+        error = TrainingError(f"{self._failed}; the run {stopped}")
         error.__cause__ = self._cause
         return error
 

@@ -73,6 +73,7 @@ def fit(run: Run, settings: RunSettings, kept: bool) -> TrainingError | None:
     logger fails, whose failure it returns.
     """
     env, episodes, seed = settings.eval_env, settings.eval_episodes, settings.eval_seed
+    begun = run.engine.step
     with nullcontext() if env is None else evaluator_of(run, env, episodes, seed, settings.eval_max_steps) as evaluator:
         config = config_of(run, settings, evaluator) if settings.folder or settings.loggers else {}
         own = [] if settings.folder is None else [_open_folder(run, settings, settings.folder, config, kept)]
@@ -91,7 +92,7 @@ def fit(run: Run, settings: RunSettings, kept: bool) -> TrainingError | None:
                     progress.say(_stopped(run, settings.folder, f", as {loggers.asked} asked for"))
         finally:
             loggers.end(run.history)
-    if run.engine.execution.compiled:
+    if run.engine.execution.compiled and run.engine.step > begun:
         remember(run.identity)
     if settings.folder is not None:
         write_results(run, settings.folder)

@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import product
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_constraints.errors import DependencyError, EvaluationError, FileError
+from adaptive_constraints.errors import DependencyError, FileError
 from adaptive_constraints.support.files import replacing
 
 if TYPE_CHECKING:
@@ -25,12 +24,10 @@ Values: TypeAlias = NDArray[np.floating]
 Steps: TypeAlias = NDArray[np.integer] | NDArray[np.floating]
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; yellow is left out because it vanishes on white.
-# Dashes set apart what repeats a colour, and help where there is no colour at all.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-_DASHES = ("-", "--", ":", "-.")
 _PANELS_PER_COLUMN = 3
-_CHARACTERS_PER_INCH = 11
-"""Characters of a legend in an inch, at its size of type."""
+_CHARACTERS_PER_INCH = 9
+"""Characters of a title in an inch, at its size of type."""
 
 
 @dataclass(frozen=True)
@@ -47,46 +44,30 @@ class Curves:
     series: Mapping[str, tuple[Steps, Values]] = field(default_factory=dict)
 
 
-def learning_curves(
-    runs: Mapping[str, Curves],
-    path: str | Path,
-    *,
-    title: str | None = None,
-    ylabel: str = "normalised score",
-    own: float | None = None,
-) -> Path:
-    """Draw curves as `drawn` does, and write a picture to ``path``."""
-    if not runs:
-        raise EvaluationError(f"{path}: there are no curves to draw; pass at least one run.")
-    return save_figure(drawn(runs, title=title, ylabel=ylabel, own=own), path)
-
-
 def drawn(
-    runs: Mapping[str, Curves], *, title: str | None = None, ylabel: str = "normalised score", own: float | None = None
+    curves: Curves, *, title: str | None = None, ylabel: str = "normalised score", own: float | None = None
 ) -> Figure:
-    """Draw scores over steps and, in a panel each, every adaptive quantity any run has.
+    """Draw scores over steps and, in a panel each, every adaptive quantity.
 
-    A quantity that is one number throughout is written and not drawn.
+    Each is drawn as the mean over the seeds, in a band from the lowest to the highest, with one thin line per seed. A
+    quantity that is one number throughout is written and not drawn.
 
-    runs: curves by the stack's name. Each is drawn as the mean over its seeds, in a band from the lowest seed to the
-        highest, with one thin line per seed.
     ylabel: what the scores are, with their unit.
     own: the score of the data's own episodes, a level line.
     """
-    names = list(dict.fromkeys(name for curves in runs.values() for name in curves.series))
-    figure, panels = _figure(len(names))
-    for (stack, curves), style in zip(runs.items(), _styles(len(runs)), strict=True):
-        _draw(panels[0], curves.steps, curves.scores, style, stack)
-        for name, panel in zip(names, panels[1:], strict=True):
-            if name in curves.series:
-                _draw(panel, *curves.series[name], style, stack)
-    for panel, label in zip(panels, [ylabel, *names], strict=True):
+    figure, (scores, *panels) = _figure(len(curves.series))
+    _draw(scores, curves.steps, curves.scores)
+    for panel, series in zip(panels, curves.series.values(), strict=True):
+        _draw(panel, *series)
+    for panel, label in zip([scores, *panels], [ylabel, *curves.series], strict=True):
         _finish(panel, label)
-    for panel in panels[1:]:
+    for panel in panels:
         _rescale(panel)
     if own is not None:
-        panels[0].axhline(own, color="0.45", linestyle=(0, (4, 3)), linewidth=1.2, label="the data's own")
-    _annotate(figure, panels[0], title)
+        scores.axhline(own, color="0.45", linestyle=(0, (4, 3)), linewidth=1.2, label="the data's own")
+    figure.legend(*scores.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    if title is not None:
+        figure.suptitle("\n".join(textwrap.wrap(title, int(_CHARACTERS_PER_INCH * figure.get_figwidth()))))
     return figure
 
 
@@ -133,21 +114,14 @@ def _figure(quantities: int) -> tuple[Figure, list[Axes]]:
     return figure, [score, *(figure.add_subplot(grid[cell], sharex=score) for cell in cells)]
 
 
-def _styles(count: int) -> list[tuple[str, str]]:
-    """(colour, dashes) of each run; the colours run out first."""
-    styles = [(colour, dashes) for dashes, colour in product(_DASHES, COLOURS)]
-    return [styles[i % len(styles)] for i in range(count)]
-
-
-def _draw(panel: Axes, steps: Steps, values: Values, style: tuple[str, str], label: str) -> None:
+def _draw(panel: Axes, steps: Steps, values: Values) -> None:
     """One run in one panel: thin seeds, a band over them, their mean."""
-    colour, dashes = style
     if values.shape[1] > 1:
         low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
-        panel.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
-        panel.plot(steps, values, color=colour, linewidth=0.6, alpha=0.45)
+        panel.fill_between(steps, low, high, color=COLOURS[0], alpha=0.12, linewidth=0)
+        panel.plot(steps, values, color=COLOURS[0], linewidth=0.6, alpha=0.45)
     alone = "o" if len(steps) == 1 else None  # of which there is no line
-    panel.plot(steps, _mean(values), color=colour, linestyle=dashes, marker=alone, linewidth=2.0, label=label)
+    panel.plot(steps, _mean(values), color=COLOURS[0], marker=alone, linewidth=2.0, label="mean of the seeds")
 
 
 def _mean(values: Values) -> Values:
@@ -183,14 +157,3 @@ def _rescale(panel: Axes) -> None:
         panel.text(0.5, 0.5, f"all equal: {drawn[0]:.4g}", transform=panel.transAxes, ha="center", va="center")
     elif drawn.min() > 0 and drawn.max() > 100 * drawn.min():
         panel.set_yscale("log")
-
-
-def _annotate(figure: Figure, panel: Axes, title: str | None) -> None:
-    """The title, and one legend for all panels below them."""
-    handles, labels = panel.get_legend_handles_labels()
-    room = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
-    columns = room // (max(map(len, labels), default=1) + 8)  # 8 for the line and the gaps
-    whole = ["\n".join(textwrap.wrap(label, room - 8)) for label in labels]
-    figure.legend(handles, whole, loc="outside lower center", ncols=max(1, min(4, len(labels), columns)), frameon=False)
-    if title is not None:
-        figure.suptitle(title)

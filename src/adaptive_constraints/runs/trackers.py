@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_constraints.data.sources.loaders import without_folders
 from adaptive_constraints.errors import DependencyError, TrainingError
 from adaptive_constraints.evaluation import Evaluation
 from adaptive_constraints.runs.history import History
@@ -28,10 +28,11 @@ class TrackerLogger(Logger):
     init: further arguments of the module's ``init``, such as ``group=`` or, of Weights & Biases, ``mode="offline"``.
 
     It logs the config, and each metric and evaluation as the mean over the seeds that are not lost, ``critic/loss``,
-    and for each of them, ``critic/loss/seed0``. A run that goes on goes on there as well, under the same project and
-    name. Weights & Biases takes no steps that go back: what was logged there before a run was killed, and is trained
-    again to the same bits, is left out, but for the last step, which stands there as one more. Raises
-    `DependencyError` where the module is not installed.
+    and for each of them, ``critic/loss/seed0``. A run that goes on goes on there as well: it is found by a digest of
+    name, stack, data, seeds and settings, which trackio shows behind the name. The same run trained again from its
+    beginning replaces the earlier one at Weights & Biases; trackio keeps both, the later one under a name of its own
+    making: pass another ``name`` to tell them apart. Steps that Weights & Biases has already are skipped; the last of
+    them is logged once more, one step later. Raises `DependencyError` where the module is not installed.
     """
 
     def __init__(self, module: Tracker, *, project: str, name: str | None = None, **init: Any) -> None:
@@ -49,23 +50,19 @@ class TrackerLogger(Logger):
     def on_start(self, config: Mapping[str, Any], history: History) -> None:
         """Begin the tracker's run, or go on with it."""
         self._history, self._begun = history, history.steps
-        name = self._name or _name(config)
-        goes_on = history.steps > (history.online_from or 0)
+        name, digest = self._name or _name(config), _digest(self._name, config)
         self._run = self._module.init(
-            **{"project": self._project, "name": name, "config": dict(config)}
-            | self._resuming(name, config, goes_on)
+            **{"project": self._project, "config": dict(config)}
+            | self._found_by(name, digest, goes_on=history.steps > (history.online_from or 0))
             | self._init
         )
         self._next = getattr(self._run, "step", 0)
 
-    def _resuming(self, name: str, config: Mapping[str, Any], goes_on: bool) -> dict[str, Any]:
-        """How to find the run there again: trackio does so by name, Weights & Biases by an id."""
+    def _found_by(self, name: str, digest: str, *, goes_on: bool) -> dict[str, Any]:
+        """How to name the run there, and to find it again: trackio does so by name, Weights & Biases by an id."""
         if self._kind == "trackio":
-            return {"resume": "allow" if goes_on else "never"}
-        own = [config[entry] for entry in ("stack", "steps", "seeds", "data", "precision", "compiled", "online")]
-        text = json.dumps([name, *own], sort_keys=True)
-        found = {"id": hashlib.sha256(text.encode()).hexdigest()[:16]}
-        return found | {"resume": "allow"} if goes_on else found
+            return {"name": f"{name} ({digest[:6]})", "resume": "allow" if goes_on else "never"}
+        return {"name": name, "id": digest} | ({"resume": "allow"} if goes_on else {})
 
     def on_log(self, step: int, metrics: Mapping[str, NDArray[np.float64]]) -> None:
         """Metrics of the seeds that are not lost."""
@@ -108,7 +105,14 @@ def _name(config: Mapping[str, Any]) -> str:
     stack = config["stack"]
     parts = " + ".join(part["type"] for part in (stack["learner"], *stack["adapters"]))
     phase = "" if config["online"] is None else ", online"
-    return f"{parts} on {Path(config['data']['name']).name}{phase}"
+    return f"{parts} on {without_folders(config['data']['name'])}{phase}"
 
 
-__all__ = ["Tracker", "TrackerLogger"]
+def _digest(name: str | None, config: Mapping[str, Any]) -> str:
+    """Sixteen digits that tell runs apart: of the name that was given and of what the run is."""
+    own = {entry: config[entry] for entry in ("stack", "steps", "seeds", "precision", "compiled", "online")}
+    text = json.dumps([name, config["data"]["fingerprint"], own], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+__all__ = ["TrackerLogger"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from adaptive_constraints.data.checks.findings import Finding
 from adaptive_constraints.data.dataset import Dataset
@@ -14,24 +16,29 @@ _SHOWN = 12
 
 def columns_text(dataset: Dataset) -> str:
     """What each column of a table is for, and which are for nothing; "" for data of other sources."""
-    said = dataset.provenance.get(COLUMNS)
+    said = _listed(dataset, COLUMNS)
     if not said:
         return ""
-    roles = [f"{role} {_short(names)}" for role, _, names in (part.partition("=") for part in said.split(","))]
-    unused = dataset.provenance.get(UNUSED, "")
-    return f"columns: {', '.join(roles)}; not used: {_short(unused.replace(', ', '+')) or 'none'}"
+    roles = [f"{role} {_short(names)}" for role, names in dict(said).items()]
+    unused = _listed(dataset, UNUSED)
+    return f"columns: {', '.join(roles)}; not used: {_short(unused) or 'none'}"
 
 
-def _short(names: str) -> str:
-    several = names.split("+")
+def _listed(dataset: Dataset, key: str) -> Any:
+    """What a table's loader wrote down as JSON; nothing where somebody else wrote under that name."""
+    try:
+        return json.loads(dataset.provenance.get(key, "[]"))
+    except ValueError:
+        return []
+
+
+def _short(several: Sequence[str]) -> str:
     return " + ".join(several[:_SHOWN]) + (f" and {len(several) - _SHOWN} more" if len(several) > _SHOWN else "")
 
 
 def check_forgotten_ends(dataset: Dataset) -> Iterator[Finding]:
     """Columns of a table that look like ends, mark rows, and are not used."""
-    forgotten = dataset.provenance.get(FORGOTTEN, "")
-    for said in forgotten.split(", ") if forgotten else ():
-        role, _, name = said.partition("=")
+    for role, name in _listed(dataset, FORGOTTEN):
         other = "timeout" if role == "terminal" else "terminal"
         message = (
             f"the column {name!r} is not used, looks like ends of episodes, and marks rows that are no such end here"

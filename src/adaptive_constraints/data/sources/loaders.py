@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,12 @@ def list_datasets() -> list[str]:
     bundled = [f"bundled:{name}" for name in _bundled_names()]
     minari = [f"minari:{name}" for name in local_minari_names()]
     return bundled + scripted_names() + minari + [f"ogbench:{name}" for name in _local_ogbench_names()]
+
+
+def without_folders(reference: str) -> str:
+    """The reference with its files named alone: ``npz:few.npz`` of ``npz:/some/where/few.npz``."""
+    schemes = "|".join(_FILE_SCHEMES)
+    return re.sub(rf"\b({schemes}):[^|#,()]*[/\\]", r"\1:", reference)
 
 
 def _load_ogbench(name: str, download: bool) -> Dataset:

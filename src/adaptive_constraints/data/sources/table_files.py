@@ -97,7 +97,7 @@ def _flattened(table: Any) -> Any:
         table = table.rename_columns([name or _UNNAMED for name in table.column_names])
     if len(set(table.column_names)) != len(table.column_names):
         doubled = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-        raise DatasetError(f"columns stand there twice: {listed(doubled)}")
+        raise DatasetError(f"column names that occur twice: {listed(doubled)}")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -113,18 +114,22 @@ def described(
     used = {name for names in said.values() for name in names}
     unused = [name for name in columns.names if name not in used]
     texts = {
-        COLUMNS: ",".join(f"{role}={'+'.join(names)}" for role, names in said.items()),
-        UNUSED: ", ".join(unused),
-        FORGOTTEN: ", ".join(_forgotten(columns, roles, unused, order, arrays)),
+        COLUMNS: said,
+        UNUSED: unused,
+        FORGOTTEN: _forgotten(columns, roles, unused, order, arrays),
         MOVED: str(order.time) if order.moved else "",
     }
-    return {key: text for key, text in texts.items() if text}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in texts.items()
+        if value
+    }
 
 
 def _forgotten(
     columns: Columns, roles: Mapping[str, Sequence[str]], unused: Sequence[str], order: Order, arrays: Mapping[str, Any]
-) -> list[str]:
-    """Unused columns that look like ends and mark rows that are no such end, as ``role=name``."""
+) -> list[tuple[str, str]]:
+    """Unused columns that look like ends and mark rows that are no such end, as (role, name)."""
     terminals, timeouts = np.asarray(arrays["terminals"]) != 0, np.asarray(arrays.get("timeouts", False)) != 0
     said = timeouts if "timeout" in roles else np.zeros_like(terminals)
     known = {
@@ -140,7 +145,7 @@ def _forgotten(
         if role is not None and flag is not None:
             flag = flag if order.rows is None else flag[order.rows]
             if (flag & ~known[role]).any():
-                found.append(f"{role}={name}")
+                found.append((role, name))
     return found
 
 

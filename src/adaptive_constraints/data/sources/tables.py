@@ -98,7 +98,7 @@ def _parse(reference: str) -> tuple[str, ColumnMap]:
                 f"roles {', '.join(ROLES)}; options are {', '.join(_OPTIONS)}"
             )
         if key in columns or key in options:
-            raise DatasetError(f"table:{reference}: {key} stands there twice")
+            raise DatasetError(f"table:{reference}: {key} is given twice")
         if key in ROLES or key == TIME:
             columns[key] = tuple(name.strip() for name in value.split("+"))
         else:
