@@ -18,7 +18,7 @@ from adaptive_constraints.cli import main
 from adaptive_constraints.data import references, save_npz
 from adaptive_constraints.data.collecting.collect import collect
 from adaptive_constraints.data.references import task_of_spec
-from adaptive_constraints.environments import specs as environments
+from adaptive_constraints.environments import making
 from adaptive_constraints.environments.boundary import EnvironmentWarning
 from adaptive_constraints.environments.making import RecordedEnv
 from adaptive_constraints.environments.specs import alterations, plain_env_spec
@@ -345,7 +345,7 @@ def test_no_suite_has_a_module_imported_that_was_not_allowed(evil: str, tmp_path
 def test_known_packages_are_not_taken_from_the_working_directory(
     evil: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environments, "PACKAGES", (evil,))
+    monkeypatch.setattr(making, "PACKAGES", (evil,))
     for env_id in (f"{evil}:Thing-v0", "Thing-v0"):
         with pytest.raises(EvaluationError, match="not registered here"):
             RecordedEnv(env_id)()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from adaptive_constraints.cli import main
 from adaptive_constraints.data import doctor, load_dataset
+from adaptive_constraints.data.checks.provenance import columns_text
 from adaptive_constraints.data.repair.repairs import Repairs
 from adaptive_constraints.errors import DatasetError
 
@@ -54,7 +57,7 @@ def test_shuffled_rows_are_put_into_the_order_of_what_counts_steps(name, kind, t
     data = load(tmp_path, {name: 3 + 2 * TIME}, order=SHUFFLED, kind=kind)
     assert told(data) == IN_ORDER
     assert "rows_sorted" in doctor(data).codes
-    assert data.provenance["columns"].endswith(f",time={name or 'Unnamed: 0'}")
+    assert json.loads(data.provenance["columns"])["time"] == [name or "Unnamed: 0"]
 
 
 @pytest.mark.parametrize("clock", [1.7e9 + 0.05 * TIME, (TIME * 10**9).astype("datetime64[ns]")])
@@ -169,6 +172,20 @@ def test_columns_that_lose_nothing_are_not_warned_of(columns, more, tmp_path):
     assert "forgotten_end" not in doctor(load(tmp_path, columns, MAP + more)).codes
 
 
+def test_names_with_commas_and_pluses_are_one_column_each(tmp_path):
+    data = load(tmp_path, {"done, fell": ENDS.astype(int), "pos+vel": TIME})
+    (finding,) = [finding for finding in doctor(data).findings if finding.code == "forgotten_end"]
+    assert "the column 'done, fell' is not used" in str(finding)
+    assert json.loads(data.provenance["unused columns"]) == ["done, fell", "pos+vel"]
+    assert "not used: done, fell + pos+vel" in columns_text(data)
+
+
+def test_what_others_write_into_provenance_is_not_read(tmp_path):
+    for columns, forgotten in (("all of them", "none"), ("3", '"none"')):
+        data = replace(load(tmp_path, {}), provenance={"columns": columns, "forgotten ends": forgotten})
+        assert columns_text(data) == "" and "forgotten_end" not in doctor(data).codes
+
+
 def test_a_repaired_set_still_says_it(tmp_path):
     data = load(tmp_path, {"term": ENDS.astype(int)})
     assert "forgotten_end" in doctor(Repairs(action_low=-2.0).apply(data)[0]).codes
@@ -209,7 +226,7 @@ def test_names_of_lerobot_in_a_single_file(tmp_path):
     parquet.write_table(pa.table(columns).take(pa.array(SHUFFLED)), path)
     data = load_dataset(f"table:{path}")
     assert (data.observation_dim, data.action_dim, int(data.terminals.sum())) == (3, 2, EPISODES)
-    assert data.provenance["columns"].startswith("obs=observation.state+observation.environment_state,")
+    assert json.loads(data.provenance["columns"])["obs"] == ["observation.state", "observation.environment_state"]
 
 
 def test_names_that_are_nearly_usual_are_proposed(tmp_path):

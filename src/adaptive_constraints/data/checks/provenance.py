@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 from adaptive_constraints.data.checks.findings import Finding
 from adaptive_constraints.data.dataset import Dataset
 from adaptive_constraints.data.recordings import COLUMNS, FORGOTTEN, MOVED, UNUSED
 
+T = TypeVar("T")
 _SHOWN = 12
 """Columns of one role that are named one by one."""
 
 
 def columns_text(dataset: Dataset) -> str:
     """What each column of a table is for, and which are for nothing; "" for data of other sources."""
-    said = _listed(dataset, COLUMNS)
+    said = _written(dataset, COLUMNS, dict)
     if not said:
         return ""
-    roles = [f"{role} {_short(names)}" for role, names in dict(said).items()]
-    unused = _listed(dataset, UNUSED)
+    roles = [f"{role} {_short(names)}" for role, names in said.items()]
+    unused = _written(dataset, UNUSED, list)
     return f"columns: {', '.join(roles)}; not used: {_short(unused) or 'none'}"
 
 
-def _listed(dataset: Dataset, key: str) -> Any:
+def _written(dataset: Dataset, key: str, kind: type[T]) -> T:
     """What a table's loader wrote down as JSON; nothing where somebody else wrote under that name."""
     try:
-        return json.loads(dataset.provenance.get(key, "[]"))
+        value = json.loads(dataset.provenance.get(key, ""))
     except ValueError:
-        return []
+        return kind()
+    return value if isinstance(value, kind) else kind()
 
 
 def _short(several: Sequence[str]) -> str:
@@ -38,7 +40,7 @@ def _short(several: Sequence[str]) -> str:
 
 def check_forgotten_ends(dataset: Dataset) -> Iterator[Finding]:
     """Columns of a table that look like ends, mark rows, and are not used."""
-    for role, name in _listed(dataset, FORGOTTEN):
+    for role, name in _written(dataset, FORGOTTEN, list):
         other = "timeout" if role == "terminal" else "terminal"
         message = (
             f"the column {name!r} is not used, looks like ends of episodes, and marks rows that are no such end here"
