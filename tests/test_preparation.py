@@ -1,6 +1,7 @@
 """Models trained before step 1: seeds apart, kept, resumed, taken from the cache, made anew where damaged."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,12 @@ from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import Preprocessor
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import init_mlp, mlp
+from adaptive_constraints.pretraining import preparation as kept_models
 from adaptive_constraints.pretraining import resume as pretraining
 from adaptive_constraints.pretraining.preparation import BoundPreparation
 from adaptive_constraints.pretraining.resume import KeptPretraining
 from adaptive_constraints.support import checkpoint
+from adaptive_constraints.support.stopping import Stopped
 from adaptive_constraints.testing import made_data
 
 from .helpers import random_data
@@ -59,6 +62,34 @@ def trained(one: Preparation, counts=None):
         return fit.params["model"]
 
     return one.trained("test.reward", {"width": 16}, train, steps=60)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_long_trainings_are_compiled_where_the_run_is_and_go_on_bit_for_bit(monkeypatch, own_cache):
+    """Kept apart from those that are not compiled, whose numbers differ by rounding."""
+    eager = trained(preparation())
+    monkeypatch.setattr(kept_models, "WORTH_COMPILING", 60)
+    one = replace(preparation(), compiled=True)
+    counts: list = []
+    compiled = trained(one, counts)
+    assert counts == [(0, 1)] and len(list(own_cache.glob("*.npz"))) == 4
+    for name, tensor in eager.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=1e-4, atol=1e-5)
+    assert any((compiled[name] != eager[name]).any() for name in eager), "which the compiler rounds otherwise"
+    for file in own_cache.glob("*.npz"):
+        file.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "asked", lambda: True)
+        with pytest.raises(Stopped):
+            trained(one)
+    again = trained(one, counts)
+    assert counts[-1] == "from 50"
+    assert all(torch.equal(again[name], compiled[name]) for name in again)
+
+
+def test_short_trainings_are_not_compiled():
+    fit = reward_model(replace(preparation(), compiled=True), (0, 1))
+    fit.get_ready(lambda text: pytest.fail(text))
 
 
 def test_the_fit_learns_and_reports():

@@ -43,6 +43,10 @@ class ModelFit(ABC):
         """Minibatches done."""
 
     @abstractmethod
+    def get_ready(self, say: Callable[[str], None]) -> None:
+        """Do what the first minibatch would otherwise wait for, such as compiling, and say so."""
+
+    @abstractmethod
     def run(self, steps: int) -> dict[str, list[float]]:
         """Run this many minibatches; returns the mean of each logged quantity over them, one number per seed."""
 

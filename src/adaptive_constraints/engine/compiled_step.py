@@ -18,6 +18,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from adaptive_constraints.engine.activations import ACTIVATIONS
 from adaptive_constraints.engine.step_cache import Library
 
+WORTH_COMPILING = 50_000
+"""Steps that repay the compiler's minute: whatever the shapes, a compiled step saves about a millisecond or more."""
+
 
 class CompiledStep:
     """A step that is compiled, or read from the cache; a `recording.Graph`."""
@@ -81,4 +84,4 @@ def _lift(graph: fx.GraphModule) -> list[Tensor]:
     return tensors
 
 
-__all__ = ["CompiledStep", "recorded"]
+__all__ = ["WORTH_COMPILING", "CompiledStep", "recorded"]

@@ -36,6 +36,7 @@ class EngineFit(ModelFit):
         steps: int,
         batch_size: int,
         device: torch.device,
+        compiled: bool = False,
     ) -> None:
         initial = InitialState(
             seeds=tuple(seeds),
@@ -51,7 +52,7 @@ class EngineFit(ModelFit):
             initial,
             table,
             horizon=steps,
-            execution=Execution(traced=steps >= WORTH_TRACING),
+            execution=Execution(traced=compiled or steps >= WORTH_TRACING, compiled=compiled),
             device=device,
             namespace=f"{name}/",
         )
@@ -80,6 +81,11 @@ class EngineFit(ModelFit):
     def batches(self) -> Batches:
         """The source of its minibatches."""
         return self._engine.batches
+
+    def get_ready(self, say: Callable[[str], None]) -> None:
+        """Compile, where that is asked for."""
+        self._engine.say = say
+        self._engine.record_ahead()
 
     def run(self, steps: int) -> dict[str, list[float]]:
         """Run this many minibatches; the mean of each logged quantity over them, one number per seed."""

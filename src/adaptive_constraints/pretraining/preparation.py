@@ -20,6 +20,7 @@ from adaptive_constraints.composition.resolved import Resolved
 from adaptive_constraints.core.preparation import ModelFit, Preparation, Pretraining
 from adaptive_constraints.core.types import Params, Prepared, Spec, Stage
 from adaptive_constraints.data import Dataset, Preprocessor
+from adaptive_constraints.engine.compiled_step import WORTH_COMPILING
 from adaptive_constraints.errors import CheckpointError, StackError
 from adaptive_constraints.pretraining.model_fit import EngineFit
 from adaptive_constraints.pretraining.resume import KeptPretraining
@@ -38,6 +39,8 @@ class BoundPreparation(Preparation):
 
     device: torch.device = CPU
     progress: bool = False
+    compiled: bool = False
+    """Compile the steps of models that are long in training, as the run compiles its own; on CPUs only."""
 
     @cached_property
     def table(self) -> dict[str, Tensor]:
@@ -66,7 +69,11 @@ class BoundPreparation(Preparation):
             steps=steps,
             batch_size=batch_size,
             device=self.device,
+            compiled=self._compiles(steps),
         )
+
+    def _compiles(self, steps: int) -> bool:
+        return self.compiled and self.device.type == "cpu" and steps >= WORTH_COMPILING
 
     def trained(
         self,
@@ -78,6 +85,8 @@ class BoundPreparation(Preparation):
         shared: bool = False,
     ) -> Params:
         seeds = self.seeds[:1] if shared else self.seeds
+        if self._compiles(steps):  # whose numbers differ by rounding
+            settings = {**settings, "compiled": True}
         kept = self._kept(name, settings, seeds)
         if missing := [seed for seed in seeds if seed not in kept]:
             half = self._file(f"{name}.half-trained", settings, missing)
@@ -153,11 +162,16 @@ def prepare(
     device: torch.device,
     progress: bool = False,
     kept: Mapping[str, Prepared] = types.MappingProxyType({}),
+    *,
+    compiled: bool = False,
 ) -> dict[str, Prepared]:
-    """Prepare each adapter of a stack on the data, by its name; what is ``kept`` is not made again."""
+    """Prepare each adapter of a stack on the data, by its name; what is ``kept`` is not made again.
+
+    compiled: compile the steps of models that are long in training.
+    """
     spec = Spec(data.observation_dim, data.action_dim)
     preparation = BoundPreparation(
-        data, preprocessor, resolved.facts, spec, tuple(seeds), resolved.learner.discount, device, progress
+        data, preprocessor, resolved.facts, spec, tuple(seeds), resolved.learner.discount, device, progress, compiled
     )
     prepared = {
         adapter.name: kept.get(adapter.name) or adapter.prepare(preparation) or Prepared()

@@ -70,6 +70,7 @@ class KeptPretraining(Pretraining):
         are kept with the state of ``fit`` and must not change during this call.
         """
         self.resume(fit, beside)
+        fit.get_ready(self._say)
         while fit.step < until:
             if asked() and fit.step:
                 self.save(fit, beside or {})
@@ -84,6 +85,10 @@ class KeptPretraining(Pretraining):
             # Not at the end of a call: the caller's tensors are about to change with it.
             if fit.step < until and time.monotonic() - self._last_write > SAVE_EVERY:
                 self.save(fit, beside or {})
+
+    def _say(self, text: str) -> None:
+        if self.progress is not None:
+            self.progress.say(f"{self._name}: {text}")
 
     def _estimate(self, seconds: float, step: int) -> None:
         """Say once how long it will take, from the second portion on: the first one traces too."""

@@ -61,7 +61,9 @@ def fresh_run(
     )
     spec = Spec(dataset.observation_dim, dataset.action_dim)
     resolved = stack.resolve()
-    prepared = prepare(resolved, dataset, preprocessor, seeds, device, progress, kept or {})
+    prepared = prepare(
+        resolved, dataset, preprocessor, seeds, device, progress, kept or {}, compiled=execution.compiled
+    )
     initial = initial_state(resolved, spec, seeds, prepared)
     table = preprocessor.packed_table(dataset, learner.columns(), initial.columns)
     program = program_of(resolved, spec, steps)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from adaptive_constraints.composition.stack import Stack
+from adaptive_constraints.engine.compiled_step import WORTH_COMPILING
 from adaptive_constraints.engine.step_cache import surroundings
 from adaptive_constraints.errors import DependencyError, TrainingError
 from adaptive_constraints.runs.identity import Identity
@@ -20,8 +21,6 @@ from adaptive_constraints.support.files import cache_folder, replacing
 Compiled = Literal["auto"] | bool
 """The choice to compile or not; "auto": by `decide`."""
 
-WORTH_COMPILING = 50_000
-"""Steps that repay the compiler's minute: whatever the shapes, a compiled step saves about a millisecond or more."""
 GAIN = "steps of small networks would take a half to an eighth of their time"
 
 
