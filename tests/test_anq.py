@@ -44,7 +44,13 @@ def seen(engine: Engine, what: Callable[..., Tensor]) -> Tensor:
 # -- plain loops ------------------------------------------------------------------------------------------------------
 
 
-FAR: dict[str, Any] = {"output_variance": 1.0, "learning_rate": 1e-3, "largest_factor": 1.02, "largest_weight": 1.05}
+FAR: dict[str, Any] = {
+    "output_variance": 1.0,
+    "learning_rate": 1e-3,
+    "smallest_factor": 0.01,
+    "largest_factor": 1.02,
+    "largest_weight": 1.05,
+}
 """Settings under which displacements, averages and bounds all matter within some dozen steps."""
 CASES: dict[str, Any] = {
     "TD3BC": (
@@ -58,7 +64,7 @@ CASES: dict[str, Any] = {
         30,
     ),
     "IQL": (IQL, ANQ(hidden=64, penalty_weight=5.0, polyak=0.05, **FAR), 60),
-    "IQL, raw Q": (IQL, ANQ(hidden=64, normalize_q=False, smallest_factor=0.99, polyak=0.05, **FAR), 30),
+    "IQL, raw Q": (IQL, ANQ(hidden=64, normalize_q=False, polyak=0.05, **FAR | {"smallest_factor": 0.99}), 30),
     "IQL, no target mu": (
         IQL,
         ANQ(hidden=64, objective_aggregate="mean", target_mu=False, **FAR),
@@ -178,7 +184,7 @@ def converged(
     steps: int, s: Tensor = SIX_STATES, curvature: float = 0.0, **settings
 ) -> tuple[Engine, ANQ, Tensor, Tensor]:
     """Engine, adapter, and the data's observations and actions."""
-    anq = ANQ(policy_every=1, hidden=32, learning_rate=5e-3, **settings)
+    anq = ANQ(policy_every=1, hidden=32, learning_rate=5e-3, smallest_factor=0.01, **settings)
     learner, data = Bandit(policy_every=10**6, batch_size=32, curvature=curvature, hidden=4), rows_of(s)
     engine = build(learner, anq, horizon=steps, data=data)
     engine.run(steps)
@@ -243,8 +249,17 @@ def test_without_adaptivity_all_neighbourhoods_are_of_one_size():
     assert float(engine.diagnose()["anq/penalty_factor_bounded"]) == 0
 
 
+def test_by_default_neighbourhoods_only_shrink():
+    """So that a row whose action is bad has no more room than one at the mean."""
+    engine = trained(TD3BC(**SMALL), ANQ(adaptivity=1e4, **WIDE))
+    factor = seen(engine, resolved_of(engine).adapters[0].penalty_factor)
+    assert float(factor.min()) == 1.0 and float(factor.max()) == pytest.approx(30.0)
+
+
 def test_factors_and_weights_stay_within_their_bounds():
-    anq = ANQ(adaptivity=1e4, largest_factor=7.0, inverse_temperature=1e4, largest_weight=2.0, **WIDE)
+    anq = ANQ(
+        adaptivity=1e4, smallest_factor=0.01, largest_factor=7.0, inverse_temperature=1e4, largest_weight=2.0, **WIDE
+    )
     engine = trained(TD3BC(**SMALL), anq)
     factor, weight = (seen(engine, what) for what in (anq.penalty_factor, anq.sample_weight))
     assert float(factor.min()) == pytest.approx(0.01) and float(factor.max()) == pytest.approx(7.0)
@@ -420,8 +435,9 @@ def test_two_that_decide_the_bootstrap_are_refused():
 
 
 def test_presets():
-    assert ANQ.preset("gym") == ANQ(penalty_weight=0.1)
-    assert ANQ.preset("gym-expert") == ANQ() == ANQ(penalty_weight=5.0)
+    assert ANQ.preset("gym") == ANQ(smallest_factor=0.01, penalty_weight=0.1)
+    assert ANQ.preset("gym-expert") == ANQ(smallest_factor=0.01, penalty_weight=5.0)
+    assert ANQ.preset("antmaze").smallest_factor == 0.01
     antmaze = ANQ.preset("antmaze", penalty_weight=0.1)
     assert (antmaze.value_expectile, antmaze.value_aggregate, antmaze.objective_aggregate) == (0.9, "learner", "min")
     learner = IQL.preset("anq-antmaze")

@@ -33,7 +33,8 @@ class ANQ(Adapter):
     """Refine the data's actions within neighbourhoods; learn V from them, Q from V, and imitate them.
 
     The penalty's form, the bounds of both weights, the reach and the values of penalty_weight are those of a published
-    port, which says that it follows the released code; that code was not available.
+    port, which says that it follows the released code; that code was not available. Presets are as published; the
+    default differs in ``smallest_factor`` and ``penalty_weight``, to be near the bare learner on any scale of rewards.
 
     >>> from adaptive_constraints import ANQ, wrap
     >>> from adaptive_constraints.baselines import IQL
@@ -56,9 +57,10 @@ class ANQ(Adapter):
     adaptivity: Annotated[float, AtLeast(0)] = 1.0
     """The penalty's factor at a row is exp(adaptivity * advantage of the data's action) (alpha); 0: neighbourhoods of
     one size. Advantages are in units of return, some hundreds on Gym: on a very different scale of rewards rescale
-    them (reward_scale of the learner), or most factors stand at a bound; the diagnostics say how many."""
-    smallest_factor: Annotated[float, Above(0)] = 0.01
-    """Lower bound of that factor."""
+    them (reward_scale of the learner), or bounds cut most factors; the diagnostics say how many."""
+    smallest_factor: Annotated[float, Above(0)] = 1.0
+    """Lower bound of that factor; published 0.01. At 1 neighbourhoods only shrink around good actions: where they grow
+    around bad ones, actions end where Q has seen nothing and is too high (docs/results.md)."""
     largest_factor: Annotated[float, Above(0)] = 30.0
     """Upper bound of that factor."""
     normalize_q: bool = True
@@ -98,9 +100,10 @@ class ANQ(Adapter):
     """IQL in substance: the paper's own agent is like ``IQL.preset("anq")``."""
     replaces: ClassVar[frozenset[str]] = frozenset({"bootstrap"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "gym": {"penalty_weight": 0.1},
-        "gym-expert": {},
+        "gym": {"smallest_factor": 0.01, "penalty_weight": 0.1},
+        "gym-expert": {"smallest_factor": 0.01},
         "antmaze": {
+            "smallest_factor": 0.01,
             "largest_factor": 10.0,
             "value_expectile": 0.9,
             "inverse_temperature": 10.0,
@@ -241,17 +244,17 @@ class ANQ(Adapter):
         return _aggregate(self.value_aggregate, v, v.services.q(v.target["critic"], v.s, action)) - v.value(v.s)
 
     def diagnostics(self, v: View) -> Mapping[str, Tensor]:
-        """Mean |delta|, mean W, and the shares of rows whose W and, where it is from here, whose G stand at a bound."""
+        """Mean |delta|, mean W, and the shares of rows whose W and, where it is from here, whose G a bound cuts."""
         low, high = self._factor_bounds()
         exponent = self._factor_exponent(v)
         quantities = {
             "displacement": self.displacement(v.p[self.group("mu")], v.s, v.a).abs().mean(),
             "penalty_factor": self.penalty_factor(v).mean(),
-            "penalty_factor_bounded": _share((exponent <= low) | (exponent >= high), exponent),
+            "penalty_factor_bounded": _share((exponent < low) | (exponent > high), exponent),
         }
         if self._weights(v.services.facts):
             exponent = self._weight_exponent(v)
-            quantities["weight_bounded"] = _share(exponent >= math.log(self.largest_weight), exponent)
+            quantities["weight_bounded"] = _share(exponent > math.log(self.largest_weight), exponent)
         return quantities
 
 
