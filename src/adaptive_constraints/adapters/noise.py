@@ -6,7 +6,9 @@ critics know; where it was random, the same step stays well inside. So the const
 behaviour's variance: a policy may move by about the same number of the behaviour's standard deviations on any data.
 
 This is this project's own adapter, not of a paper. Related are SPOT (arXiv 2202.06239), whose constraint is the density
-of the behaviour, and FamO2O (arXiv 2310.17966), which learns a policy for every trade-off and chooses by state.
+of the behaviour, FamO2O (arXiv 2310.17966), which learns a policy for every trade-off and chooses by state, LION (arXiv
+2205.10629), which learns such a family too and lets the user choose, and confidence-conditioned value functions (arXiv
+2212.04607), which learn values for every degree of caution.
 """
 
 from __future__ import annotations
