@@ -88,6 +88,7 @@ def test_the_command_of_a_row_is_that_cell(undisturbed, suite):
     assert read_stack(line).stack.to_spec() == suite.cells[1].spec
 
 
+@pytest.mark.slow
 def test_killed_in_mid_suite_and_resumed_the_rows_are_the_same(suite, undisturbed, tmp_path, monkeypatch):
     file, out, marker = str(Path(suite.cells[0].data[4:]).parent / "tiny.toml"), tmp_path / "out", tmp_path / "marker"
     words = ["bench", file, "--imports", "fatal_env", "--out", str(out), "--device", "cpu", "--quiet"]

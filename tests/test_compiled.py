@@ -92,6 +92,7 @@ def test_what_is_compiled_is_the_step(stack):
         assert values == pytest.approx(logged[name], rel=1e-6, abs=1e-12), name
 
 
+@pytest.mark.slow
 def test_seeds_together_are_seeds_alone():
     learner, adapter = TD3BC(**SMALL), ASPC(interval=1)
     together = build(learner, adapter, seeds=(3, 4), dtype=torch.float64, graphs=Interpreted)
@@ -200,6 +201,7 @@ def test_compiled_resumes_bit_for_bit_from_the_cache(cache, monkeypatch):
     assert not different(states(whole), states(second))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_data_sets_of_other_lengths_share_a_program(cache, monkeypatch):
     tiny().run(1)

@@ -113,6 +113,7 @@ def test_online_fine_tuning_and_going_on_with_it(named, agent, reach, tmp_path):
     np.testing.assert_array_equal(load_agent(tmp_path / "run", "cpu").act(seen), one.act(seen))
 
 
+@pytest.mark.slow
 def test_the_command_line_names_imports_and_takes_them(agent, tmp_path):
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         words = (sys.executable, "-m", "adaptive_constraints", "evaluate", "agent.npz", "--episodes", "1", *more)

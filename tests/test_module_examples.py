@@ -52,6 +52,7 @@ def test_few_lines_are_not_the_algorithms(name):
     assert len([line for line in marked.group(1).splitlines() if line.strip()]) <= 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_it_runs(name, capsys):
     load(FOLDER / f"{name}.py", f"example_{name}").main(steps=4)

@@ -332,6 +332,7 @@ def test_buffers_are_kept_per_seed_and_only_learned_from_calls_in_training_mode(
     assert torch.equal(before, engine.params["critic"]["net.1.running_mean"])
 
 
+@pytest.mark.slow
 def test_an_agent_of_modules_is_saved_loaded_and_goes_on(tmp_path):
     """Networks are made again where the file is read by another process."""
     data, options = made_data(), {**QUIET, "steps": 8, "seeds": 3, "compiled": False}

@@ -64,6 +64,7 @@ def trained(one: Preparation, counts=None):
     return one.trained("test.reward", {"width": 16}, train, steps=60)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_long_trainings_are_compiled_where_the_run_is_and_go_on_bit_for_bit(monkeypatch, own_cache):
     """Kept apart from those that are not compiled, whose numbers differ by rounding."""

@@ -19,6 +19,7 @@ from . import synthetic_rows
 FOLDERS = sorted(path.parent.name for path in results_page.RESULTS.glob("*/rows.jsonl"))
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_rows_say():
     made = results_page.page()
     assert "{{" not in made

@@ -39,6 +39,7 @@ def test_its_learner_keeps_the_laws_and_takes_the_adapters(folder):
     assert "check_learner(" in CHECK
 
 
+@pytest.mark.slow
 def test_its_commands_do_what_it_says(folder, capsys):
     """As they stand, but for their length."""
     assert [shlex.split(command)[1] for command in COMMANDS] == ["train", "explain", "train", "bench", "report"]
