@@ -141,7 +141,8 @@ def test_data_that_has_changed_since_is_refused_unless_it_is_named(folder, tmp_p
     agent.save(tmp_path / "agent.npz")
     save_npz(make_data().subset(episodes=slice(5)), file)
     assert main(["ope", str(tmp_path / "agent.npz"), *QUICK]) == 2
-    assert "was not trained on" in (said := capsys.readouterr().err) and "--data" in said
+    said = capsys.readouterr().err
+    assert "is not the data that the agent was trained on" in said and "agent.npz" in said and "--data" in said
     assert main(["ope", str(tmp_path / "agent.npz"), "--data", f"npz:{file}", *QUICK]) == 0
 
 

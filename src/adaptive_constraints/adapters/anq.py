@@ -34,7 +34,7 @@ class ANQ(Adapter):
 
     The penalty's form, the bounds of both weights, the reach and the values of penalty_weight are those of a published
     port, which says that it follows the released code; that code was not available. Presets are as published; the
-    default differs in ``smallest_factor`` and ``penalty_weight``, to be near the bare learner on any scale of rewards.
+    default differs in ``smallest_factor`` and, from preset gym, in ``penalty_weight``, to stay near the bare learner.
 
     >>> from adaptive_constraints import ANQ, wrap
     >>> from adaptive_constraints.baselines import IQL

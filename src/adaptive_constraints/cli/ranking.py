@@ -13,8 +13,9 @@ from adaptive_constraints.agent import Agent
 from adaptive_constraints.choosing import FQE, OfflineEvaluation, Selection, evaluate_offline, policies_of, select
 from adaptive_constraints.cli.show import table
 from adaptive_constraints.data import Dataset, load_dataset
-from adaptive_constraints.errors import CheckpointError, EvaluationError
+from adaptive_constraints.errors import CheckpointError, EvaluationError, TrainingError
 from adaptive_constraints.runs.folder import CHECKPOINT
+from adaptive_constraints.runs.requests import trained_on
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,12 +102,10 @@ class Ranking:
 def _check_unchanged(data: Dataset, agents: Sequence[tuple[str, Agent]]) -> None:
     """Raise `EvaluationError` where data of this name is not what an agent was trained on."""
     for name, agent in agents:
-        if agent.run.data.fingerprint != data.fingerprint:
-            raise EvaluationError(
-                f"{name} was not trained on {data.name} as it is here: its fingerprint was "
-                f"{agent.run.data.fingerprint} then, {data.fingerprint} now. Evaluate where that data is, or name the "
-                "data to evaluate on by --data"
-            )
+        try:
+            trained_on(agent.run, data)
+        except TrainingError as error:
+            raise EvaluationError(f"{name}: {error}; name the data to evaluate on by --data") from error
 
 
 def found(paths: Sequence[Path]) -> Iterator[Path]:

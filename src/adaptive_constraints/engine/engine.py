@@ -222,7 +222,8 @@ class Engine:
             return
         self._foresees, started, at = False, time.perf_counter(), self.step
         dues = self._timetable.ahead(self.step, self.horizon)
-        self.say(f"recording {len(dues)} kinds of steps, and compiling those that no earlier run compiled")
+        kinds = "1 kind" if len(dues) == 1 else f"{len(dues)} kinds"
+        self.say(f"recording {kinds} of steps, and compiling what no earlier run compiled")
         with product_precision(self.execution.precision):
             for due in dues:
                 self.step += 1  # one that is run, so that its rates are set

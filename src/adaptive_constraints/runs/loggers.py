@@ -57,17 +57,13 @@ class Logger:
     def on_end(self, history: History) -> None:
         """The run has ended, stopped or failed: the last call, which comes however it ended."""
 
-    def failed(self, method: str, error: Exception) -> str:
-        """Say in words that one of these methods raised ``error``."""
-        return f"the logger's {type(self).__name__}.{method} raised {type(error).__name__}: {error}"
-
 
 class FolderLogger(Logger):
     """Keeps the metrics of a run in its folder: ``metrics.jsonl``, ``metrics.csv``, and TensorBoard's events."""
 
     def __init__(self, folder: Path, history: History, tensorboard: bool) -> None:
         """``history`` is what the files begin with; `DependencyError` where TensorBoard is wanted and not there."""
-        self._folder, step = folder, history.steps
+        self.folder, step = folder, history.steps
         self._log = MetricsLog(folder, before=_told(history), resumed_step=step, tensorboard=tensorboard)
 
     def on_log(self, step: int, metrics: Mapping[str, NDArray[np.float64]]) -> None:
@@ -81,10 +77,6 @@ class FolderLogger(Logger):
     def on_end(self, history: History) -> None:
         """The table of all rows."""
         self._log.close()
-
-    def failed(self, method: str, error: Exception) -> str:
-        """Name the folder, which users know, instead of this class, which they do not."""
-        return f"metrics cannot be written to {self._folder} ({error})"
 
 
 class Loggers:
@@ -133,7 +125,7 @@ class Loggers:
                     raise TypeError(f"it returned {answer!r}, but True (stop), False or None is needed")
             except Exception as error:
                 if not self._failed:
-                    self._failed, self._cause = logger.failed(method, error), error
+                    self._failed, self._cause = _failure(logger, who, error), error
             else:
                 self.asked = self.asked or (who if answer else "")
 
@@ -144,6 +136,13 @@ class Loggers:
         error = TrainingError(f"{self._failed}; the run {stopped}")
         error.__cause__ = self._cause
         return error
+
+
+def _failure(logger: Logger, who: str, error: Exception) -> str:
+    """Say what failed; of our own logger, which users do not know, by the folder, which they do."""
+    if isinstance(logger, FolderLogger):
+        return f"metrics cannot be written to {logger.folder} ({error})"
+    return f"the logger's {who} raised {type(error).__name__}: {error}"
 
 
 def evaluation_row(evaluation: Evaluation) -> dict[str, list[float]]:
