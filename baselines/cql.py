@@ -117,6 +117,18 @@ class CQL(Learner):
         "maze2d": {"target_gap": 5.0},
         "antmaze": ANTMAZE,
         "adroit": {"alpha": 1.0, "actor_learning_rate": 1e-4},
+        # Small networks for small data: this project's own, for scripted:pendulum/...
+        "pendulum": {
+            "critic": "robust",
+            "critic_layers": 2,
+            "hidden": 64,
+            "batch_size": 64,
+            "discount": 0.97,
+            "polyak": 0.05,
+            "actor_learning_rate": 1e-3,
+            "critic_learning_rate": 1e-3,
+            "reward_scale": 0.1,
+        },
         # What state-adaptive coefficients (arXiv 2505.19923) stand on.
         "ssar": {"critic": "robust"},
         "ssar-antmaze": ANTMAZE | {"critic": "robust", "actor_imitation": 0.5},

@@ -115,6 +115,18 @@ class DiffusionQL(Learner):
         "kitchen-complete": _published(0.005, 9.0),
         "kitchen-partial": _published(0.005, 10.0),
         "kitchen-mixed": _published(0.005, 10.0),
+        # Small networks for small data: this project's own, for scripted:pendulum/...
+        "pendulum": {
+            "critic": "robust",
+            "hidden": 64,
+            "batch_size": 64,
+            "discount": 0.97,
+            "polyak": 0.05,
+            "actor_rate": 0.05,
+            "learning_rate": 1e-3,
+            "critic_learning_rate": 1e-3,
+            "reward_scale": 0.1,
+        },
         # A whole family: one of its rows, for data sets that the table does not have.
         "gym": _published(1.0, 5.0),  # hopper-medium-expert: the median clip
         "antmaze": _published(2.0, 3.0, True, **_ANTMAZE),  # antmaze-umaze-diverse: the middle of the table

@@ -96,6 +96,17 @@ class FQL(Learner):
         "relocate-human": {"alpha": 1e4, "aggregate_q": "min"},
         "relocate-cloned": {"alpha": 3e4, "aggregate_q": "min"},
         "relocate-expert": {"alpha": 3e4, "aggregate_q": "min"},
+        # Small networks for small data: this project's own, for scripted:pendulum/...
+        "pendulum": {
+            "alpha": 1.0,
+            "normalize_q": True,
+            "hidden": 64,
+            "layers": 2,
+            "batch_size": 64,
+            "discount": 0.97,
+            "polyak": 0.05,
+            "learning_rate": 1e-3,
+        },
         # A whole family: what most of its rows say. The paper has no locomotion; there, the authors' advice for new
         # tasks is a normalised Q and a search among 0.03, 0.1, ..., 10, of which 1 is our choice.
         "antmaze": {"alpha": 10.0, "reward_shift": -1.0},

@@ -86,6 +86,8 @@ class ReBRAC(Learner):
         },
         "maze2d": {"batch_size": 256, "actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4},
         "adroit": {"batch_size": 256, "actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4},
+        # Small networks for small data: this project's own, for scripted:pendulum/...
+        "pendulum": {"hidden": 64, "batch_size": 64, "discount": 0.97, "polyak": 0.05},
     }
 
     def facts(self) -> Facts:

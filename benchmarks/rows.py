@@ -42,6 +42,7 @@ from adaptive_constraints.experiments.rows import (
     write_suite,
 )
 from adaptive_constraints.experiments.stacks import NamedStack, read_stack
+from adaptive_constraints.experiments.suite import list_suites, load_suite
 from adaptive_constraints.support.records import plain, read_metrics
 
 POINTS = 100
@@ -204,16 +205,24 @@ def _words(part: Any) -> str:
 
 
 def _suite(options: argparse.Namespace) -> SuiteRecord:
-    """The record of the whole folder: as it stands there, else as `bench` wrote it."""
+    """The record of the whole folder: as it stands there, else as `bench` wrote it; claims are those of the suite."""
     for folder in (options.into, *options.folders):
         if (folder / SUITE).is_file():
-            return read_suite(folder)
+            return as_it_ships(read_suite(folder))
     about = "Runs of train and finetune. Memory and time in all are 0 where a run folder does not say them."
     return cast(
         SuiteRecord,
         {"suite": options.into.name, "about": about, "command": options.command, "commit": None, "versions": {}}
         | {"published": [], "cells": []},
     )
+
+
+def as_it_ships(record: SuiteRecord) -> SuiteRecord:
+    """The record with purpose and claims of the whole suite of that name, if it ships: parts of it know only theirs."""
+    if record["suite"] not in list_suites():
+        return record
+    suite = load_suite(record["suite"])
+    return record | {"about": suite.about, "claims": list(suite.claims)}
 
 
 def _plan(rows: Sequence[ResultRow]) -> list[PlannedCell]:

@@ -75,8 +75,8 @@ def outcome(claim: Claim, rows: Sequence[ResultRow], score: Score) -> Outcome:
     """Compare one claim with rows.
 
     "nowhere worse" is refuted by a data set on which the paired interval lies below 0, and "better" by an overall
-    interval below 0; it holds where that lies above 0. "share of best" asks for the mean over data sets of the stack's
-    score divided by that of the best rival of each data set, and is refuted where its interval lies below ``share``.
+    interval below 0; it holds where that lies above 0. "share of best" asks for the stack's mean score over
+    data sets, divided by the mean score of each set's best rival, and is refuted where its interval lies below ``share``.
     """
     paired, missing = _paired(claim, rows, score)
     if missing or not paired:
@@ -149,7 +149,10 @@ def _differences(paired: Paired, rivals: Mapping[str, int]) -> tuple[Strata, Dra
 
 
 def _share(claim: Claim, paired: Paired, on: Sequence[OnData]) -> Estimate:
-    """The mean over data sets of score / best rival's score; which rival is best is taken as known."""
+    """Mean score over data sets / that of each set's best rival; which rival is best is taken as known.
+
+    Not the mean of each set's own share: one set on which even the best is near 0 would decide it.
+    """
     best = {part.label: claim["against"].index(part.rival) for part in on}
     ours = [values[0] for values, _ in paired.values()]
     theirs = [values[1 + best[label]] for label, (values, _) in paired.items()]
@@ -157,8 +160,7 @@ def _share(claim: Claim, paired: Paired, on: Sequence[OnData]) -> Estimate:
 
     def share(strata: Strata) -> NDArray[np.float64]:
         mine, rivals = strata[: len(ours)], strata[len(ours) :]
-        shares = [a.mean(-1) / b.mean(-1) for a, b in zip(mine, rivals, strict=True)]
-        return np.asarray(np.mean(np.stack(shares), axis=0))
+        return np.asarray(mean_of_means(mine) / mean_of_means(rivals))
 
     return estimate([*ours, *theirs], share, draws=[*draws, *draws])
 
