@@ -119,6 +119,8 @@ class CQL(Learner):
         "adroit": {"alpha": 1.0, "actor_learning_rate": 1e-4},
         # Small networks for small data: this project's own, for scripted:pendulum/...
         "pendulum": {
+            "alpha": 1.0,
+            "gap_actions": 3,
             "critic": "robust",
             "critic_layers": 2,
             "hidden": 64,

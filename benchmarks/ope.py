@@ -91,6 +91,7 @@ def of_data(reference: str, steps: Sequence[int], fqe_steps: int) -> list[dict[s
     with tempfile.TemporaryDirectory() as folder:
         agents = [kept for label, agent in stacks().items() for kept in checkpoints(label, agent, data, steps, folder)]
     true = [agent.evaluate(episodes=EPISODES).returns for _, agent in agents]
+    starts = data.observations[data.episode_starts]
     trained = time.process_time() - started
     fqe = replace(SETTINGS, steps=fqe_steps)
     estimates = evaluate_offline(
@@ -104,7 +105,7 @@ def of_data(reference: str, steps: Sequence[int], fqe_steps: int) -> list[dict[s
     }
     rows = []
     for (label, agent), returns, estimate in zip(agents, true, estimates, strict=True):
-        own = own_values(agent, data)
+        own = own_values(agent, starts).mean(1)
         for i, seed in enumerate(agent.seeds):
             rows.append(
                 {"stack": label, "spec": agent.stack.to_spec(), "step": agent.step, "seed": seed}
@@ -127,16 +128,16 @@ def checkpoints(
         yield label, load_agent(path, "cpu")
 
 
-def own_values(agent: Agent, data: Dataset) -> NDArray[np.float64]:
-    """[S] what the learner's own critics say of the policy, averaged over initial states; NaN where it has none."""
+def own_values(agent: Agent, observations: NDArray[Any]) -> NDArray[np.float64]:
+    """[S, N] what the learner's own critics say of the policy at observations [N, D]; NaN where it has none."""
     run, resolved = agent.run, agent.stack.resolve()
     if not resolved.facts.owns_critic:
-        return np.full(len(agent.seeds), np.nan)
-    states = run.preprocessor.observations(torch.tensor(data.observations[data.episode_starts]))
+        return np.full((len(agent.seeds), len(observations)), np.nan)
+    states = run.preprocessor.observations(torch.tensor(observations))
 
     def value(v: Any) -> dict[str, torch.Tensor]:
         actions = run.engine.program.policies["act"](v, states)
-        return {"value": v.services.aggregate(v.services.q(v.p["critic"], states, actions)).mean()}
+        return {"value": v.services.aggregate(v.services.q(v.p["critic"], states, actions))}
 
     return run.engine.ask("own value", value)["value"].double().numpy()
 

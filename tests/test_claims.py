@@ -169,7 +169,7 @@ def test_draws_are_cells_and_claims_name_them(tmp_path) -> None:
         ('data = "*/mixed"', "share = 0.9", "a number above 0 belongs to"),
         ("draws = [3, 5]", "draws = [3, 3]", "the top, draws: 3 stands there twice"),
         ("draws = [3, 5]", "draws = [-1]", "the top, draws: numbers from 0 are needed"),
-        ("scripted:pendulum/{mixed,expert}", "bundled:hopper", "bundled:hopper is one data set; draws are of"),
+        ("scripted:pendulum/{mixed,expert}", "bundled:hopper", "bundled:hopper is one data set; draws are of scripted"),
     ],
 )
 def test_what_is_wrong_with_a_claim_is_said(tmp_path, before: str, after: str, said: str) -> None:

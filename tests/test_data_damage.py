@@ -373,14 +373,14 @@ def test_a_damaged_cache_is_made_anew(
 ) -> None:
     kept, collected = tmp_path / "kept.npz", []
 
-    def collect(source: str, file: Path) -> Dataset:
+    def collect(source: str, draw: int, file: Path) -> Dataset:
         collected.append(source)
         write_saved(file)
         made = load_dataset(f"npz:{file}")
         file.with_suffix(".json").write_text(json.dumps({"fingerprint": made.fingerprint}))
         return made
 
-    monkeypatch.setattr(scripted, "kept_file", lambda source: kept)
+    monkeypatch.setattr(scripted, "kept_file", lambda source, draw: kept)
     monkeypatch.setattr(scripted, "collect_anew", collect)
     first = load_dataset("scripted:pointmaze/umaze").fingerprint
     assert "damaged" not in capsys.readouterr().err

@@ -174,7 +174,7 @@ def test_scripted_reference_collects_once_and_keeps_the_same_rows(
     monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path))
     monkeypatch.setitem(maze_tasks.MAZES, "umaze", MazeTask("U_MAZE", (1, 1), 300, 600))
     first = load_dataset("scripted:pointmaze/umaze")
-    assert "collecting scripted:pointmaze/umaze, 600 steps, once" in capsys.readouterr().err
+    assert "collecting draw 0 of scripted:pointmaze/umaze, 600 steps, once" in capsys.readouterr().err
     assert first.name == "scripted:pointmaze/umaze"
     assert first.fingerprint == collect_maze("umaze", 600).fingerprint
     second = load_dataset("scripted:pointmaze/umaze")
@@ -182,6 +182,18 @@ def test_scripted_reference_collects_once_and_keeps_the_same_rows(
     (file,) = tmp_path.glob("*.npz")
     file.write_bytes(file.read_bytes()[:1000])
     assert load_dataset("scripted:pointmaze/umaze").fingerprint == first.fingerprint
+
+
+def test_a_draw_of_a_maze_is_another_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw 0 is the one that no number names, and the number is the seed that it is collected with."""
+    monkeypatch.setenv("ADAPTIVE_CONSTRAINTS_CACHE", str(tmp_path))
+    monkeypatch.setitem(maze_tasks.MAZES, "umaze", MazeTask("U_MAZE", (1, 1), 300, 600))
+    sets = [load_dataset(f"scripted:pointmaze/umaze{draw}") for draw in ("", "#draw=0", "#draw=2")]
+    assert [data.fingerprint for data in sets] == [collect_maze("umaze", 600, seed).fingerprint for seed in (0, 0, 2)]
+    assert [data.name for data in sets][1:] == ["scripted:pointmaze/umaze#draw=0", "scripted:pointmaze/umaze#draw=2"]
+    assert len(list(tmp_path.glob("*.npz"))) == 2 and "--seed 2" in sets[2].provenance["command"]
+    with pytest.raises(DatasetError, match=r"the draw is a whole number from 0, as in pointmaze/umaze#draw=1"):
+        load_dataset("scripted:pointmaze/umaze#draw=two")
 
 
 def test_scripted_data_is_listed_and_wrong_names_are_told_what_there_is() -> None:

@@ -232,6 +232,7 @@ class Adapter(Part):
         v: the view of one seed.
         k: the trade-off [], detached.
         before: terms of the constrained group before its step.
-        after: terms after its step, through which gradient flows to the trade-off.
+        after: terms after its step, through which gradient flows to the trade-off. The group's parameters after the
+            step are ``v.stepped``, for a loss that reads more than these terms (other rows, other critics).
         """
         return MetaLoss(after.improvement.mean())

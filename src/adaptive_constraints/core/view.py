@@ -97,7 +97,8 @@ class StateView:
         self.kept: dict[str, Params] = {}
         """New values of buffers of Modules by group, which the engine keeps when it steps; see `kept_of`."""
         self.stepped: tuple[str, Params] | None = None
-        """The group that the loss being evaluated steps, and the parameters that it was given."""
+        """The group that the loss being evaluated steps, and the parameters that it was given: in an outer loss, the
+        constrained group and its parameters after the step."""
         self._draw = draw
 
     def choice(self, adapter: str, key: str) -> str:

@@ -177,6 +177,7 @@ class Losses:
         outer = self._program.outer
         assert outer is not None and self._program.tradeoff is not None
         v = self.view(inputs)
+        v.stepped = str(self._program.constrained), p
         after = outer.terms(p, v)
         result = outer.loss(v, self._program.tradeoff(v), Terms(*before), after)
         scalars = {"loss": result.loss, **result.metrics}

@@ -277,7 +277,7 @@ class _Reader:
         every = {}
         for name, reference in data.items():
             if drawn(reference, 0) == reference:
-                self._fail(f"{place}, draws", f"{reference} is one data set; draws are of scripted:pendulum/... only")
+                self._fail(f"{place}, draws", f"{reference} is one data set; draws are of scripted:... only")
             for draw in draws:
                 every[f"{name}#{draw}"] = self._checked(drawn(reference, draw), f"{place}, draws")
         return every

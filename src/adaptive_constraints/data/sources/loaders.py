@@ -47,8 +47,8 @@ def load_dataset(
 
     - `bundled:hopper`: shipped with this package.
     - `scripted:pointmaze/umaze` (medium, large): collected here on first use and kept in the cache folder.
-    - `scripted:pendulum/mixed` (random, expert, mixed-5, mixed-30, slips, weak, med-exp): rolled out from a recipe;
-      `scripted:pendulum/mixed#draw=3` is another data set of the same recipe.
+    - `scripted:pendulum/mixed` (random, expert, mixed-5, mixed-30, slips, weak, med-exp): rolled out from a recipe.
+      `#draw=3` behind either is another data set of the same recipe.
     - `minari:NAMESPACE/NAME-v0`: from Minari's local folder (`MINARI_DATASETS_PATH`); fetched only if `download`.
       Observations that are dictionaries become vectors of all parts, or of those that `#obs=PART+PART` names.
     - `ogbench:NAME-singletask-v0`: from OGBench's folder, with one task's rewards; fetched only if `download`.

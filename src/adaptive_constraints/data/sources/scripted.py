@@ -24,7 +24,6 @@ from adaptive_constraints.errors import DatasetError
 from adaptive_constraints.support.files import cache_folder, locked
 from adaptive_constraints.support.typed import damage
 
-_SEED = 0
 _DECIDING = ("adaptive-constraints", "numpy", "gymnasium", "gymnasium-robotics", "mujoco")
 """Packages whose versions may change the rows."""
 
@@ -34,27 +33,23 @@ DRAW = "#draw="
 
 
 def load_scripted(source: str) -> Dataset:
-    """Rows of a source, such as pointmaze/umaze, pendulum/mixed or pendulum/mixed#draw=3.
+    """Rows of a source, such as pendulum/mixed, pointmaze/umaze or, another data set of the same recipe, either#draw=3.
 
-    A maze's are those that `adaptive-constraints collect` makes by default, cached where possible; the same versions
-    give the same rows. A damaged file is made anew; of two processes, the second waits. Raises `DatasetError` for an
+    A maze's are those that `adaptive-constraints collect` makes by default, with the draw as its seed, cached where
+    possible; the same versions give the same rows. A damaged file is made anew; of two processes, the second waits. Raises `DatasetError` for an
     unknown source and `DependencyError` where a maze lacks the extra `robotics`.
     """
     check_source(source)
-    data = pendulum_set(*_recipe(source)) if source.startswith(FAMILY) else _maze_set(source)
-    declared = {} if source.startswith(FAMILY) else DECLARED  # files kept by earlier versions do not have it
+    recipe, draw = _recipe(source)
+    pendulum = recipe.startswith(FAMILY)
+    data = pendulum_set(recipe.removeprefix(FAMILY), draw) if pendulum else _maze_set(recipe, draw)
+    declared = {} if pendulum else DECLARED  # files kept by earlier versions do not have it
     return dataclasses.replace(data, name=f"scripted:{source}", provenance={**declared, **data.provenance})
 
 
 def check_source(source: str) -> None:
     """Raise `DatasetError` for a source that there is not."""
-    if source.startswith(FAMILY):
-        _recipe(source)
-    elif source.startswith(maze_tasks.FAMILY):
-        maze_tasks.find_maze(source)
-    else:
-        known = ", ".join(f"{family}{names}" for family, names in _FAMILIES.items())
-        raise DatasetError(f"no scripted data {source!r}; there: {known}")
+    _recipe(source)
 
 
 _FAMILIES = {FAMILY: "{" + ",".join(RECIPES) + "}", maze_tasks.FAMILY: "{" + ",".join(maze_tasks.MAZES) + "}"}
@@ -66,7 +61,12 @@ def scripted_names() -> list[str]:
 
 
 def drawn(reference: str, draw: int) -> str:
-    """The reference with one draw of each recipe in it that names none yet; what is no recipe stays as it is."""
+    """The reference with one draw of each recipe in it that names none yet; what is no recipe stays as it is.
+
+    >>> from adaptive_constraints.data.sources.scripted import drawn
+    >>> drawn("scripted:pointmaze/umaze | fraction(0.5)", 1)
+    'scripted:pointmaze/umaze#draw=1 | fraction(0.5)'
+    """
     return _UNDRAWN.sub(rf"\g<0>{DRAW}{draw}", reference)
 
 
@@ -80,23 +80,27 @@ def draws_of(reference: str) -> str:
     return ", ".join(dict.fromkeys(found[1] for found in _NUMBERED.finditer(reference)))
 
 
-_UNDRAWN = re.compile(rf"scripted:{FAMILY}(?:{'|'.join(sorted(RECIPES, key=len, reverse=True))})(?![\w#-])")
+_SOURCES = [FAMILY + recipe for recipe in RECIPES] + [maze_tasks.FAMILY + maze for maze in maze_tasks.MAZES]
+_UNDRAWN = re.compile(rf"scripted:(?:{'|'.join(sorted(_SOURCES, key=len, reverse=True))})(?![\w#-])")
 _NUMBERED = re.compile(rf"{DRAW}(\d+)")
 
 
 def _recipe(source: str) -> tuple[str, int]:
-    """Recipe and draw of a source: pendulum/mixed#draw=3 -> mixed, 3."""
-    name, given, number = source.removeprefix(FAMILY).partition(DRAW)
-    if name not in RECIPES:
-        raise DatasetError(f"no scripted data {source!r}; {suggest(f'{FAMILY}{name}', [FAMILY + r for r in RECIPES])}")
+    """Recipe and draw of a source: pendulum/mixed#draw=3 -> pendulum/mixed, 3. Raises `DatasetError`."""
+    recipe, given, number = source.partition(DRAW)
+    if recipe not in _SOURCES:
+        family = next((family for family in _FAMILIES if recipe.startswith(family)), None)
+        known = ", ".join(f"{family}{names}" for family, names in _FAMILIES.items())
+        near = suggest(recipe, [name for name in _SOURCES if name.startswith(family)]) if family else f"there: {known}"
+        raise DatasetError(f"no scripted data {source!r}; {near}")
     if given and not (number.isascii() and number.isdigit()):
-        raise DatasetError(f"scripted:{source}: the draw is a whole number from 0, as in {FAMILY}{name}{DRAW}1")
-    return name, int(number or 0)
+        raise DatasetError(f"scripted:{source}: the draw is a whole number from 0, as in {recipe}{DRAW}1")
+    return recipe, int(number or 0)
 
 
-def _maze_set(source: str) -> Dataset:
-    """The kept file of a maze, collected where it is missing or damaged."""
-    file = kept_file(source)
+def _maze_set(source: str, draw: int) -> Dataset:
+    """The kept file of one draw of a maze, collected where it is missing or damaged."""
+    file = kept_file(source, draw)
     data, _ = what_is_kept(file)
     if data is None:
         with locked(file.parent, lambda _: None, name=f".{file.stem}.lock"):
@@ -104,7 +108,7 @@ def _maze_set(source: str) -> Dataset:
             if data is None:
                 if os.path.isfile(file):  # False, not an error, where the folder may not be looked at
                     print(f"what is kept is damaged and made anew: {reason}", file=sys.stderr, flush=True)
-                data = collect_anew(source, file)
+                data = collect_anew(source, draw, file)
     return data
 
 
@@ -121,17 +125,21 @@ def what_is_kept(file: Path) -> tuple[Dataset | None, str]:
     return data, ""
 
 
-def collect_anew(source: str, file: Path) -> Dataset:
-    """Collect a source and keep it in this file."""
+def collect_anew(source: str, draw: int, file: Path) -> Dataset:
+    """Collect one draw of a source and keep it in this file."""
     steps, keep = default_size(source)
-    print(f"collecting scripted:{source}, {steps:,} steps, once; it is kept in {file}", file=sys.stderr, flush=True)
+    print(
+        f"collecting draw {draw} of scripted:{source}, {steps:,} steps, once; it is kept in {file}",
+        file=sys.stderr,
+        flush=True,
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
-    return collect(source, file, steps, keep, _SEED)
+    return collect(source, file, steps, keep, draw)
 
 
-def kept_file(source: str) -> Path:
-    """Name the file of the cache that keeps a source, as these versions of the simulators collect it."""
+def kept_file(source: str, draw: int) -> Path:
+    """Name the file of the cache that keeps a draw of a source, as these versions of the simulators collect it."""
     installed = versions()
-    key = [source, default_size(source), _SEED, {name: installed[name] for name in _DECIDING}]
+    key = [source, default_size(source), draw, {name: installed[name] for name in _DECIDING}]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     return cache_folder() / f"scripted-{source.replace('/', '-')}-{digest}.npz"
