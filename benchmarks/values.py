@@ -20,7 +20,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from adaptive_constraints import Agent, load_agent

@@ -12,6 +12,7 @@ from adaptive_constraints import ASPC, load_dataset, wrap
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.data import reference_of
 from adaptive_constraints.experiments.rows import ResultRow, read_rows, read_suite
+from adaptive_constraints.experiments.suite import list_suites, load_suite
 from benchmarks import results_page, rows
 
 from . import synthetic_rows
@@ -38,6 +39,15 @@ def test_kept_rows_are_whole(folder):
         assert ResultRow.__required_keys__ <= set(row)
         assert row["commit"] and row["command"] and row["versions"]["torch"]
         assert all(len(steps) == len(values) <= rows.POINTS for steps, values in row["series"].values())
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_kept_claims_are_those_of_the_whole_suite(folder):
+    """Also where a part of the suite was run last, whose record has fewer."""
+    kept = read_suite(results_page.RESULTS / folder)
+    if kept["suite"] in list_suites():
+        suite = load_suite(kept["suite"])
+        assert (kept["about"], kept.get("claims", [])) == (suite.about, list(suite.claims))
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -14,6 +14,7 @@ from adaptive_constraints.adapters import (
     CalQL,
     FixedTradeoff,
     LinearTradeoff,
+    LowerBoundTradeoff,
     NoiseTradeoff,
 )
 from adaptive_constraints.adapters.termination import register_termination
@@ -78,6 +79,7 @@ __all__ = [
     "Learner",
     "LinearTradeoff",
     "Logger",
+    "LowerBoundTradeoff",
     "MetaLoss",
     "MetaStep",
     "NoiseTradeoff",

@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else FAILED
     except AdaptiveConstraintsError as error:
         return _failed(error, debug=False)
+    except BrokenPipeError:
+        return _unread()
     try:
         from adaptive_constraints.runs.loop import LostSeedWarning
 
@@ -80,15 +82,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated as error:
         print(error, file=sys.stderr)
         return TERMINATED
-    except BrokenPipeError:  # such as head, which has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
+    except BrokenPipeError:
+        return _unread()
     except (AdaptiveConstraintsError, OSError) as error:
         return _failed(error, command.common.debug)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
         return _failed(_too_large(error), command.common.debug)
+
+
+def _unread() -> int:
+    """The exit code where who read the output has gone, such as head, which has read enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PIPE_CLOSED
 
 
 def parse(words: Sequence[str]) -> Command:

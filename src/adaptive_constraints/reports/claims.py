@@ -76,7 +76,7 @@ def outcome(claim: Claim, rows: Sequence[ResultRow], score: Score) -> Outcome:
 
     "nowhere worse" is refuted by a data set on which the paired interval lies below 0, and "better" by an overall
     interval below 0; it holds where that lies above 0. "share of best" asks for the stack's mean score over
-    data sets, divided by the mean score of each set's best rival, and is refuted where its interval lies below ``share``.
+    data sets, divided by the mean of each set's best rival, and is refuted where its interval lies below ``share``.
     """
     paired, missing = _paired(claim, rows, score)
     if missing or not paired:

@@ -33,11 +33,11 @@ DRAW = "#draw="
 
 
 def load_scripted(source: str) -> Dataset:
-    """Rows of a source, such as pendulum/mixed, pointmaze/umaze or, another data set of the same recipe, either#draw=3.
+    """Rows of a source: pendulum/mixed, pointmaze/umaze, or with #draw=3 of another data set of the same recipe.
 
     A maze's are those that `adaptive-constraints collect` makes by default, with the draw as its seed, cached where
-    possible; the same versions give the same rows. A damaged file is made anew; of two processes, the second waits. Raises `DatasetError` for an
-    unknown source and `DependencyError` where a maze lacks the extra `robotics`.
+    possible; the same versions give the same rows. A damaged file is made anew; of two processes, the second waits.
+    Raises `DatasetError` for an unknown source and `DependencyError` where a maze lacks the extra `robotics`.
     """
     check_source(source)
     recipe, draw = _recipe(source)
@@ -91,8 +91,8 @@ def _recipe(source: str) -> tuple[str, int]:
     if recipe not in _SOURCES:
         family = next((family for family in _FAMILIES if recipe.startswith(family)), None)
         known = ", ".join(f"{family}{names}" for family, names in _FAMILIES.items())
-        near = suggest(recipe, [name for name in _SOURCES if name.startswith(family)]) if family else f"there: {known}"
-        raise DatasetError(f"no scripted data {source!r}; {near}")
+        near = [name for name in _SOURCES if family and name.startswith(family)]
+        raise DatasetError(f"no scripted data {source!r}; {suggest(recipe, near) if near else f'there: {known}'}")
     if given and not (number.isascii() and number.isdigit()):
         raise DatasetError(f"scripted:{source}: the draw is a whole number from 0, as in {recipe}{DRAW}1")
     return recipe, int(number or 0)

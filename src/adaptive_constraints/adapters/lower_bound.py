@@ -1,0 +1,114 @@
+"""A trade-off that is learned from a lower bound of the value, read at rows that the step has not seen.
+
+How far should a policy leave the data? As far as critics can vouch for it: where the data shows many actions, critics
+that began differently agree off the data too, and the policy may go where they say more; where it shows few, they
+disagree as soon as it leaves. So every few steps the trade-off descends, through the learner's own step, the negative
+of a lower confidence bound: the mean of the critics at the stepped policy's actions less a multiple of their standard
+deviation.
+
+Three things differ from ASPC (arXiv 2508.19900), whose outer step this is. L1 there is the inner objective itself, so
+that its gradient vanishes in expectation wherever the inner problem is solved; here the disagreement of the critics is
+something that the inner step did not know. The rows are drawn anew, so that chance in the minibatch that made the step
+is not counted twice. And the trade-off travels on a logarithmic scale, up as easily as down.
+
+This is this project's own adapter, not of a paper. Lower bounds of ensembles are used as targets or as objectives of
+the policy in PBRL (arXiv 2202.11566), EDAC (arXiv 2110.01548) and MSG (arXiv 2205.13703); here one moves the trade-off
+alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor
+
+from adaptive_constraints.core.adapter import Adapter
+from adaptive_constraints.core.types import Facts, MetaLoss, MetaStep, Params, Point, Spec, Terms
+from adaptive_constraints.core.view import View
+from adaptive_constraints.support.bounds import Above, AtLeast
+
+LAST_RATE = 0.01
+"""The learning rate at the end of a run, as a part of that at its beginning; it falls exponentially, as in ASPC."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowerBoundTradeoff(Adapter):
+    """Learn the trade-off by raising mean Q - caution * std Q of the stepped policy, over critics and other rows.
+
+    >>> from adaptive_constraints import LowerBoundTradeoff, wrap
+    >>> from adaptive_constraints.baselines import TD3BC
+    >>> agent = wrap(TD3BC(critic="layernorm"), LowerBoundTradeoff())
+    >>> print(agent.explain().splitlines()[0])
+    TD3BC + lowerboundtradeoff
+    """
+
+    caution: Annotated[float, AtLeast(0)] = 5.0
+    """Standard deviations of the critics that are taken off their mean; larger stays closer to the data."""
+    initial: Annotated[float, Above(0)] | None = None
+    """Trade-off at the start, > 0; None: the learner's own."""
+    reach: Annotated[float, Above(1)] = 1000.0
+    """Largest factor by which the trade-off can change over a run, up or down, if every outer step agrees."""
+    interval: Annotated[int, AtLeast(1)] = 10
+    """Steps of the constrained group per outer step."""
+    rows: Annotated[int, AtLeast(1)] = 256
+    """States of the data, drawn anew, at which an outer step reads the bound."""
+
+    reads_data: ClassVar[bool] = True
+
+    def check(self, facts: Facts) -> Sequence[str]:
+        self.require(
+            facts.owns_critic and facts.tradeoff is not None and facts.constrained == facts.policy,
+            "the learner's trade-off does not hold a policy, of which critics could say what it is worth: use TD3BC, "
+            "FQL, ReBRAC or DiffusionQL, or remove the adapter",
+        )
+        doubts = []
+        if not facts.normalized_critic:
+            doubts.append("without LayerNorm, critics may agree on values that are far too high; use those with it")
+        if facts.exponential_weights:
+            doubts.append("its outer loss reads Q at the policy's actions, where this learner trains no Q")
+        return doubts
+
+    # -- the trade-off --------------------------------------------------------------------------------------------
+
+    def init(self, spec: Spec, facts: Facts, generator: torch.Generator) -> dict[str, Params]:
+        initial = self.initial if self.initial is not None else facts.tradeoff
+        assert initial is not None  # refused by `check`
+        return {"scale": {"log": torch.tensor(math.log(initial))}}
+
+    def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
+        return v.p[self.group("scale")]["log"].exp()
+
+    def diagnostics(self, v: View) -> Mapping[str, Tensor]:
+        return {"tradeoff": v.tradeoff()}
+
+    # -- learning it ----------------------------------------------------------------------------------------------
+
+    def meta(self, facts: Facts) -> MetaStep:
+        return MetaStep(self.group("scale"), self._learning_rate, self.interval)
+
+    def _learning_rate(self, done: int, total: int) -> float:
+        """Adam moves log(trade-off) by at most about its rate a step; all rates of a run add up to log(reach)."""
+        decay = LAST_RATE ** (1 / max(total, 1))
+        in_all = (1 - LAST_RATE) / (1 - decay)
+        return math.log(self.reach) / in_all * decay**done
+
+    def meta_loss(self, v: View, k: Tensor, before: Terms, after: Terms) -> MetaLoss:
+        """-(mean_j Q_j - caution * std_j Q_j) of the stepped policy, over its mean size."""
+        assert v.stepped is not None
+        rows = (v.uniform(f"{self.name}.rows", (self.rows,)) * len(v.data["observation"])).long()
+        s, p = v.data["observation"][rows], v.stepped[1]
+        policy = v.services.distribution(p, s)
+        action = policy.action if isinstance(policy, Point) else v.services.sample(p, s, f"{self.name}.action")
+        q = v.services.q(v.p["critic"], s, action)
+        if len(q) < 2:
+            self.require(False, "there is one critic, which cannot disagree with another: give the learner two or more")
+        mean, spread = q.mean(0), q.std(0, correction=0)
+        bound = (mean - self.caution * spread).mean()
+        return MetaLoss(-bound / mean.detach().abs().mean(), {}, {"bound": bound, "spread": spread.mean()})
+
+
+__all__ = ["LowerBoundTradeoff"]
