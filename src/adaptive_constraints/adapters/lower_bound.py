@@ -1,18 +1,20 @@
-"""A trade-off that is learned from a lower bound of the value, read at rows that the step has not seen.
+"""A trade-off that is learned from a lower bound of what the policy gains over the data.
 
-How far should a policy leave the data? As far as critics can vouch for it: where the data shows many actions, critics
-that began differently agree off the data too, and the policy may go where they say more; where it shows few, they
-disagree as soon as it leaves. So every few steps the trade-off descends, through the learner's own step, the negative
-of a lower confidence bound: the mean of the critics at the stepped policy's actions less a multiple of their standard
-deviation.
+How far should a policy leave the data? As far as critics can vouch for it. Where the data shows many actions, critics
+that began differently agree on what another action would gain; where it shows few, they disagree as soon as the policy
+leaves them. So every few steps the trade-off descends, through the learner's own step, the negative of a lower
+confidence bound: with A_j = Q_j(s, pi(s)) - Q_j(s, a), the gain over the data's action by critic j,
 
-Three things differ from ASPC (arXiv 2508.19900), whose outer step this is. L1 there is the inner objective itself, so
-that its gradient vanishes in expectation wherever the inner problem is solved; here the disagreement of the critics is
-something that the inner step did not know. The rows are drawn anew, so that chance in the minibatch that made the step
-is not counted twice. And the trade-off travels on a logarithmic scale, up as easily as down.
+    bound = mean over states of (mean_j A_j - caution * std_j A_j).
 
-This is this project's own adapter, not of a paper. Lower bounds of ensembles are used as targets or as objectives of
-the policy in PBRL (arXiv 2202.11566), EDAC (arXiv 2110.01548) and MSG (arXiv 2205.13703); here one moves the trade-off
+What critics disagree on at the data's action already, such as a value of the state that is off by some constant, drops
+out of A_j. Three things differ from ASPC (arXiv 2508.19900), whose outer step this is. L1 there is the inner objective
+itself, so that its gradient vanishes in expectation wherever the inner problem is solved; the disagreement of the
+critics is something that the inner step does not know. States are drawn anew, so that chance in the minibatch that made
+the step does not count twice. And the trade-off travels on a logarithmic scale, up as easily as down.
+
+This is this project's own adapter, not of a paper. Lower bounds of ensembles serve as targets or as objectives of the
+policy in PBRL (arXiv 2202.11566), EDAC (arXiv 2110.01548) and MSG (arXiv 2205.13703); here one moves the trade-off
 alone.
 """
 
@@ -31,13 +33,10 @@ from adaptive_constraints.core.types import Facts, MetaLoss, MetaStep, Params, P
 from adaptive_constraints.core.view import View
 from adaptive_constraints.support.bounds import Above, AtLeast
 
-LAST_RATE = 0.01
-"""The learning rate at the end of a run, as a part of that at its beginning; it falls exponentially, as in ASPC."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class LowerBoundTradeoff(Adapter):
-    """Learn the trade-off by raising mean Q - caution * std Q of the stepped policy, over critics and other rows.
+    """Learn the trade-off by raising a lower bound of the stepped policy's gain over the data, by the critics.
 
     >>> from adaptive_constraints import LowerBoundTradeoff, wrap
     >>> from adaptive_constraints.baselines import TD3BC
@@ -47,14 +46,14 @@ class LowerBoundTradeoff(Adapter):
     """
 
     caution: Annotated[float, AtLeast(0)] = 5.0
-    """Standard deviations of the critics that are taken off their mean; larger stays closer to the data."""
+    """Standard deviations over critics that are taken off their mean; larger stays closer to the data."""
     initial: Annotated[float, Above(0)] | None = None
     """Trade-off at the start, > 0; None: the learner's own."""
     reach: Annotated[float, Above(1)] = 1000.0
     """Largest factor by which the trade-off can change over a run, up or down, if every outer step agrees."""
     interval: Annotated[int, AtLeast(1)] = 10
     """Steps of the constrained group per outer step."""
-    rows: Annotated[int, AtLeast(1)] = 256
+    rows: Annotated[int, AtLeast(1)] = 1024
     """States of the data, drawn anew, at which an outer step reads the bound."""
 
     reads_data: ClassVar[bool] = True
@@ -91,24 +90,24 @@ class LowerBoundTradeoff(Adapter):
         return MetaStep(self.group("scale"), self._learning_rate, self.interval)
 
     def _learning_rate(self, done: int, total: int) -> float:
-        """Adam moves log(trade-off) by at most about its rate a step; all rates of a run add up to log(reach)."""
-        decay = LAST_RATE ** (1 / max(total, 1))
-        in_all = (1 - LAST_RATE) / (1 - decay)
-        return math.log(self.reach) / in_all * decay**done
+        """Adam moves log(trade-off) by at most about its rate, so that a run moves it by at most log(reach)."""
+        return math.log(self.reach) / max(total, 1)
 
     def meta_loss(self, v: View, k: Tensor, before: Terms, after: Terms) -> MetaLoss:
-        """-(mean_j Q_j - caution * std_j Q_j) of the stepped policy, over its mean size."""
+        """The negative bound at states drawn anew, over the mean size of Q there."""
         assert v.stepped is not None
         rows = (v.uniform(f"{self.name}.rows", (self.rows,)) * len(v.data["observation"])).long()
-        s, p = v.data["observation"][rows], v.stepped[1]
+        s, a, p = v.data["observation"][rows], v.data["action"][rows], v.stepped[1]
         policy = v.services.distribution(p, s)
         action = policy.action if isinstance(policy, Point) else v.services.sample(p, s, f"{self.name}.action")
         q = v.services.q(v.p["critic"], s, action)
         if len(q) < 2:
             self.require(False, "there is one critic, which cannot disagree with another: give the learner two or more")
-        mean, spread = q.mean(0), q.std(0, correction=0)
+        gain = q - v.services.q(v.p["critic"], s, a)
+        mean, spread = gain.mean(0), gain.std(0, correction=0)
         bound = (mean - self.caution * spread).mean()
-        return MetaLoss(-bound / mean.detach().abs().mean(), {}, {"bound": bound, "spread": spread.mean()})
+        metrics = {"bound": bound, "gain": mean.mean(), "spread": spread.mean()}
+        return MetaLoss(-bound / q.detach().mean(0).abs().mean(), {}, metrics)
 
 
 __all__ = ["LowerBoundTradeoff"]
