@@ -182,6 +182,7 @@ ADAM: dict[type[Part], tuple[dict[str, float], dict[str, dict[str, float]]]] = {
             "ilq-hopper-medium-replay": {"temperature": 1e-4, "actor": 1e-4},
             "ilq-walker2d-medium-replay": {"temperature": 1e-4, "actor": 1e-4},
             "ilq-adroit": {"temperature": None, "actor": 1e-4},
+            "pendulum": {"temperature": 1e-3, "actor": 1e-3, "critic": 1e-3},
         },
     ),
     DiffusionQL: (
@@ -191,13 +192,17 @@ ADAM: dict[type[Part], tuple[dict[str, float], dict[str, dict[str, float]]]] = {
             "pen-human": {"actor": 3e-5},
             "pen-cloned": {"actor": 3e-5},
             "adroit": {"actor": 3e-5},
+            "pendulum": {"critic": 1e-3, "actor": 1e-3},
         },
     ),
     BC: ({"actor": 3e-4}, {}),
     SACN: ({"temperature": 3e-4, "actor": 3e-4, "critic": 3e-4}, {}),
     EDAC: ({"temperature": 3e-4, "actor": 3e-4, "critic": 3e-4}, {}),
     AWAC: ({"critic": 3e-4, "actor": 3e-4}, {}),
-    FQL: ({"critic": 3e-4, "teacher": 3e-4, "student": 3e-4}, {}),
+    FQL: (
+        {"critic": 3e-4, "teacher": 3e-4, "student": 3e-4},
+        {"pendulum": {"critic": 1e-3, "teacher": 1e-3, "student": 1e-3}},
+    ),
     ReBRAC: (
         {"critic": 1e-3, "actor": 1e-3},
         {
