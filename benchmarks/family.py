@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -30,7 +30,9 @@ from adaptive_constraints import Agent, Dataset, Params, Terms, View, load_datas
 from adaptive_constraints.baselines import TD3BC
 from adaptive_constraints.choosing import select
 from adaptive_constraints.data.references import reference_score
+from adaptive_constraints.data.sources.scripted import draws_of, undrawn
 from adaptive_constraints.experiments.rows import read_rows
+from adaptive_constraints.reports.statistics import Strata, estimate, mean_of_means
 from adaptive_constraints.support.records import commit, device_name, versions
 from benchmarks.ope import read, write
 
@@ -150,49 +152,79 @@ def returns_at(agent: Agent, trade_off: float) -> NDArray[np.float64]:
 # -- figures ------------------------------------------------------------------------------------------------------
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """By data set: scores at each trade-off, and what choosing comes to, as a table in Markdown."""
-    heads = [f"{value:g}" for value in TRADE_OFFS]
-    chosen = [f"chosen by {number}" for number in ROLLOUTS]
-    lines = [f"| data | {' | '.join([*heads, *chosen, 'best fixed value', 'ladder, chosen by 20'])} |"]
-    lines.append("| --- " * (len(heads) + len(chosen) + 3) + "|")
-    by_data: dict[str, list[Mapping[str, Any]]] = {}
+class OfData(NamedTuple):
+    """What choosing comes to on the draws of one recipe; scores, of N seeds in all."""
+
+    family: NDArray[np.float64]
+    """[N, 7] of the one training's policies, by trade-off."""
+    chosen: NDArray[np.float64]
+    """[N, 3] of what a bandit chooses among them, by number of rollouts."""
+    fixed: NDArray[np.float64]
+    """[N, 7] of the policies that were trained at each trade-off."""
+    chosen_fixed: NDArray[np.float64]
+    """[N, 3] of what a bandit chooses among those."""
+    draws: NDArray[np.int64]
+    """[N]"""
+
+
+def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, OfData]:
+    """By recipe."""
+    ladder, by_recipe = of_ladder(), dict[str, list[tuple[str, Any, Any]]]()
     for row in rows:
-        by_data.setdefault(row["data"]["reference"].partition("#")[0], []).append(row)
-    ladder, numbers = of_ladder(), []
-    for data, of in by_data.items():
-        scores = np.array([[score(float(np.mean(returns))) for returns in row["returns"]] for row in of]).mean(0)
-        by_bandit = chosen_by_bandit([row["returns"] for row in of])
-        fixed = np.array([[score(float(np.mean(returns))) for returns in seed] for seed in ladder[data]]).mean(0)
-        numbers.append([*scores, *by_bandit, fixed.max(), chosen_by_bandit(ladder[data])[1]])
-        lines.append(f"| {data} | {' | '.join(f'{number:.1f}' for number in numbers[-1])} |")
-    lines.append(f"| mean | {' | '.join(f'{number:.1f}' for number in np.mean(numbers, 0))} |")
-    return lines
+        reference = row["data"]["reference"]
+        pair = (draws_of(reference), row["returns"], ladder[reference, row["seed"]])
+        by_recipe.setdefault(undrawn(reference), []).append(pair)
+    found = {}
+    for recipe, pairs in by_recipe.items():
+        draws, family, fixed = zip(*pairs, strict=True)
+        sides = [score(np.array(side)) for side in (family, fixed)]
+        means, bandits = [side.mean(2) for side in sides], [np.array(list(map(by_bandit, side))) for side in sides]
+        found[recipe] = OfData(means[0], bandits[0], means[1], bandits[1], np.array(draws, np.int64))
+    return found
 
 
-def chosen_by_bandit(seeds: Sequence[Any]) -> list[float]:
-    """Mean scores of what a bandit chooses among each seed's policies by that many rollouts in all."""
-    expected = [select(returns, max(ROLLOUTS)).expected for returns in seeds]
-    return [float(np.mean([score(float(one[number - 1])) for one in expected])) for number in ROLLOUTS]
+def by_bandit(scores: NDArray[np.float64]) -> list[float]:
+    """[3] mean scores of what a bandit chooses among policies [7, E], by number of rollouts."""
+    expected = select(scores, max(ROLLOUTS)).expected
+    return [float(expected[number - 1]) for number in ROLLOUTS]
 
 
-def of_ladder() -> dict[str, list[list[list[float]]]]:
-    """By data set, for each draw and seed: the returns [7, E] of the policies of fixed trade-offs."""
-    found: dict[str, dict[tuple[str, int], dict[float, list[float]]]] = {}
+def of_ladder() -> dict[tuple[str, int], list[list[float]]]:
+    """By data set and seed: the returns [7, E] of the policies of fixed trade-offs."""
+    found: dict[tuple[str, int], dict[float, list[float]]] = {}
     for row in read_rows(LADDER):
         if row["learner"].startswith("TD3BC") and not row["adapters"]:
-            value = float(row["spec"]["learner"]["settings"].get("alpha", TD3BC().alpha))
-            data = row["data"]["reference"]
-            of = found.setdefault(data.partition("#")[0], {}).setdefault((data, row["seed"]), {})
-            of[value] = [float(r) for r in row["evaluations"][-1]["returns"] if r is not None]
-    return {data: [[one[value] for value in TRADE_OFFS] for one in of.values()] for data, of in found.items()}
+            value = float(row["spec"]["learner"]["settings"]["alpha"])
+            returns = [float(r) for r in row["evaluations"][-1]["returns"] if r is not None]
+            found.setdefault((row["data"]["reference"], row["seed"]), {})[value] = returns
+    return {key: [of[value] for value in TRADE_OFFS] for key, of in found.items()}
 
 
-def score(value: float) -> float:
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """By recipe: scores at each trade-off, what choosing comes to, and what became of the claim; in Markdown."""
+    heads = ["data", *(f"at {value:g}" for value in TRADE_OFFS), *(f"chosen by {n} rollouts" for n in ROLLOUTS)]
+    heads += ["best fixed value", f"fixed values, chosen by {ROLLOUTS[1]}"]
+    lines, found = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"], figures(rows)
+    for recipe, of in found.items():
+        numbers = [*of.family.mean(0), *of.chosen.mean(0), of.fixed.mean(0).max(), of.chosen_fixed.mean(0)[1]]
+        lines.append(f"| {recipe} | {' | '.join(f'{number:.1f}' for number in numbers)} |")
+    ours = [of.chosen[:, 1] for of in found.values()]
+    theirs = [of.fixed[:, of.fixed.mean(0).argmax()] for of in found.values()]
+    draws = [of.draws for of in found.values()]
+
+    def share(strata: Strata) -> NDArray[np.float64]:
+        return np.asarray(mean_of_means(strata[: len(ours)]) / mean_of_means(strata[len(ours) :]))
+
+    whole = estimate([*ours, *theirs], share, draws=[*draws, *draws])
+    interval = "" if whole.low is None or whole.high is None else f" [{whole.low:.0%}, {whole.high:.0%}]"
+    return [*lines, "", f"**{whole.value:.0%}{interval} of the best, where 90% are asked for.** {CLAIM}"]
+
+
+def score(returns: NDArray[np.float64]) -> NDArray[np.float64]:
     """Normalised: 0 is a random policy, 100 the controller."""
     reference = reference_score("pendulum")
     assert reference is not None
-    return 100 * (value - reference.random) / (reference.expert - reference.random)
+    return 100 * (returns - reference.random) / (reference.expert - reference.random)
 
 
 if __name__ == "__main__":

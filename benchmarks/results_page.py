@@ -22,8 +22,11 @@ from adaptive_constraints.reports.findings import find
 from adaptive_constraints.reports.grid import Grid, read_grid
 from adaptive_constraints.support.files import replacing
 
+from .family import table as of_family
+from .ope import read
 from .speed import record
 from .speed.report import by_name, ratio_table, stack_tables
+from .values import table as of_values
 
 HERE = Path(__file__).parent
 RESULTS, TEXT, PAGE = HERE / "results", HERE / "results_page.md", HERE.parent / "docs" / "results.md"
@@ -220,9 +223,25 @@ def stacks(name: str) -> list[str]:
     return lines
 
 
+def family() -> list[str]:
+    """One training for all trade-offs, beside fixed ones."""
+    about, rows = read(RESULTS / "family.jsonl")
+    return [
+        f"`{about['command']}`; commit {report_text.commit(about['commit'])}; {about['device']}.",
+        "",
+        *of_family(rows),
+    ]
+
+
+def values() -> list[str]:
+    """What critics say beside what policies return."""
+    about, rows = read(RESULTS / "values.jsonl")
+    return [f"`{about['command']}`; {about['episodes']} episodes of each policy.", "", *of_values(rows)]
+
+
 TABLES: dict[str, Callable[..., list[str]]] = {
     function.__name__: function
-    for function in (claimed, scores, pairs, online, intervals, data, made, commands, speed, stacks)
+    for function in (claimed, scores, pairs, online, intervals, data, made, commands, speed, stacks, family, values)
 }
 
 
