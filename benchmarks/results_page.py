@@ -107,11 +107,16 @@ def pairs(folder: str, data: str) -> list[str]:
     return table(("adapter", "on", "step", "without", "with", "difference"), rows)
 
 
-def claimed(folder: str) -> list[str]:
-    """Claims of a suite and what became of them, by the last evaluation of each seed."""
-    grid = read_grid([RESULTS / folder])
+def claimed(folder: str, *beside: str) -> list[str]:
+    """Claims of a suite and what became of them, by the last evaluation of each seed.
+
+    beside: folders that hold what its claims compare with, whose own claims are left out.
+    """
+    grid = read_grid([RESULTS / name for name in (folder, *beside)])
+    own = grid.suites[0].get("claims", [])
+    found = [outcome for outcome in claims.outcomes(grid, "last") if outcome.claim in own]
     head = [*_caption(cells(folder)), "", report_text.CLAIMS, *_common(grid)]
-    return [*head, *markdown.claims(claims.outcomes(grid, "last"), grid)]
+    return [*head, *markdown.claims(found, grid)]
 
 
 def online(folder: str) -> list[str]:

@@ -14,7 +14,6 @@ from adaptive_constraints.adapters import (
     CalQL,
     FixedTradeoff,
     LinearTradeoff,
-    LowerBoundTradeoff,
     NoiseTradeoff,
 )
 from adaptive_constraints.adapters.termination import register_termination
@@ -79,7 +78,6 @@ __all__ = [
     "Learner",
     "LinearTradeoff",
     "Logger",
-    "LowerBoundTradeoff",
     "MetaLoss",
     "MetaStep",
     "NoiseTradeoff",

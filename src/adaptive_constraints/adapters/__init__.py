@@ -5,7 +5,6 @@ from adaptive_constraints.adapters.anq import ANQ
 from adaptive_constraints.adapters.aspc import ASPC
 from adaptive_constraints.adapters.cal_ql import CalQL
 from adaptive_constraints.adapters.ilq import ILQ
-from adaptive_constraints.adapters.lower_bound import LowerBoundTradeoff
 from adaptive_constraints.adapters.noise import NoiseTradeoff
 from adaptive_constraints.adapters.prdc import PRDC
 from adaptive_constraints.adapters.spot import SPOT
@@ -25,6 +24,5 @@ __all__ = [
     "CalQL",
     "FixedTradeoff",
     "LinearTradeoff",
-    "LowerBoundTradeoff",
     "NoiseTradeoff",
 ]

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from adaptive_constraints import Dataset, LowerBoundTradeoff, load_dataset, wrap
+from adaptive_constraints import Dataset, load_dataset, wrap
 from adaptive_constraints.baselines import CQL, FQL, IQL, TD3BC, DiffusionQL, ReBRAC
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.networks import mlp
+from benchmarks.tried import LowerBoundTradeoff
 
 from .helpers import build, columns_of, outer_step, put
 
