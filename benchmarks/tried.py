@@ -3,8 +3,7 @@
     adaptive-constraints bench benchmarks/tried.toml --imports benchmarks.tried
 
 On pendulums it is nowhere worse than TD3+BC, and 37 points better; on hopper and halfcheetah it ruins the policy.
-docs/results.md
-has the figures.
+docs/results.md has the figures.
 
 How far should a policy leave the data? As far as critics can vouch for it. Where the data shows many actions, critics
 that began differently agree on what another action would gain; where it shows few, they disagree as soon as the policy
