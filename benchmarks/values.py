@@ -1,7 +1,7 @@
 """Do critics say what policies return? Q of the policy's action beside its discounted return, from cells of `bench`.
 
-    adaptive-constraints bench backbones --where "*ILQ*" "*alpha=0*"
-    python -m benchmarks.values runs/bench/backbones --where "CQL(*alpha=0*"      # a minute or two
+    adaptive-constraints bench backbones --where "stack=CQL*alpha=0*"
+    python -m benchmarks.values runs/bench/backbones --where "CQL(*alpha=0*"      # a minute
     python -m benchmarks.values --show benchmarks/results/values.jsonl
 
 The policies of each cell are rolled out from the states in which evaluations begin. At those states, what the critics
