@@ -203,7 +203,7 @@ relocate-expert              3e4  min  .99  0
 def test_presets_are_the_papers_table():
     rows = {name: rest for name, *rest in map(str.split, TABLE.strip().splitlines())}
     families = {"antmaze": "antmaze-medium-play", "adroit": "door-human"}
-    assert rows.keys() | families.keys() | {"gym"} == FQL.presets.keys()
+    assert rows.keys() | families.keys() | {"gym", "pendulum"} == FQL.presets.keys()
     for name, (alpha, aggregate, discount, shift) in rows.items():
         expected = FQL(alpha=float(alpha), aggregate_q=aggregate, discount=float(discount), reward_shift=float(shift))
         assert FQL.preset(name) == expected, name

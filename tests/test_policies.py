@@ -315,6 +315,7 @@ def test_onnx_is_tried_by_its_reference_where_there_is_no_onnxruntime(agents, tm
     assert agents["FQL"].export(tmp_path / "p.onnx").largest_difference <= BOUND
 
 
+@pytest.mark.filterwarnings("ignore::adaptive_constraints.support.cpu.PrecisionWarning")  # on a CPU without them
 def test_products_in_bf16(tmp_path):
     agent = quick(BC(**SMALL), precision="bf16")
     assert agent.export(tmp_path / "p.pt2").largest_difference < 0.05

@@ -113,4 +113,4 @@ def test_it_rises_where_the_data_is_broad_and_falls_where_it_is_narrow() -> None
         data = load_dataset(f"scripted:pendulum/{recipe}#draw=100")
         history = agent.fit(data, steps=3000, seeds=2, progress=False, device="cpu", compiled=False)
         ends[recipe] = np.asarray(history.metrics[-1][f"{NAME}/tradeoff"])
-    assert (ends["random"] > 25).all() and (ends["expert"] < 10).all(), ends
+    assert np.log(ends["random"]).mean() > np.log(5 * ends["expert"]).mean(), ends
