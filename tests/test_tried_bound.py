@@ -103,14 +103,3 @@ def test_what_is_doubtful_is_said() -> None:
     for learner in (TD3BC(critic="layernorm"), FQL(), DiffusionQL(critic="robust")):
         assert "without LayerNorm" not in wrap(learner, LowerBoundTradeoff()).explain()
     assert "trains no Q" in wrap(IQL(), LowerBoundTradeoff()).explain()
-
-
-@pytest.mark.slow
-def test_it_rises_where_the_data_is_broad_and_falls_where_it_is_narrow() -> None:
-    ends = {}
-    for recipe in ("random", "expert"):
-        agent = wrap(TD3BC.preset("pendulum"), LowerBoundTradeoff())
-        data = load_dataset(f"scripted:pendulum/{recipe}#draw=100")
-        history = agent.fit(data, steps=3000, seeds=2, progress=False, device="cpu", compiled=False)
-        ends[recipe] = np.asarray(history.metrics[-1][f"{NAME}/tradeoff"])
-    assert np.log(ends["random"]).mean() > np.log(5 * ends["expert"]).mean(), ends
