@@ -42,7 +42,7 @@ class NoiseTradeoff(Adapter):
     alpha = factor * E[(a - mu(s))^2], the mean over rows and action dimensions; a learner whose trade-off weighs its
     constraint takes the inverse.
 
-    The factor was chosen on pendulums, where it is near the best on all data; it helps ReBRAC there too. On hopper,
+    The factor was chosen on pendulums, where it is near the best on all data; it helps ReBRAC and FQL too. On hopper,
     with small networks, it lowered scores. Compare with the learner alone, or search for a factor of your own.
 
     >>> from adaptive_constraints import NoiseTradeoff, wrap
