@@ -239,6 +239,21 @@ def test_a_terminal_shows_a_live_table(suite, undisturbed, monkeypatch):
     assert f"{np.mean(last):.1f} +- {np.std(last, ddof=1):.1f}" in text
 
 
+def test_a_running_cell_shows_its_last_row_and_evaluation(suite, tmp_path):
+    results = ResultsFolder(tmp_path, suite, suite.cells[:1], "")
+    assert results.status(suite.cells[0]).state == "waiting"
+    folder = results.of(suite.cells[0])
+    (folder / cell.SESSION).touch()
+    assert results.status(suite.cells[0])[:3] == ("begun", 0, "")
+    rows = [
+        {"step": 1, "eval/return": [9.0, 9.0]},
+        {"step": 2, "eval/return": [3.0, None]},
+        {"step": 3, "steps_per_second": 4.0},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert results.status(suite.cells[0]) == ("begun", 3, "return", (3.0,), 4.0, "")
+
+
 def test_results_that_are_none_are_refused(tmp_path, undisturbed):
     with pytest.raises(TrainingError, match=r"no folder of bench results"):
         read_rows(tmp_path)

@@ -15,7 +15,15 @@ import torch
 
 from adaptive_constraints.errors import DependencyError, TrainingError
 from adaptive_constraints.runs.plots import Curves, drawn, save_figure
-from adaptive_constraints.support.records import MetricsLog, commit, device_name, read_metrics, versions, write_json
+from adaptive_constraints.support.records import (
+    MetricsLog,
+    commit,
+    device_name,
+    metrics_backwards,
+    read_metrics,
+    versions,
+    write_json,
+)
 
 
 def strict(text: str) -> object:
@@ -77,6 +85,16 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path.write_text('{"step": 1}\n' + line + "\n")
     with pytest.raises(TrainingError, match=r"metrics\.jsonl, line 2 is not a row"):
         read_metrics(path)
+
+
+def test_the_end_of_a_long_file_is_read_without_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("no row\n" + "".join(f'{{"step": {step}}}\n' for step in range(1, 100)) + '{"step": 10')
+    rows = metrics_backwards(path)
+    assert [next(rows)["step"] for _ in range(99)] == list(range(99, 0, -1))
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl, line 1 is not a row"):
+        next(rows)
+    assert list(metrics_backwards(tmp_path / "missing")) == []
 
 
 def test_a_killed_process_leaves_valid_lines(tmp_path: Path) -> None:

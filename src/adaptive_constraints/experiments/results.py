@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +27,7 @@ from adaptive_constraints.experiments.rows import (
     write_suite,
 )
 from adaptive_constraints.experiments.suite import Suite
-from adaptive_constraints.support.records import commit, plain, read_metrics, versions
+from adaptive_constraints.support.records import commit, metrics_backwards, plain, versions
 
 
 class Status(NamedTuple):
@@ -151,14 +152,18 @@ def _finished(rows: Sequence[ResultRow]) -> Status:
 
 
 def _begun(folder: Path) -> Status:
-    status = Status("begun")
-    for row in read_metrics(folder / "metrics.jsonl"):
-        speed = row.get("steps_per_second", status.steps_per_second)
-        status = status._replace(step=row["step"], steps_per_second=speed)
+    """How far a run folder is: its last row, and its last evaluation, read from the end."""
+    rows = metrics_backwards(folder / "metrics.jsonl")
+    if (last := next(rows, None)) is None:
+        return Status("begun")
+    status = Status("begun", last["step"], steps_per_second=last.get("steps_per_second", float("nan")))
+    for row in chain([last], rows):
         for measure in ("score", "return"):
             if (values := row.get(f"eval/{measure}")) is not None:
                 known = tuple(value for value in values if value is not None and np.isfinite(value))
                 status = status._replace(measure=measure, values=known)
+        if status.measure:
+            break
     return status
 
 

@@ -14,7 +14,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -151,9 +151,15 @@ class MetricsLog:
 
 def read_metrics(path: str | Path) -> list[Row]:
     """The rows of a ``metrics.jsonl``, oldest first; a torn last line is left out, a missing file has no rows."""
+    return list(metrics_backwards(path))[::-1]
+
+
+def metrics_backwards(path: str | Path) -> Iterator[Row]:
+    """The same rows, newest first, each read when it is asked for: the end of a long file costs little."""
     path = Path(path)
     whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # what follows the last newline is torn
-    return [_parsed(path, number, line) for number, line in enumerate(whole, start=1)]
+    for number in range(len(whole), 0, -1):
+        yield _parsed(path, number, whole[number - 1])
 
 
 def versions() -> dict[str, str]:

@@ -65,11 +65,13 @@ def check(value: Any, annotation: Any, where: str = "it", *, finite: bool = True
     where: how the message names the value.
     finite: whether floats must be.
     """
-    kinds = alternatives(annotation)
-    problems = [problem for kind in kinds if (problem := _problem(value, kind, where, finite))]
-    if len(problems) == len(kinds):
-        inside = [problem for problem in problems if len(kinds) == 1 or not problem.startswith(f"{where} must")]
-        raise ValueError(inside[0] if inside else f"{where} must be {words(annotation)}, not {_short(value)}")
+    problems = []
+    for kind in alternatives(annotation):
+        if not (problem := _problem(value, kind, where, finite)):
+            return
+        problems.append(problem)
+    inside = [problem for problem in problems if len(problems) == 1 or not problem.startswith(f"{where} must")]
+    raise ValueError(inside[0] if inside else f"{where} must be {words(annotation)}, not {_short(value)}")
 
 
 def _problem(value: Any, kind: Any, where: str, finite: bool) -> str:
