@@ -95,6 +95,7 @@ class ReBRAC(Learner):
             constrained="actor",
             tradeoff=self.beta1,
             scales="constraint",
+            sums_dimensions=True,
             distribution="point",
             normalized_critic=True,
             bootstrap_settings=("beta2",) if self.beta2 else (),

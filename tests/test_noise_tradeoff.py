@@ -50,7 +50,8 @@ def test_the_noise_is_the_variance_around_the_mean(deviations: tuple[float, ...]
     true = np.mean(np.square(np.array(deviations) / 2))
     noise = history.metrics[-1]["noisetradeoff/noise"]
     assert noise[0] == noise[1] == pytest.approx(true, rel=0.1)
-    np.testing.assert_allclose(history.metrics[-1]["noisetradeoff/tradeoff"], 10 * np.asarray(noise), rtol=1e-6)
+    tradeoff = history.metrics[-1]["noisetradeoff/tradeoff"]
+    np.testing.assert_allclose(tradeoff, 10 / len(deviations) * np.asarray(noise), rtol=1e-6)
 
 
 def test_the_variance_equals_a_plain_loop() -> None:
@@ -68,10 +69,15 @@ def test_the_trade_off_reaches_the_actor() -> None:
     """Training with it is training at that fixed trade-off, to the bit; on ReBRAC and FQL at the inverse."""
     data = noisy((0.4, 0.2), rows=400)
     model = {"hidden": 8, "steps": 20}
-    for learner, name, inverse in ((TD3BC, "alpha", False), (FQL, "alpha", True)):
+    for learner, name, inverse, summed in (
+        (TD3BC, "alpha", False, False),
+        (FQL, "alpha", True, False),
+        (ReBRAC, "beta1", True, True),
+    ):
         agent = wrap(learner(**SMALL), NoiseTradeoff(factor=7.0, **model))
         history = agent.fit(data, steps=4, **QUIET)
-        value = float(np.float32(7.0) * np.float32(history.metrics[-1]["noisetradeoff/noise"][0]))
+        factor = 7.0 if summed else 7.0 / 2  # the data has two dimensions of action
+        value = float(np.float32(factor) * np.float32(history.metrics[-1]["noisetradeoff/noise"][0]))
         fixed = wrap(learner(**SMALL, **{name: 1 / value if inverse else value}))
         fixed.fit(data, steps=4, **QUIET)
         for group, tensor in fixed.run.learned().items():

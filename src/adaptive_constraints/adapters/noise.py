@@ -3,7 +3,8 @@
 Published settings of one method differ a hundredfold between data sets, mostly because of one thing: how far the data's
 actions lie from their own mean. Where the behaviour was nearly deterministic, a small step leaves everything that the
 critics know; where it was random, the same step stays well inside. So the constraint is measured in units of the
-behaviour's variance: a policy may move by about the same number of the behaviour's standard deviations on any data.
+behaviour's variance sigma^2, as sum_i (a_i - mu_i)^2 / (2 sigma^2) over the dimensions i of an action: the KL
+divergence between two Gaussians of that variance, around the policy's action and around the behaviour's mean.
 
 This is this project's own adapter, not of a paper. Related are SPOT (arXiv 2202.06239), whose constraint is the density
 of the behaviour, FamO2O (arXiv 2310.17966), which learns a policy for every trade-off and chooses by state, LION (arXiv
@@ -38,12 +39,10 @@ ROWS_AT_ONCE = 65_536
 class NoiseTradeoff(Adapter):
     """Set the trade-off to ``factor`` times the variance of the data's actions around the behaviour's mean.
 
-    The mean is a network of the state, trained once per data set before step 1. On TD3+BC this is
-    alpha = factor * E[(a - mu(s))^2], the mean over rows and action dimensions; a learner whose trade-off weighs its
-    constraint takes the inverse.
-
-    The factor was chosen on pendulums, where it is near the best on all data; it helps ReBRAC and FQL too. On hopper,
-    with small networks, it lowered scores. Compare with the learner alone, or search for a factor of your own.
+    The mean is a network of the state, trained once per data set before step 1; the variance is the mean of
+    (a - mu(s))^2 over rows and action dimensions. ``factor`` weighs the value against the sum of squares over
+    dimensions. TD3+BC's constraint is their mean, so that with A dimensions alpha = factor / A * variance. A learner
+    whose trade-off weighs its constraint takes the inverse.
 
     >>> from adaptive_constraints import NoiseTradeoff, wrap
     >>> from adaptive_constraints.baselines import TD3BC
@@ -53,8 +52,9 @@ class NoiseTradeoff(Adapter):
     """
 
     factor: Annotated[float, Above(0)] = 75.0
-    """Weight of the value, divided by its mean size, against the squared distance in units of the noise; larger trusts
-    Q more. The default was chosen on pendulums (`scripted:pendulum/...`, draw 100), where 60 to 100 do as well."""
+    """Weight of the value, divided by its mean size, against the squared distance in units of the noise, summed over
+    dimensions; larger trusts Q more. The default was chosen on pendulums (`scripted:pendulum/...`, draw 100, one
+    dimension), where 60 to 100 do as well."""
     steps: Annotated[int, AtLeast(1)] = 10_000
     """Minibatches that the behaviour's mean is trained on."""
     hidden: Annotated[int, AtLeast(1)] = 256
@@ -107,8 +107,10 @@ class NoiseTradeoff(Adapter):
     # -- the trade-off --------------------------------------------------------------------------------------------
 
     def tradeoff(self, v: View, default: Callable[[], Tensor]) -> Tensor:
-        value = self.factor * v.frozen[self.name]["noise"].clamp(min=LEAST_NOISE)
-        return 1 / value if v.services.facts.scales == "constraint" else value
+        facts = v.services.facts
+        factor = self.factor if facts.sums_dimensions else self.factor / v.a.shape[-1]
+        value = factor * v.frozen[self.name]["noise"].clamp(min=LEAST_NOISE)
+        return 1 / value if facts.scales == "constraint" else value
 
     def diagnostics(self, v: View) -> Mapping[str, Tensor]:
         return {"noise": v.frozen[self.name]["noise"], "tradeoff": v.tradeoff()}

@@ -129,6 +129,8 @@ class Facts:
     """The group that `Learner.sample` and `Learner.distribution` take as the policy's parameters."""
     normalizes_improvement: bool = True
     """The improvement is divided by the mean size of Q, so that the trade-off means the same on every reward scale."""
+    sums_dimensions: bool = False
+    """The constraint adds the squares of an action's dimensions up (ReBRAC); False: it averages them (TD3+BC)."""
     learns_tradeoff: bool = False
     """The learner adapts the trade-off itself (CQL's Lagrange multiplier)."""
     distribution: Literal["point", "gaussian", "tanh-gaussian", "generative"] = "point"
