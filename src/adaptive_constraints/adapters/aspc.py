@@ -85,10 +85,16 @@ class ASPC(Adapter):
             )
         if facts.constrained == "critic" and self.loss == "L1":
             doubts.append("L1 alone rewards critics that inflate Q: keep L2 (loss='auto')")
+        if facts.constrained == "critic":
+            doubts.append(
+                "it raises CQL's weight of conservatism six to nine times whatever the data, which helped on narrow data "
+                "and hurt on mixed (docs/results.md): compare without it"
+            )
         if facts.exponential_weights:
             doubts.append(
                 "its outer loss reads Q at the policy's actions, where this learner trains no Q: a noisy signal, "
-                "unless another adapter trains Q there"
+                "unless another adapter trains Q there; on mixed data IQL lost more than half of its score "
+                "(docs/results.md)"
             )
         return doubts
 

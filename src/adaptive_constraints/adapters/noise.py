@@ -70,7 +70,10 @@ class NoiseTradeoff(Adapter):
             "the learner's trade-off does not weigh a distance between the policy's actions and the data's: "
             "use TD3BC, FQL or ReBRAC, or remove the adapter",
         )
-        doubts = ["chosen on pendulums, its factor lowered scores on hopper (docs/results.md): compare without it"]
+        doubts = [
+            "its factor was chosen on pendulums; on robots it helped on data of one policy and hurt on mixtures "
+            "(docs/results.md): compare without it"
+        ]
         if facts.distribution == "generative" and not facts.exponential_weights:
             doubts.append("the learner's constraint may be no squared distance of actions; its unit is then another")
         if not facts.normalizes_improvement:
