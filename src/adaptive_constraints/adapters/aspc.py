@@ -87,8 +87,8 @@ class ASPC(Adapter):
             doubts.append("L1 alone rewards critics that inflate Q: keep L2 (loss='auto')")
         if facts.constrained == "critic":
             doubts.append(
-                "it raises CQL's weight of conservatism six to nine times whatever the data, which helped on narrow data "
-                "and hurt on mixed (docs/results.md): compare without it"
+                "it raises CQL's weight of conservatism six to nine times whatever the data, which helped on narrow "
+                "data and hurt on mixed (docs/results.md): compare without it"
             )
         if facts.exponential_weights:
             doubts.append(
