@@ -411,4 +411,5 @@ def test_facts():
     assert [facts[name].tradeoff for name in LEARNERS] == [10.0, 10.0, None, 10.0]
     assert [facts[name].learns_tradeoff for name in LEARNERS] == [False, True, False, False]
     assert CQL(critic="robust").facts().normalized_critic and not facts["plain"].normalized_critic
-    assert not Stack(CQL(critic="robust"), (ASPC(),)).resolve().warnings
+    (warning,) = Stack(CQL(critic="robust"), (ASPC(),)).resolve().warnings
+    assert "raises CQL's weight of conservatism" in warning.text
