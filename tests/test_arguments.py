@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -113,3 +114,13 @@ def test_numbers_of_numpy_and_devices_of_torch_are_fine(seeds, tmp_path):
     agent.fit(DATA, seeds=seeds, **options)
     assert agent.seeds == (0, 1) and all(type(seed) is int for seed in agent.seeds)
     assert load_agent(tmp_path).step == 2
+
+
+def test_settings_may_carry_metadata_that_cannot_be_hashed():
+    @dataclass(frozen=True, kw_only=True)
+    class Noted(TD3BC):
+        extra: Annotated[int | None, {"unit": "rows"}] = None
+
+    assert Noted(extra=3).extra == 3
+    with pytest.raises(AdaptiveConstraintsError, match="extra must be a whole number or none, not 'x'"):
+        Noted(extra="x")

@@ -248,10 +248,10 @@ def test_a_running_cell_shows_its_last_row_and_evaluation(suite, tmp_path):
     rows = [
         {"step": 1, "eval/return": [9.0, 9.0]},
         {"step": 2, "eval/return": [3.0, None]},
-        {"step": 3, "steps_per_second": 4.0},
+        {"step": 3},
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert results.status(suite.cells[0]) == ("begun", 3, "return", (3.0,), 4.0, "")
+    assert results.status(suite.cells[0]) == ("begun", 3, "return", (3.0,), "")
 
 
 def test_results_that_are_none_are_refused(tmp_path, undisturbed):

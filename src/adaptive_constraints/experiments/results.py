@@ -38,7 +38,6 @@ class Status(NamedTuple):
     measure: str = ""
     values: tuple[float, ...] = ()
     """Latest score or return of each seed that is not lost."""
-    steps_per_second: float = float("nan")
     reason: str = ""
     """The reason of a failure."""
 
@@ -148,7 +147,7 @@ def _short(value: Any) -> str:
 
 def _finished(rows: Sequence[ResultRow]) -> Status:
     values = tuple(row["last"] for row in rows if row["last"] is not None)
-    return Status("finished", rows[0]["step"], rows[0]["measure"], values, rows[0]["steps_per_second"])
+    return Status("finished", rows[0]["step"], rows[0]["measure"], values)
 
 
 def _begun(folder: Path) -> Status:
@@ -156,7 +155,7 @@ def _begun(folder: Path) -> Status:
     rows = metrics_backwards(folder / "metrics.jsonl")
     if (last := next(rows, None)) is None:
         return Status("begun")
-    status = Status("begun", last["step"], steps_per_second=last.get("steps_per_second", float("nan")))
+    status = Status("begun", last["step"])
     for row in chain([last], rows):
         for measure in ("score", "return"):
             if (values := row.get(f"eval/{measure}")) is not None:

@@ -85,7 +85,6 @@ def _short(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-@functools.cache
 def alternatives(annotation: Any) -> tuple[Any, ...]:
     """The types that an annotation allows, one by one; the bounds of several types together are those of each."""
     if get_origin(annotation) is Annotated:
@@ -141,7 +140,6 @@ def _is(value: object, option: Any) -> bool:
     return callable(value) if origin is Callable else True
 
 
-@functools.cache
 def words(annotation: Any) -> str:
     """Say what an annotation allows, such as "'scaled', 'published' or a number >= 0"."""
     listed = [option for option in alternatives(annotation) if option not in options(annotation)]

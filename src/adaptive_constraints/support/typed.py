@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 from adaptive_constraints.errors import AdaptiveConstraintsError
-from adaptive_constraints.support.arguments import alternatives, words
+from adaptive_constraints.support import arguments
+
+alternatives, words = functools.cache(arguments.alternatives), functools.cache(arguments.words)
+"""The same for types of files, which are ours and few; those of anybody's settings need not be hashable."""
 
 _LARGEST = 1e100
 """Beyond it, a number is a sign of damage."""
