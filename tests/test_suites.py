@@ -17,7 +17,7 @@ SUITES = (
     *("smoke", "quick", "combos", "paper-aspc", "paper-ssar", "paper-anq", "paper-ilq"),
     *("ablation-aspc", "ablation-ssar", "ablation-anq", "ablation-ilq"),
     "regenerated",
-    *("demo", "evidence", "robustness", "backbones", "mazes", "mujoco"),
+    *("demo", "evidence", "robustness", "backbones", "mazes", "mujoco", "full-size"),
 )
 MINIMAL = 'about = "x"\nlearners = "TD3BC"\ndata = "bundled:hopper"\nseeds = 2\nsteps = 10\n'
 
