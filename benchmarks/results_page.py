@@ -9,6 +9,7 @@ A line ``{{ name words }}`` of the text stands for the table that the function `
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -63,9 +64,14 @@ def _filled(marker: re.Match[str]) -> str:
     return "\n".join(TABLES[marker[1]](*marker[2].split()))
 
 
+@functools.cache
+def _rows(folder: str) -> list[ResultRow]:
+    return read_rows(RESULTS / folder)
+
+
 def cells(folder: str, data: str = "") -> list[Cell]:
     """The cells of a folder, on one data set if it is named, in the order of its suite."""
-    rows = read_rows(RESULTS / folder)
+    rows = _rows(folder)
     order = [cell["cell"] for cell in read_suite(RESULTS / folder)["cells"] if data in ("", cell["data"])]
     return [[row for row in rows if row["cell"] == name] for name in order]
 

@@ -15,6 +15,7 @@ from adaptive_constraints.support import arguments
 
 alternatives, words = functools.cache(arguments.alternatives), functools.cache(arguments.words)
 """The same for types of files, which are ours and few; those of anybody's settings need not be hashable."""
+hints_of = functools.cache(get_type_hints)
 
 _LARGEST = 1e100
 """Beyond it, a number is a sign of damage."""
@@ -95,6 +96,8 @@ def _check_one(value: Any, kind: Any, where: str, finite: bool) -> None:
         _check_keys(value, kind, where, finite)
     elif origin in (list, tuple):
         _need(isinstance(value, list), value, "a list", where)
+        if inner[0] is float and all(type(entry) is float and _finite(entry) for entry in value):
+            return  # most of what files hold, and needs no place that a message could name
         for number, entry in enumerate(value):
             check(entry, inner[0], f"{where}[{number}]", finite=finite)
     elif origin is dict:
@@ -113,7 +116,7 @@ def _check_one(value: Any, kind: Any, where: str, finite: bool) -> None:
 
 
 def _check_keys(value: Any, kind: Any, where: str, finite: bool) -> None:
-    hints: Mapping[str, Any] = get_type_hints(kind)
+    hints: Mapping[str, Any] = hints_of(kind)
     _need(isinstance(value, dict), value, "an object", where)
     if missing := [name for name in hints if name not in value and name in getattr(kind, "__required_keys__", hints)]:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
