@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adaptive_constraints import ASPC, Adapter, AdapterStage, FixedTradeoff, LinearTradeoff, Stage, Update, ablate, wrap
-from adaptive_constraints.baselines import TD3BC
+from adaptive_constraints.baselines import TD3BC, ReBRAC
 from adaptive_constraints.errors import StackError
 from adaptive_constraints.testing import check_adapter, check_learner, made_data
 
@@ -16,7 +16,9 @@ SMALL = TD3BC(hidden=8, batch_size=16)
 
 
 @pytest.mark.parametrize(
-    "learner", [SMALL, TinyCQL(), TinyIQL(), TinyFQL()], ids=lambda learner: type(learner).__name__
+    "learner",
+    [SMALL, ReBRAC(hidden=8, batch_size=16), TinyCQL(), TinyIQL(), TinyFQL()],
+    ids=lambda learner: type(learner).__name__,
 )
 def test_learners_keep_the_laws(learner):
     check_learner(learner)
@@ -94,6 +96,22 @@ class Reversed(TD3BC):
 
 
 @dataclass(frozen=True)
+class Adding(TD3BC):
+    """Says that it adds up what it averages."""
+
+    def facts(self):
+        return replace(super().facts(), sums_dimensions=True)
+
+
+@dataclass(frozen=True)
+class Averaging(ReBRAC):
+    """Says that it averages what it adds up."""
+
+    def facts(self):
+        return replace(super().facts(), sums_dimensions=False)
+
+
+@dataclass(frozen=True)
 class Wide(TD3BC):
     """One column too many."""
 
@@ -137,6 +155,8 @@ class Homeless(TD3BC):
         (Mistaken, "its facts say distribution='gaussian', so distribution\\(\\) must give a Gaussian"),
         (Homebound, "its online stages do not step its constrained group"),
         (Reversed, "the trade-off multiplies the constraint, but doubling it adds"),
+        (Adding, "averages the dimensions of an action, but its facts say that it adds up"),
+        (Averaging, "adds up the dimensions of an action, but its facts say that it averages"),
         (Wide, "its answer to 'terms, constraint' has the shape"),
         (Homeless, "no group 'student'"),
         (Branching, "branches on a tensor's value"),

@@ -13,8 +13,9 @@ def check_learner(learner: Learner, *, data: Dataset | None = None) -> None:
     """Raise `AssertionError` unless this learner keeps every law of a learner.
 
     Its facts are true, its functions have the right shapes and are defined off the data too; every seam it says it asks
-    is asked and matters, and a neutral answer changes nothing; its trade-off scales what it says, and it is
-    differentiable in it; its steps online are finite and move what they step; and it keeps the laws of `check_stack`.
+    is asked and matters, and a neutral answer changes nothing; its trade-off scales what it says, its constraint counts
+    dimensions as it says, and it is differentiable in the trade-off; its steps online are finite and move what they
+    step; and it keeps the laws of `check_stack`.
     """
     case = Case(learner, (), data or made_data())
     with said_plainly(case):
@@ -24,6 +25,7 @@ def check_learner(learner: Learner, *, data: Dataset | None = None) -> None:
             learner_laws.seam_is_heard(case, seam)
             learner_laws.neutral_answer_changes_nothing(case, seam)
         learner_laws.tradeoff_scales_what_it_says(case)
+        learner_laws.dimensions_are_summed_as_said(case)
         learner_laws.meta_gradient_agrees_with_automatic_differentiation(case)
         stack_laws.presets_can_be_made(learner)
         check_stack(learner, data=data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from adaptive_constraints.core.types import SEAMS, Facts, Gaussian, MetaLoss, Me
 from adaptive_constraints.core.view import View
 from adaptive_constraints.testing.case import PHASES, Case, different
 from adaptive_constraints.testing.probe import Probe
+
+BESIDE = 0.1
+"""How far an action is moved, to see how a constraint measures that."""
 
 
 def facts_fit_the_parameters(case: Case) -> None:
@@ -114,6 +118,39 @@ def tradeoff_scales_what_it_says(case: Case) -> None:
     )
 
 
+def dimensions_are_summed_as_said(case: Case) -> None:
+    """A squared distance of actions is summed over their dimensions, or averaged, as the facts say."""
+    learner, facts = case.learner, case.learner.facts()
+    told = facts.distribution == "point" and facts.constrained == facts.policy and "behavior_action" in facts.seams
+    if not told or facts.tradeoff is None or case.data.action_dim == 1:
+        return
+
+    def distance(v: View) -> Mapping[str, Tensor]:
+        return {"constraint": learner.terms(v.p[facts.constrained], v).constraint}
+
+    # One dimension differs: d^2 is then the sum, d^2 / A the mean, and what is neither is no squared distance.
+    found = case.plus(_Beside()).ran(1, dtype=torch.float64).ask("conformance", distance)["constraint"]
+    said = "adds up" if facts.sums_dimensions else "averages"
+    wrong, does = (BESIDE**2 / case.data.action_dim, "averages") if facts.sums_dimensions else (BESIDE**2, "adds up")
+    assert not torch.allclose(found, found.new_tensor(wrong)), (
+        f"{case.name}: its constraint {does} the dimensions of an action, but its facts say that it {said} them "
+        f"(sums_dimensions={facts.sums_dimensions})"
+    )
+
+
+@dataclass(frozen=True)
+class _Beside(Adapter):
+    """Answers that the behaviour acts as the policy does, but for the first dimension."""
+
+    replaces: ClassVar[frozenset[str]] = frozenset({"behavior_action"})
+
+    def behavior_action(self, v: View, default: Callable[[], Tensor]) -> Tensor:
+        policy = v.services.distribution(v.p[v.services.facts.policy], v.s)
+        assert isinstance(policy, Point)  # the only kind that the law asks
+        action = policy.action
+        return action + BESIDE * (torch.arange(action.shape[-1]) == 0)
+
+
 def meta_gradient_agrees_with_automatic_differentiation(case: Case) -> None:
     """The derivative of a step with respect to the trade-off is that of automatic differentiation."""
     facts = case.learner.facts()
@@ -156,6 +193,7 @@ class _Learned(Adapter):
 
 
 __all__ = [
+    "dimensions_are_summed_as_said",
     "facts_fit_the_parameters",
     "functions_have_their_shapes",
     "meta_gradient_agrees_with_automatic_differentiation",
