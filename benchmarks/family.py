@@ -32,7 +32,7 @@ from adaptive_constraints.choosing import select
 from adaptive_constraints.data.references import reference_score
 from adaptive_constraints.data.sources.scripted import draws_of, undrawn
 from adaptive_constraints.experiments.rows import read_rows
-from adaptive_constraints.reports.statistics import Strata, estimate, mean_of_means
+from adaptive_constraints.reports.statistics import paired_share
 from adaptive_constraints.support.records import commit, device_name, versions
 from benchmarks.ope import read, write
 
@@ -210,12 +210,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(f"| {recipe} | {' | '.join(f'{number:.1f}' for number in numbers)} |")
     ours = [of.chosen[:, 1] for of in found.values()]
     theirs = [of.fixed[:, of.fixed.mean(0).argmax()] for of in found.values()]
-    draws = [of.draws for of in found.values()]
-
-    def share(strata: Strata) -> NDArray[np.float64]:
-        return np.asarray(mean_of_means(strata[: len(ours)]) / mean_of_means(strata[len(ours) :]))
-
-    whole = estimate([*ours, *theirs], share, draws=[*draws, *draws])
+    whole = paired_share(ours, theirs, draws=[of.draws for of in found.values()])
     interval = "" if whole.low is None or whole.high is None else f" [{whole.low:.0%}, {whole.high:.0%}]"
     return [*lines, "", f"**{whole.value:.0%}{interval} of the best, where 90% are asked for.** {CLAIM}"]
 

@@ -101,6 +101,15 @@ def test_the_share_of_the_best_is_of_the_best_rival_of_each_set() -> None:
     assert outcome(claim("share of best", ("TD3BC", "IQL"), 0.7), rows, "last").verdict == "refuted"
 
 
+def test_a_share_is_of_pairs_that_share_draw_and_seed() -> None:
+    """Where every pair has the same share, draws that differ tenfold leave nothing unsure."""
+    rival = on_both(([10, 100], [20, 200]), ([100, 10], [200, 20]))
+    ours = {name: [0.8 * value for value in values] for name, values in rival.items()}
+    found = outcome(claim("share of best", share=0.7), scored({"TD3BC": rival, "TD3BC + ASPC": ours}), "last")
+    assert found.whole is not None
+    assert (found.whole.value, found.whole.low, found.whole.high) == pytest.approx((0.8, 0.8, 0.8))
+
+
 def test_missing_seeds_leave_a_claim_undecided() -> None:
     rows = scored({"TD3BC": BARE, "TD3BC + ASPC": shifted(20, 20)})
     found = outcome(claim("better"), rows[:-1], "last")

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from adaptive_constraints.data.sources.scripted import undrawn
 from adaptive_constraints.experiments.rows import Claim, ResultRow
 from adaptive_constraints.reports.grid import Grid, Score, draw_numbers, seed_value
-from adaptive_constraints.reports.statistics import Draws, Estimate, Strata, estimate, holm, mean_of_means, p_value
+from adaptive_constraints.reports.statistics import (
+    Draws,
+    Estimate,
+    Strata,
+    estimate,
+    holm,
+    mean_of_means,
+    p_value,
+    paired_share,
+)
 
 Verdict = Literal["holds", "refuted", "undecided"]
 
@@ -156,13 +165,7 @@ def _share(claim: Claim, paired: Paired, on: Sequence[OnData]) -> Estimate:
     best = {part.label: claim["against"].index(part.rival) for part in on}
     ours = [values[0] for values, _ in paired.values()]
     theirs = [values[1 + best[label]] for label, (values, _) in paired.items()]
-    draws = [draws for _, draws in paired.values()]
-
-    def share(strata: Strata) -> NDArray[np.float64]:
-        mine, rivals = strata[: len(ours)], strata[len(ours) :]
-        return np.asarray(mean_of_means(mine) / mean_of_means(rivals))
-
-    return estimate([*ours, *theirs], share, draws=[*draws, *draws])
+    return paired_share(ours, theirs, draws=[draws for _, draws in paired.values()])
 
 
 __all__ = ["OnData", "Outcome", "Verdict", "outcome", "outcomes"]

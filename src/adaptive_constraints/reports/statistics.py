@@ -172,6 +172,20 @@ def paired_difference(strata: Strata, *, draws: Draws | None = None) -> Estimate
     return estimate(strata, mean_of_means, draws=draws)
 
 
+def paired_share(ours: Strata, theirs: Strata, *, draws: Draws | None = None) -> Estimate:
+    """The mean over data sets of ours, divided by that of theirs, from one array of scores [N] per data set of each.
+
+    Whole pairs are drawn anew: a hard draw of the data is hard for both.
+    """
+
+    def share(pairs: Strata) -> Values:
+        taken = [number.astype(np.int64) for number in pairs]
+        means = [mean_of_means([of[k] for of, k in zip(side, taken, strict=True)]) for side in (ours, theirs)]
+        return np.asarray(means[0] / means[1])
+
+    return estimate([np.arange(len(of), dtype=np.float64) for of in ours], share, draws=draws)
+
+
 def p_value(strata: Strata, *, draws: Draws | None = None) -> float:
     """Two-sided bootstrap p-value of a mean difference of 0; at least 1 / `RESAMPLES`, which is its resolution."""
     means = resampled(strata, mean_of_means, draws=draws)
@@ -199,6 +213,7 @@ __all__ = [
     "mean_of_means",
     "p_value",
     "paired_difference",
+    "paired_share",
     "pooled_interquartile_mean",
     "probability_of_improvement",
     "profile",
