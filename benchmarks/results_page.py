@@ -105,6 +105,7 @@ def pairs(folder: str, data: str) -> list[str]:
     for parts, cell in by_parts.items():
         twin = by_parts.get(parts[:-1])
         if twin is not None:
+            assert [row["seed"] for row in cell] == [row["seed"] for row in twin], f"{folder}, {data}: other seeds"
             step = max(_curve(cell[0]).keys() & _curve(twin[0]).keys())
             ours, theirs = ([_curve(row)[step] for row in side] for side in (cell, twin))
             change = [b - a for a, b in zip(theirs, ours, strict=True)]
@@ -120,7 +121,7 @@ def claimed(folder: str, *beside: str) -> list[str]:
     """
     grid = read_grid([RESULTS / name for name in (folder, *beside)])
     own = grid.suites[0].get("claims", [])
-    found = [outcome for outcome in claims.outcomes(grid, "last") if outcome.claim in own]
+    found = [outcome for outcome in claims.outcomes(grid) if outcome.claim in own]
     head = [*_caption(cells(folder)), "", report_text.CLAIMS, *_common(grid)]
     return [*head, *markdown.claims(found, grid)]
 

@@ -155,6 +155,10 @@ def keep(folder: Path, rows: Sequence[ResultRow], suite: SuiteRecord) -> None:
     """Write rows and plan, beside those that the folder has."""
     has = (folder / SUITE).is_file()
     there, planned = (read_rows(folder), read_suite(folder)["cells"]) if has else ([], [])
+    lengths = {(row["cell"], row["seed"]): row["steps"] for row in there}
+    for row in rows:
+        if lengths.setdefault((row["cell"], row["seed"]), row["steps"]) != row["steps"]:
+            raise SystemExit(f"{row['cell']} is there with other steps: keep only one length in {folder}")
     kept = {_key(row): shortened(row) for row in [*there, *rows]}
     plan = {cell["cell"]: cell for cell in [*planned, *_plan(list(kept.values()))]}
     write_suite(folder, suite | {"cells": list(plan.values())})

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_constraints import Agent, load_agent
+from adaptive_constraints.data.sources.scripted import undrawn
 from adaptive_constraints.evaluation import Evaluator
 from adaptive_constraints.experiments.rows import CELLS, ResultRow, read_rows
 from benchmarks.ope import own_values, read, write
@@ -119,13 +120,16 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """By data set and stack, over draws and seeds: value stated, return had, and the error, as a table in Markdown."""
-    lines = ["| data | stack | score | Q says | return, discounted | error (root of mean square) |", "| --- " * 6 + "|"]
+    lines = [
+        "| data | stack | runs | score | Q says | return, discounted | error (root of mean square) |",
+        "| --- " * 7 + "|",
+    ]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["data"]["reference"].partition("#draw=")[0], row["stack"]), []).append(row)
+        groups.setdefault((undrawn(row["data"]["reference"]), row["stack"]), []).append(row)
     for (data, stack), of in sorted(groups.items()):
         said, had, error, score = (np.array([r[name] for r in of]) for name in ("value", "return", "error", "last"))
-        cells = [data, f"`{stack}`", f"{score.mean():.1f}", f"{said.mean():.2f}", f"{had.mean():.2f}"]
+        cells = [data, f"`{stack}`", str(len(of)), f"{score.mean():.1f}", f"{said.mean():.2f}", f"{had.mean():.2f}"]
         lines.append(f"| {' | '.join(cells)} | {error.mean():.2f} (median {np.median(error):.2f}) |")
     return lines
 

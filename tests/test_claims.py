@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -10,7 +10,7 @@ from adaptive_constraints import load_dataset
 from adaptive_constraints.data.sources.scripted import drawn, draws_of, undrawn
 from adaptive_constraints.errors import SuiteError
 from adaptive_constraints.experiments.results import ResultsFolder
-from adaptive_constraints.experiments.rows import Claim, ResultRow, read_suite
+from adaptive_constraints.experiments.rows import Claim, PlannedCell, ResultRow, read_suite
 from adaptive_constraints.experiments.suite import load_suite
 from adaptive_constraints.reports import text
 from adaptive_constraints.reports.claims import outcome
@@ -18,7 +18,7 @@ from adaptive_constraints.reports.findings import find
 from adaptive_constraints.reports.grid import read_grid
 from adaptive_constraints.reports.report import write_report
 
-from .synthetic_rows import folder, row
+from .synthetic_rows import folder, lost, row
 
 MIXED, EXPERT = "scripted:pendulum/mixed", "scripted:pendulum/expert"
 
@@ -76,8 +76,8 @@ def shifted(mixed: float, expert: float) -> dict[str, list[float]]:
 )
 def test_outcomes_by_hand(mixed: float, expert: float, nowhere_worse: str, better: str) -> None:
     rows = scored({"TD3BC": BARE, "TD3BC + ASPC": shifted(mixed, expert)})
-    first = outcome(claim("nowhere worse"), rows, "last")
-    assert (first.verdict, outcome(claim("better"), rows, "last").verdict) == (nowhere_worse, better)
+    first = outcome(claim("nowhere worse"), rows)
+    assert (first.verdict, outcome(claim("better"), rows).verdict) == (nowhere_worse, better)
     assert first.whole is not None and first.whole.value == pytest.approx((mixed + expert) / 2)
     by_label = {part.label: part for part in first.on}
     assert by_label[MIXED].difference.value == pytest.approx(mixed)
@@ -94,28 +94,113 @@ def test_the_share_of_the_best_is_of_the_best_rival_of_each_set() -> None:
     }
     ours = on_both(([50, 50], [50, 50]), ([80, 80], [80, 80]))
     rows = scored({**rivals, "TD3BC + ASPC": ours})
-    found = outcome(claim("share of best", ("TD3BC", "IQL"), 0.6), rows, "last")
+    found = outcome(claim("share of best", ("TD3BC", "IQL"), 0.6), rows)
     assert found.whole is not None and found.whole.value == pytest.approx(0.65)
     assert {part.label: part.rival for part in found.on} == {MIXED: "TD3BC", EXPERT: "IQL"}
     assert found.verdict == "holds"
-    assert outcome(claim("share of best", ("TD3BC", "IQL"), 0.7), rows, "last").verdict == "refuted"
+    assert outcome(claim("share of best", ("TD3BC", "IQL"), 0.7), rows).verdict == "refuted"
 
 
 def test_a_share_is_of_pairs_that_share_draw_and_seed() -> None:
     """Where every pair has the same share, draws that differ tenfold leave nothing unsure."""
     rival = on_both(([10, 100], [20, 200]), ([100, 10], [200, 20]))
     ours = {name: [0.8 * value for value in values] for name, values in rival.items()}
-    found = outcome(claim("share of best", share=0.7), scored({"TD3BC": rival, "TD3BC + ASPC": ours}), "last")
+    found = outcome(claim("share of best", share=0.7), scored({"TD3BC": rival, "TD3BC + ASPC": ours}))
     assert found.whole is not None
     assert (found.whole.value, found.whole.low, found.whole.high) == pytest.approx((0.8, 0.8, 0.8))
 
 
+def plan(stack: str, reference: str, seeds: int) -> PlannedCell:
+    names = {"cell": f"{stack}-{reference}", "stack": stack, "learner": "TD3BC", "data": reference}
+    return cast(PlannedCell, names | {"adapters": [], "seeds": list(range(seeds)), "steps": 20_000})
+
+
+def test_planned_seeds_must_all_be_there() -> None:
+    """Even where they are missing on both sides, and on a whole draw."""
+    rows = scored({"TD3BC": BARE, "TD3BC + ASPC": shifted(20, 20)})
+    planned = [plan(stack, name, 3) for stack in ("TD3BC", "TD3BC + ASPC") for name in BARE]
+    assert outcome(claim("better"), rows, planned).verdict == "holds"
+    fewer = [row for row in rows if row["seed"] != 2]
+    assert outcome(claim("better"), fewer, planned).missing == 4
+    without = [row for row in rows if row["data"]["reference"] != f"{MIXED}#draw=1"]
+    assert outcome(claim("better"), without, planned).missing == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("steps", 40_000, "its stacks do not share steps: 20,000, 40,000"),
+        ("fingerprint", "0123456789", "its stacks do not share data: 01234567, "),
+        ("measure", "return", "its stacks do not share a score: return, score"),
+    ],
+)
+def test_rows_that_do_not_compare_leave_a_claim_undecided(key: str, value: Any, said: str) -> None:
+    rows = scored({"TD3BC": BARE, "TD3BC + ASPC": shifted(20, 20)})
+    last: Any = rows[-1]
+    changed = last | ({"data": last["data"] | {key: value}} if key == "fingerprint" else {key: value})
+    found = outcome(claim("better"), [*rows[:-1], changed])
+    assert found.verdict == "undecided" and said in text.verdict(found)
+
+
+def test_a_stack_that_is_there_twice_leaves_a_claim_undecided() -> None:
+    """Two lengths in two folders, of which the last would win."""
+    rows = scored({"TD3BC": BARE, "TD3BC + ASPC": shifted(20, 20)})
+    longer = [row | {"steps": 2 * row["steps"], "last": 0.0} for row in rows if row["stack"] == "TD3BC"]
+    found = outcome(claim("better"), [*rows, *longer])
+    assert found.verdict == "undecided" and "TD3BC is there more than once" in found.reason
+    assert text.verdict(found).startswith("Undecided: TD3BC is there more than once")
+
+
+def test_returns_of_several_tasks_are_not_averaged() -> None:
+    rows = [row | {"measure": "return"} for row in scored({"TD3BC": BARE, "TD3BC + ASPC": shifted(20, 20)})]
+    assert outcome(claim("better"), rows).reason == "returns of several tasks cannot be averaged"
+    nowhere = outcome(claim("nowhere worse"), rows)
+    assert (nowhere.verdict, nowhere.whole) == ("holds", None)
+    one = claim("better", data=(f"{MIXED}#draw=0", f"{MIXED}#draw=1"))
+    assert outcome(one, rows).verdict == "holds"
+
+
+@pytest.mark.parametrize("level", [-10, 0])
+def test_a_share_of_what_is_not_above_zero_says_nothing(level: float) -> None:
+    rival = on_both(([level - 1, level + 1], [level - 1, level + 1]), ([level - 1, level + 1], [level - 1, level + 1]))
+    ours = {name: [2 * value for value in values] for name, values in rival.items()}
+    found = outcome(claim("share of best", share=0.9), scored({"TD3BC": rival, "TD3BC + ASPC": ours}))
+    assert found.verdict == "undecided" and "not surely above 0" in text.verdict(found)
+
+
+def test_lost_seeds_and_other_machines_are_told() -> None:
+    rows = scored({"TD3BC": BARE, "TD3BC + ASPC": shifted(20, 20)})
+    rows[-2:] = [rows[-2] | {"device": "another"}, lost(rows[-1])]
+    found = outcome(claim("nowhere worse"), rows)
+    assert (found.lost, found.apart) == (1, 1)
+    assert text.claim_notes(found) == (
+        "1 seed diverged, and counts as a score of 0. In 1 of 12 pairs the sides ran with another commit or on another "
+        "machine."
+    )
+
+
+def test_one_seed_proves_nothing() -> None:
+    once = {
+        name: on_both(([value], [value]), ([value], [value])) for name, value in (("TD3BC", 1), ("TD3BC + ASPC", 2))
+    }
+    rows = scored(once)
+    for expect in ("nowhere worse", "better"):
+        only = claim(expect, data=(f"{MIXED}#draw=1", f"{EXPERT}#draw=1"))
+        assert outcome(only, rows).verdict == "undecided"
+
+
+def test_nowhere_worse_is_not_proved_by_lack_of_a_loss() -> None:
+    rows = scored({"TD3BC": BARE, "TD3BC + ASPC": shifted(20, 0)})
+    assert text.verdict(outcome(claim("nowhere worse"), rows)).startswith("Not refuted: +10.0 [")
+    assert text.verdict(outcome(claim("better"), rows)).startswith("Holds: +10.0 [")
+
+
 def test_missing_seeds_leave_a_claim_undecided() -> None:
     rows = scored({"TD3BC": BARE, "TD3BC + ASPC": shifted(20, 20)})
-    found = outcome(claim("better"), rows[:-1], "last")
+    found = outcome(claim("better"), rows[:-1])
     assert (found.verdict, found.missing, found.whole) == ("undecided", 1, None)
     assert text.verdict(found) == "Undecided: 1 pair not there."
-    assert outcome(claim("better", data=("npz:other.npz",)), rows, "last").verdict == "undecided"
+    assert outcome(claim("better", data=("npz:other.npz",)), rows).verdict == "undecided"
 
 
 def test_a_report_begins_with_claims_and_puts_draws_together(tmp_path) -> None:
@@ -173,7 +258,13 @@ def test_draws_are_cells_and_claims_name_them(tmp_path) -> None:
     ("before", "after", "said"),
     [
         ('expect = "better"', 'expect = "best"', 'claim 1, expect: "nowhere worse", "better" or "share of best"'),
-        ('data = "*/mixed"', 'data = "*/slips"', "claim 1, data: no data set that all its stacks share"),
+        (
+            'data = "*/mixed"',
+            'data = "*/slips"',
+            r"data: '\*/slips' names no data set that all its stacks share",
+        ),
+        ('"*/mixed"', '["*/mixed", "*/expret"]', r"claim 1, data: '\*/expret' names no data set"),
+        ('against = "TD3BC hidden=8"', 'against = "TD3BC hidden=8 + ASPC interval=10"', "be compared with itself"),
         ("hidden=8 + ASPC", "hidden=8 + ANQ", r"claim 1: no grid has the stack TD3BC\(hidden=8\) \+ ANQ"),
         ('data = "*/mixed"', "share = 0.9", "a number above 0 belongs to"),
         ("draws = [3, 5]", "draws = [3, 3]", "the top, draws: 3 stands there twice"),
@@ -184,6 +275,27 @@ def test_draws_are_cells_and_claims_name_them(tmp_path) -> None:
 def test_what_is_wrong_with_a_claim_is_said(tmp_path, before: str, after: str, said: str) -> None:
     with pytest.raises(SuiteError, match=said):
         load_suite(written(tmp_path, SUITE.replace(before, after)))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ('data = "scripted:pendulum/expert"', "no data set that all its stacks share; not all of them have .*expert"),
+        ("steps = 20", "its stacks differ in seeds, steps or evaluation on scripted:pendulum/mixed"),
+        ("seeds = 3", "its stacks differ in seeds"),
+        ("evaluation = { episodes = 1 }", "its stacks differ in seeds, steps or evaluation"),
+    ],
+)
+def test_sides_that_ran_otherwise_are_no_sides_of_a_claim(tmp_path, other: str, said: str) -> None:
+    head, claimed = SUITE.replace('adapters = ["none", "ASPC"]\n', "").split("[[claim]]")
+    head = head.replace('learners = "TD3BC hidden=8"\n', "").replace("draws = [3, 5]\n", "")
+    head = head.replace("{mixed,expert}", "mixed")
+    grids = '[[grid]]\nlearners = "TD3BC hidden=8"\n[[grid]]\nlearners = "TD3BC hidden=8"\nadapters = ["ASPC"]\n'
+    loaded = load_suite(written(tmp_path, f"{head}{grids}[[claim]]{claimed}"))
+    assert len(loaded.claims) == 1
+    wanted = claimed.replace("*/mixed", "*")
+    with pytest.raises(SuiteError, match=said):
+        load_suite(written(tmp_path, f"{head}{grids}{other}\n[[claim]]{wanted}"))
 
 
 def test_draws_reach_recipes_inside_derived_sets(tmp_path) -> None:

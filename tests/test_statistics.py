@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -14,8 +16,8 @@ from adaptive_constraints.reports.statistics import (
     mean_of_means,
     p_value,
     paired_difference,
+    paired_improvement,
     pooled_interquartile_mean,
-    probability_of_improvement,
     profile,
     resampled,
 )
@@ -58,10 +60,16 @@ def test_profiles_by_hand():
 
 
 def test_the_probability_of_improvement_by_hand():
-    x, y = np.array([1.0, 3.0]), np.array([2.0, 3.0])
+    x, y, once = np.array([1.0, 3.0]), np.array([2.0, 3.0]), np.zeros(2, np.int64)
     # 1 < 2, 1 < 3, 3 > 2, 3 = 3: one win and one tie of four
-    assert probability_of_improvement([x, y]) == 0.375
-    assert probability_of_improvement([x, x + 9, y, y]) == pytest.approx((0.375 + 1) / 2)
+    assert paired_improvement([x], [y], draws=[once]).value == 0.375
+    assert paired_improvement([x, x + 9], [y, y], draws=[once, once]).value == pytest.approx((0.375 + 1) / 2)
+
+
+def test_seeds_meet_those_of_their_own_draw():
+    """Every pair improves by 1, on a draw where all reach 99 and on one where all reach 30."""
+    y, draws = np.array([99.0, 99.0, 30.0, 30.0]), np.array([0, 0, 1, 1])
+    assert paired_improvement([y + 1], [y], draws=[draws]) == Estimate(1, 1, 1, 4)
 
 
 def test_two_seeds_give_the_range_between_them():
@@ -109,6 +117,20 @@ def test_how_often_an_interval_holds_the_truth(data_sets, seeds, expected):
     assert np.mean(held) == pytest.approx(expected, abs=0.06)
 
 
+@pytest.mark.parametrize(
+    ("data_sets", "draws", "expected"),
+    [(1, 2, 0.71), (1, 4, 0.79), (1, 10, 0.91), (8, 2, 0.84), (8, 4, 0.91), (8, 10, 0.95)],
+)
+def test_how_often_an_interval_over_draws_holds_the_truth(data_sets, draws, expected):
+    """The shares that docs/reports.md names: eight seeds of each draw, and draws that vary as much as seeds."""
+    generator, of, held = np.random.default_rng(0), np.repeat(np.arange(draws), 8), []
+    for _ in range(300):
+        strata = [generator.normal(size=draws)[of] + generator.normal(size=draws * 8) for _ in range(data_sets)]
+        low, high = bootstrap(strata, mean_of_means, draws=[of] * data_sets, resamples=400)
+        held.append(low <= 0 <= high)
+    assert np.mean(held) == pytest.approx(expected, abs=0.06)
+
+
 def test_the_interval_of_the_interquartile_mean_holds_it_too():
     draw, held = np.random.default_rng(1), []
     for _ in range(300):
@@ -151,7 +173,13 @@ def test_one_draw_is_as_no_draw():
 
 
 def test_p_values_and_their_correction_by_hand():
-    assert p_value([np.array([1.0, 2.0, 3.0])]) == 1 / 2000  # no resample has a mean of 0 or less
-    assert p_value([np.array([-1.0, 1.0])]) > 0.9
+    assert p_value([np.array([1.0, 2.0, 3.0])]) == 2 / 8  # of eight ways to turn them round, two are as far from 0
+    assert p_value([np.array([-1.0, 1.0])]) == 1
+    assert p_value([np.array([-1.0, 2.0, 3.0])]) == 4 / 8  # 4 of -6, -4, ..., 6
+    assert math.isnan(p_value([np.array([5.0])]))
+    many = np.linspace(1, 2, 20)
+    assert p_value([many]) == 1 / 2000  # no resample has a mean of 0 or less
+    assert p_value([many[:4]], draws=[np.array([0, 0, 1, 1])]) == 1 / 2000
+    np.testing.assert_array_equal(holm([0.02, math.nan, 0.03]), [0.04, math.nan, 0.04])
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 x 0.01, 2 x 0.03, and never falling
     assert holm([0.5, 0.9]) == [1.0, 1.0]

@@ -366,21 +366,43 @@ class _Reader:
         share = table.get("share", 0.0)
         if type(share) not in (int, float) or (share > 0) != (expect == "share of best"):
             self._fail(f"{place}, share", 'a number above 0 belongs to "share of best", and to nothing else')
-        there: dict[str, set[str]] = {}
+        if expect != "share of best" and stack in against:
+            self._fail(f"{place}, against", f"{stack} cannot be compared with itself")
+        there: dict[str, dict[str, Cell]] = {}
         for cell in cells:
-            there.setdefault(cell.stack, set()).add(cell.data)
+            there.setdefault(cell.stack, {})[cell.data] = cell
         for label in (stack, *against):
             if label not in there:
                 self._fail(place, f"no grid has the stack {label}; there are {', '.join(there)}")
-        shared = set.intersection(*(there[label] for label in (stack, *against)))
-        wanted = self._expanded(self._texts(table.get("data", ["*"]), f"{place}, data"), place)
-        data = sorted(name for name in shared if any(fnmatch(undrawn(name), pattern) for pattern in wanted))
-        if not data:
-            self._fail(
-                f"{place}, data", f"no data set that all its stacks share; those are {', '.join(sorted(shared))}"
-            )
+        data = self._claimed_data(table.get("data"), [there[label] for label in (stack, *against)], place)
         text = " ".join(self._text(table.get("text"), f"{place}, text").split())
         return {"text": text, "expect": expect, "stack": stack, "against": against, "data": data, "share": float(share)}
+
+    def _claimed_data(self, wanted: Any, sides: Sequence[Mapping[str, Cell]], place: str) -> list[str]:
+        """References of the data sets that a claim is about: all that its sides share, or those that it names."""
+        shared = set.intersection(*(set(side) for side in sides))
+        if wanted is None:
+            data = sorted(shared)
+        else:
+            patterns = self._expanded(self._texts(wanted, f"{place}, data"), place)
+            either = set.union(*(set(side) for side in sides))
+            named = {pattern: {name for name in either if fnmatch(undrawn(name), pattern)} for pattern in patterns}
+            for pattern, names in named.items():
+                if not names or names - shared:
+                    lacking = f"; not all of them have {', '.join(sorted(names - shared))}" if names else ""
+                    self._fail(
+                        f"{place}, data",
+                        f"{pattern!r} names no data set that all its stacks share{lacking}; those are "
+                        f"{', '.join(sorted(shared))}",
+                    )
+            data = sorted(set.union(*named.values()))
+        if not data:
+            self._fail(f"{place}, data", "its stacks share no data set")
+        for name in data:
+            runs = {(side[name].seeds, side[name].steps, _evaluation(side[name])) for side in sides}
+            if len(runs) > 1:
+                self._fail(place, f"its stacks differ in seeds, steps or evaluation on {name}")
+        return data
 
     # -- what may stand where
 
@@ -417,6 +439,10 @@ class _Reader:
 
     def _fail(self, place: str, text: str, cause: AdaptiveConstraintsError | None = None) -> NoReturn:
         raise SuiteError(f"{self.path}, {place}: {text}") from cause
+
+
+def _evaluation(cell: Cell) -> tuple[int, int, str, int | None]:
+    return cell.eval_every, cell.eval_episodes, cell.eval_env, cell.eval_max_steps
 
 
 def _cell_id(stack: NamedStack, reference: str) -> str:

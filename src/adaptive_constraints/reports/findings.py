@@ -18,7 +18,7 @@ from adaptive_constraints.reports.statistics import (
     bootstrap,
     estimate,
     paired_difference,
-    probability_of_improvement,
+    paired_improvement,
     profile,
 )
 
@@ -62,7 +62,7 @@ def find(grid: Grid, score: Score) -> Findings:
         effects(grid, score),
         thresholds(grid, score),
         profiles(grid, score),
-        outcomes(grid, score),
+        outcomes(grid),
     )
 
 
@@ -234,10 +234,10 @@ def _difference(measured: Sequence[Measured]) -> Difference:
     if not all(len(pairs.values) for pairs in known):
         return Difference(None, 0, count, lost, None)
     changes = [pairs.values[:, 0] - pairs.values[:, 1] for pairs in known]
-    sides = [pairs.values[:, side] for side in (0, 1) for pairs in known]
+    ours, theirs = ([pairs.values[:, side] for pairs in known] for side in (0, 1))
     draws = [pairs.draws for pairs in known]
     higher = sum(int((change > 0).sum()) for change in changes)
-    wins = estimate(sides, probability_of_improvement, draws=draws * 2)
+    wins = paired_improvement(ours, theirs, draws=draws)
     return Difference(paired_difference(changes, draws=draws), higher, count, lost, wins)
 
 

@@ -58,6 +58,8 @@ def claims(outcomes: Sequence[Outcome], grid: Grid) -> Iterator[str]:
     """Each claim with its verdict and its table."""
     for outcome in outcomes:
         yield from ("", f"**{text.verdict(outcome)}** {_escaped(outcome.claim['text'])}")
+        if notes := text.claim_notes(outcome):
+            yield from ("", notes)
         if rows := text.claim_rows(outcome, grid):
             yield from ("", f"{_escaped(grid.named(outcome.claim['stack']))}:", "", *_table(text.CLAIM_HEADS, rows))
 

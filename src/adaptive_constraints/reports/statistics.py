@@ -12,8 +12,10 @@ test holds those shares; `docs/reports.md` says how to read them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
@@ -28,6 +30,8 @@ Statistic: TypeAlias = Callable[[Strata], Values]
 """From strata with leading axes [...] to [..., *shape of the statistic]."""
 
 RESAMPLES, LEVEL = 2_000, 0.95
+FEW_PAIRS = 12
+"""Up to so many pairs, all 2^N ways to turn their differences round are looked at."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +84,6 @@ def profile(thresholds: ArrayLike) -> Statistic:
         return _average([(values[..., None, :] > limits[:, None]).mean(axis=-1) for values in strata])
 
     return shares
-
-
-def probability_of_improvement(strata: Strata) -> Values:
-    """P(X > Y), averaged over data sets, of strata that list X's data sets and then Y's in the same order.
-
-    Every seed of X meets every seed of Y of that data set; equal scores count half.
-    """
-    half = len(strata) // 2
-    return _average([_wins(x, y) for x, y in zip(strata[:half], strata[half:], strict=True)])
-
-
-def _wins(x: Values, y: Values) -> Values:
-    difference = x[..., :, None] - y[..., None, :]
-    wins: Values = (np.sign(difference) / 2 + 0.5).mean(axis=(-2, -1))
-    return wins
 
 
 def _average(values: Sequence[Values]) -> Values:
@@ -172,6 +161,24 @@ def paired_difference(strata: Strata, *, draws: Draws | None = None) -> Estimate
     return estimate(strata, mean_of_means, draws=draws)
 
 
+def paired_improvement(ours: Strata, theirs: Strata, *, draws: Draws) -> Estimate:
+    """P(X > Y), averaged over data sets: every seed of X meets every seed of Y of that draw, equal scores count half.
+
+    Whole pairs are drawn anew: a hard draw of the data is hard for both.
+    """
+
+    def chance(pairs: Strata) -> Values:
+        found = []
+        for x, y, of, number in zip(ours, theirs, draws, pairs, strict=True):
+            taken = number.astype(np.int64)
+            alike = of[taken][..., :, None] == of[taken][..., None, :]
+            wins = np.sign(x[taken][..., :, None] - y[taken][..., None, :]) / 2 + 0.5
+            found.append((wins * alike).sum((-2, -1)) / alike.sum((-2, -1)))
+        return _average(found)
+
+    return estimate([np.arange(len(of), dtype=np.float64) for of in ours], chance, draws=draws)
+
+
 def paired_share(ours: Strata, theirs: Strata, *, draws: Draws | None = None) -> Estimate:
     """The mean over data sets of ours, divided by that of theirs, from one array of scores [N] per data set of each.
 
@@ -187,17 +194,31 @@ def paired_share(ours: Strata, theirs: Strata, *, draws: Draws | None = None) ->
 
 
 def p_value(strata: Strata, *, draws: Draws | None = None) -> float:
-    """Two-sided bootstrap p-value of a mean difference of 0; at least 1 / `RESAMPLES`, which is its resolution."""
+    """Two-sided p-value of a mean difference of 0; NaN where a data set has one pair, which cannot say how they vary.
+
+    Of one data set with at most `FEW_PAIRS` pairs on one draw: the exact one of differences that are as likely to be
+    the other way round (sign flips), at least 2 / 2^N. Otherwise by bootstrap, at least 1 / `RESAMPLES`.
+    """
+    if min(len(values) for values in strata) < 2:
+        return math.nan
+    few = len(strata) == 1 and len(strata[0]) <= FEW_PAIRS
+    if few and (draws is None or len(np.unique(draws[0])) == 1):
+        flips = np.array(list(product((-1.0, 1.0), repeat=len(strata[0]))))
+        sums = np.abs(flips @ strata[0])
+        return float((sums >= abs(strata[0].sum()) * (1 - 1e-12)).mean())
     means = resampled(strata, mean_of_means, draws=draws)
     tail = min((means <= 0).mean(), (means >= 0).mean())
     return float(min(1.0, max(2 * tail, 1 / len(means))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for being several (Holm, 1979): compare each with the level that one alone would have."""
-    order = np.argsort(p_values)
+    """P-values corrected for being several (Holm, 1979): compare each with the level that one alone would have.
+
+    NaN, which is no p-value, stays as it is and does not count.
+    """
+    order = [int(position) for position in np.argsort(p_values) if not math.isnan(p_values[position])]
     count, largest = len(order), 0.0
-    corrected = [0.0] * count
+    corrected = [math.nan] * len(p_values)
     for rank, position in enumerate(order):
         largest = max(largest, min(1.0, (count - rank) * p_values[position]))
         corrected[position] = largest
@@ -213,9 +234,9 @@ __all__ = [
     "mean_of_means",
     "p_value",
     "paired_difference",
+    "paired_improvement",
     "paired_share",
     "pooled_interquartile_mean",
-    "probability_of_improvement",
     "profile",
     "resampled",
 ]

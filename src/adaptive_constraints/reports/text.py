@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from adaptive_constraints.data.sources.scripted import draws_of
@@ -90,8 +91,10 @@ def lost(count: int, of: int, things: str) -> str | None:
 
 
 CLAIMS = (
-    "Each claim stood in the suite before it was run. Differences are of pairs that share data set and seed; intervals "
-    "are 95 %, over draws of the data and seeds. Corrected p-values allow for the claim's other data sets."
+    "Each claim stood in the suite before it was run. Scores are those of the last evaluation, differences are of "
+    "pairs of one data set and seed. Intervals are 95 %, over seeds and draws of the data: of two draws they say "
+    "little more than the range between them, of one draw nothing about another. Corrected p-values allow for the "
+    "other data sets of a claim, not for other claims."
 )
 CLAIM_HEADS = ("data", "score", "against", "its score", "difference", "higher in", "corrected p")
 CLAIM_WORDS = ("data", "against")
@@ -100,9 +103,12 @@ CLAIM_WORDS = ("data", "against")
 
 def verdict(outcome: Outcome) -> str:
     """In words, such as ``Refuted: +12.1 [+3.4, +20.2] over all data sets``."""
-    said = outcome.verdict.capitalize()
+    unproven = outcome.verdict == "holds" and outcome.claim["expect"] == "nowhere worse"
+    said = "Not refuted" if unproven else outcome.verdict.capitalize()
     if outcome.missing:
         return f"{said}: {counted(outcome.missing, 'pair')} not there."
+    if outcome.reason:
+        return f"{said}: {outcome.reason}."
     if outcome.whole is None:
         return f"{said}."
     if outcome.claim["expect"] == "share of best":
@@ -110,6 +116,18 @@ def verdict(outcome: Outcome) -> str:
         ends = "" if low is None or high is None else f" [{low:.0%}, {high:.0%}]"
         return f"{said}: {outcome.whole.value:.0%}{ends} of the best, where {outcome.claim['share']:.0%} are asked for."
     return f"{said}: {signed(outcome.whole.value)}{_interval(outcome.whole, signed)} over all data sets."
+
+
+def claim_notes(outcome: Outcome) -> str:
+    """What a reader must know of a claim's pairs beside the numbers; "" if nothing."""
+    pairs = sum(part.difference.n for part in outcome.on)
+    notes = []
+    if outcome.lost:
+        word = "counts" if outcome.lost == 1 else "count"
+        notes.append(f"{counted(outcome.lost, 'seed')} diverged, and {word} as a score of 0.")
+    if outcome.apart:
+        notes.append(f"In {outcome.apart} of {pairs} pairs the sides ran with another commit or on another machine.")
+    return " ".join(notes)
 
 
 def claim_rows(outcome: Outcome, grid: Grid) -> list[list[str]]:
@@ -122,10 +140,16 @@ def claim_rows(outcome: Outcome, grid: Grid) -> list[list[str]]:
             estimated(part.against),
             f"{signed(part.difference.value)}{_interval(part.difference, signed)}",
             f"{part.wins} of {part.difference.n}",
-            "< 0.001" if part.corrected < 0.001 else f"{part.corrected:.3f}",
+            _p_value(part.corrected),
         ]
         for part in outcome.on
     ]
+
+
+def _p_value(value: float) -> str:
+    if math.isnan(value):
+        return MISSING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def seed_name(row: ResultRow) -> str:
