@@ -33,6 +33,8 @@ class Report(Command):
         report = write_report(self.results, self.out, score=self.score)
         for warning in warnings(report.findings.grid):
             print(f"note: {warning}")
+        if report.findings.outcomes:
+            print("\nClaims, by the last evaluation of each seed:")
         for outcome in report.findings.outcomes:
             print(f"\n{outcome.claim['text']}\n  {verdict(outcome)}")
         if not charts.installed():
