@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 RESULTS, TEXT, PAGE = HERE / "results", HERE / "results_page.md", HERE.parent / "docs" / "results.md"
 ADAPTIVE = {
     "aspc/scale": "trade-off",
+    "noisetradeoff/tradeoff": "trade-off",
     "ssar/weight_50": "median weight",
     "anq/displacement": "action moved by",
     "ilq/model_error": "model error",

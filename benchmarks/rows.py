@@ -11,8 +11,8 @@ r"""Keep results in the repository: the rows of run folders and of `bench`, comp
         --command "adaptive-constraints finetune runs/first --steps 20000 --buffer half --out runs/online"
 
 A folder is what `bench` wrote or one run folder. Rows are those of `adaptive_constraints.experiments.rows`. Curves
-are thinned to `POINTS`, numbers rounded; `--last-only` leaves out curves and most returns, for suites of many cells.
-Rows of the same stack, data and seed that `--into` holds already are replaced.
+are thinned to `POINTS`, numbers rounded; `--last-only`, for suites of many cells, keeps their ends alone, and returns of
+single episodes for the last evaluation alone. Rows of the same stack, data and seed that `--into` holds already are replaced.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--stack", help="their stack in words; default: the settings that differ from the defaults")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads that they ran on")
     parser.add_argument(
-        "--last-only", action="store_true", help="no curves, and single returns of the last evaluation only"
+        "--last-only", action="store_true", help="ends of curves, and single returns of the last evaluation only"
     )
     options = parser.parse_args(arguments)
     rows: list[ResultRow] = []
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             rows += of_run(folder, options.into.name, options.command, options.stack, options.threads)
     if options.last_only:
-        rows = [row | {"evaluations": _of_last(row), "series": {}} for row in rows]
+        rows = [row | {"evaluations": _of_last(row), "series": _ends(row)} for row in rows]
     keep(options.into, rows, _suite(options))
 
 
@@ -80,6 +80,11 @@ def _of_last(row: ResultRow) -> list[RowEvaluation]:
     """Evaluations without the returns of single episodes, but for the last."""
     *before, last = row["evaluations"]
     return [*(evaluation | {"returns": []} for evaluation in before), last]
+
+
+def _ends(row: ResultRow) -> dict[str, list[list[float | None]]]:
+    """What adapters learned, such as a trade-off, as it stood at the end."""
+    return {name: [steps[-1:], values[-1:]] for name, (steps, values) in row["series"].items()}
 
 
 def _of_bench(folder: Path) -> list[ResultRow]:
