@@ -11,8 +11,9 @@ r"""Keep results in the repository: the rows of run folders and of `bench`, comp
         --command "adaptive-constraints finetune runs/first --steps 20000 --buffer half --out runs/online"
 
 A folder is what `bench` wrote or one run folder. Rows are those of `adaptive_constraints.experiments.rows`. Curves
-are thinned to `POINTS`, numbers rounded; `--last-only`, for suites of many cells, keeps their ends alone, and returns of
-single episodes for the last evaluation alone. Rows of the same stack, data and seed that `--into` holds already are replaced.
+are thinned to `POINTS`, numbers rounded; `--last-only`, for suites of many cells, keeps their ends alone, and the
+returns of single episodes for the last evaluation alone. Rows of the same stack, data and seed that `--into` holds
+already are replaced.
 """
 
 from __future__ import annotations
