@@ -171,9 +171,6 @@ class OfData(NamedTuple):
 def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, OfData]:
     """By recipe."""
     ladder, by_recipe = of_ladder(), dict[str, list[tuple[str, Any, Any]]]()
-    there = {(row["data"]["reference"], row["seed"]) for row in rows}
-    if missing := ladder.keys() - there:
-        raise SystemExit(f"{len(missing)} of {len(ladder)} runs of the family are not there: {min(missing)}, ...")
     for row in rows:
         reference = row["data"]["reference"]
         pair = (draws_of(reference), row["returns"], ladder[reference, row["seed"]])
@@ -207,6 +204,9 @@ def of_ladder() -> dict[tuple[str, int], list[list[float]]]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """By recipe: scores at each trade-off, what choosing comes to, and what became of the claim; in Markdown."""
+    ladder, there = of_ladder(), {(row["data"]["reference"], row["seed"]) for row in rows}
+    if missing := ladder.keys() - there:  # the claim is about all of them
+        raise SystemExit(f"{len(missing)} of {len(ladder)} runs of the family are not there: {min(missing)}, ...")
     heads = ["data", *(f"at {value:g}" for value in TRADE_OFFS), *(f"chosen by {n} rollouts" for n in ROLLOUTS)]
     heads += ["best fixed value", f"fixed values, chosen by {ROLLOUTS[1]}"]
     lines, found = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"], figures(rows)

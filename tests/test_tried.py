@@ -77,7 +77,8 @@ def test_what_is_the_fixed_policies_themselves_reaches_what_they_do() -> None:
     np.testing.assert_array_equal(found.family, found.fixed)
     np.testing.assert_array_equal(found.chosen, found.chosen_fixed)
     assert (found.chosen <= found.fixed.max(1, keepdims=True) + 1e-9).all()
-    assert family.table(rows)[-1].endswith(family.CLAIM)
+    with pytest.raises(SystemExit, match="112 of 128 runs of the family are not there"):
+        family.table(rows)  # which ends in a claim about all of them
 
 
 # -- what critics say -------------------------------------------------------------------------------------------------
