@@ -104,6 +104,15 @@ class Adding(TD3BC):
 
 
 @dataclass(frozen=True)
+class Halving(ReBRAC):
+    """Adds up, and takes half of it: on two dimensions that is their mean."""
+
+    def terms(self, p, v):
+        terms = super().terms(p, v)
+        return terms._replace(constraint=terms.constraint / 2)
+
+
+@dataclass(frozen=True)
 class Averaging(ReBRAC):
     """Says that it averages what it adds up."""
 

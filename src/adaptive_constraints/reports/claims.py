@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -129,30 +129,29 @@ def outcome(claim: Claim, rows: Sequence[ResultRow], planned: Sequence[PlannedCe
         return Outcome(claim, "undecided", None, (), missing)
     lost, apart = sum(map(is_lost, own)), sum(map(_apart, whole_pairs.values()))
     judged = _judged(claim, _paired(claim, whole_pairs), all(row["measure"] == "score" for row in own))
-    return Outcome(claim, *judged[:3], reason=judged[3], lost=lost, apart=apart)
+    return replace(judged, lost=lost, apart=apart)
 
 
-def _judged(
-    claim: Claim, paired: Mapping[str, Paired], scored: bool
-) -> tuple[Verdict, Estimate | None, tuple[OnData, ...], str]:
-    """Verdict, the whole, the parts, and why nothing can be told."""
+def _judged(claim: Claim, paired: Mapping[str, Paired], scored: bool) -> Outcome:
+    """What pairs say of a claim."""
     on = _on_data(claim, paired)
     together = scored or len(paired) == 1
     if claim["expect"] != "nowhere worse" and not together:
-        return "undecided", None, on, "returns of several tasks cannot be averaged"
+        return Outcome(claim, "undecided", None, on, reason="returns of several tasks cannot be averaged")
     if claim["expect"] == "share of best":
         share = _share(claim, paired, on)
         if share is None:
-            return "undecided", None, on, "the best is not surely above 0, so that a share of it says nothing"
-        return _compared(share, claim["share"]), share, on, ""
+            reason = "the best is not surely above 0, so that a share of it says nothing"
+            return Outcome(claim, "undecided", None, on, reason=reason)
+        return Outcome(claim, _compared(share, claim["share"]), share, on)
     strata, draws = _differences(paired, {part.label: 0 for part in on})
     whole = estimate(strata, mean_of_means, draws=draws)
     if claim["expect"] == "better":
-        return _compared(whole, 0.0), whole, on, ""
+        return Outcome(claim, _compared(whole, 0.0), whole, on)
     verdict: Verdict = "undecided" if whole.low is None else "holds"
     if any(part.verdict == "refuted" for part in on):
         verdict = "refuted"
-    return verdict, whole if together else None, on, ""
+    return Outcome(claim, verdict, whole if together else None, on)
 
 
 def _compared(whole: Estimate, limit: float) -> Verdict:

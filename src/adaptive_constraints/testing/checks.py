@@ -25,7 +25,7 @@ def check_learner(learner: Learner, *, data: Dataset | None = None) -> None:
             learner_laws.seam_is_heard(case, seam)
             learner_laws.neutral_answer_changes_nothing(case, seam)
         learner_laws.tradeoff_scales_what_it_says(case)
-        learner_laws.dimensions_are_summed_as_said(case)
+        learner_laws.dimensions_are_summed_as_said(Case(learner, (), data or made_data(action_dim=3)))
         learner_laws.meta_gradient_agrees_with_automatic_differentiation(case)
         stack_laws.presets_can_be_made(learner)
         check_stack(learner, data=data)

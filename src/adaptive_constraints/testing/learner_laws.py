@@ -119,10 +119,13 @@ def tradeoff_scales_what_it_says(case: Case) -> None:
 
 
 def dimensions_are_summed_as_said(case: Case) -> None:
-    """A squared distance of actions is summed over their dimensions, or averaged, as the facts say."""
+    """A squared distance of actions is summed over their dimensions, or averaged, as the facts say.
+
+    Told on three dimensions and more: on two, their mean is half of their sum, which is a usual form of it.
+    """
     learner, facts = case.learner, case.learner.facts()
     told = facts.distribution == "point" and facts.constrained == facts.policy and "behavior_action" in facts.seams
-    if not told or facts.tradeoff is None or case.data.action_dim == 1:
+    if not told or facts.tradeoff is None or case.data.action_dim < 3:
         return
 
     def distance(v: View) -> Mapping[str, Tensor]:
